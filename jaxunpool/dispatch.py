@@ -1,0 +1,71 @@
+"""Which implementation of a primitive runs where.
+
+| implementation | platform | chosen by `None` | because |
+| --- | --- | --- | --- |
+| `xla`, borders apart | CPU | on CPU | a padded copy of the input costs more than the pooling |
+| `xla`, padded | any other | elsewhere | there XLA fuses the padding: one kernel instead of nine |
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+from jax import lax
+
+from jaxunpool.geometry import Plane, WindowGeometry, check_choice
+from jaxunpool.kernels import xla
+
+Implementation = Literal["xla", "mosaic_gpu", "mosaic_tpu"] | None
+
+IMPLEMENTATIONS = (None, "xla", "mosaic_gpu", "mosaic_tpu")
+
+
+def check_implementation(implementation: Implementation) -> Implementation:
+    """Refuse an unknown name (ValueError) or one without kernels yet (NotImplementedError)."""
+    check_choice("implementation", implementation, IMPLEMENTATIONS)
+    if implementation not in (None, "xla"):
+        raise NotImplementedError(
+            f"implementation={implementation!r}: this version has no kernels for it;"
+            " None and 'xla' run on every platform"
+        )
+    return implementation
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def select(x: jax.Array, geometry: WindowGeometry) -> tuple[jax.Array, jax.Array]:
+    """Window maximum and its offset."""
+    return _by_platform(xla.select, geometry)(x)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def maximum(x: jax.Array, geometry: WindowGeometry) -> jax.Array:
+    """Window maximum alone."""
+    return _by_platform(xla.maximum, geometry)(x)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def gather(u: jax.Array, indices: jax.Array, plane: Plane) -> jax.Array:
+    """The element each offset (into a window) or flat index (into a bare plane) names."""
+    if isinstance(plane, WindowGeometry):
+        return _by_platform(xla.gather, plane)(u, indices)
+    return xla.gather_flat(u, indices, plane.axes)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def scatter(y: jax.Array, indices: jax.Array, plane: Plane, duplicates: str) -> jax.Array:
+    """Each value at the element its offset or flat index names, zero elsewhere."""
+    if isinstance(plane, WindowGeometry):
+        return _by_platform(xla.scatter, plane, duplicates=duplicates)(y, indices)
+    return xla.scatter_flat(y, indices, plane.unpooled_shape(y.shape), plane.axes, duplicates)
+
+
+def _by_platform(kernel: Callable, geometry: WindowGeometry, **options: Any) -> Callable:
+    """A kernel of the XLA backend, formulated for the platform it is lowered for."""
+    kernel = functools.partial(kernel, geometry=geometry, **options)
+    if not geometry.has_borders:
+        return kernel
+    apart, padded = (functools.partial(kernel, borders_apart=flag) for flag in (True, False))
+    return lambda *arrays: lax.platform_dependent(*arrays, cpu=apart, default=padded)

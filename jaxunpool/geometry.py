@@ -1,0 +1,303 @@
+"""WindowGeometry: everything static about a sliding window, resolved and checked once."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+import jax.numpy as jnp
+import numpy as np
+
+DataFormat = Literal["channels_last", "channels_first"]
+Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
+
+DATA_FORMATS = ("channels_last", "channels_first")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plane:
+    """The spatial grid that indices point into: where its axes are and how long they are.
+
+    Attributes:
+        input_shape: spatial sizes of what is pooled, which is the output of unpooling.
+        data_format: `"channels_last"` or `"channels_first"`.
+    """
+
+    input_shape: tuple[int, ...]
+    data_format: DataFormat = "channels_last"
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes."""
+        return len(self.input_shape)
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The spatial axes, counted from the end, so that leading dimensions do not matter."""
+        last = -1 if self.data_format == "channels_last" else 0
+        return tuple(range(last - self.ndim, last))
+
+    def with_spatial(self, shape: Sequence[int], sizes: Sequence[int]) -> tuple[int, ...]:
+        """A full shape with its spatial sizes replaced."""
+        full = list(shape)
+        for axis, size in zip(self.axes, sizes):
+            full[axis] = size
+        return tuple(full)
+
+    def unpooled_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Full shape after unpooling an array of the given full shape."""
+        return self.with_spatial(shape, self.input_shape)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WindowGeometry(Plane):
+    """A pooling window over a spatial grid: static, hashable, the same for every backend.
+
+    Element `tap` of window `o` lies at input position `o * strides - padding_low + tap * dilation`
+    along each spatial axis; positions outside the input are padding.
+
+    Attributes:
+        window_shape: elements of the window per spatial axis.
+        strides: distance between neighbouring windows.
+        padding: resolved `(low, high)` pairs, before any overhang that `ceil_mode` allows.
+        dilation: distance between neighbouring elements of a window.
+        output_shape: spatial sizes of the pooled array: one element per window.
+
+    Build it with `WindowGeometry.for_input`, which resolves defaults and checks every argument.
+    """
+
+    window_shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    output_shape: tuple[int, ...]
+
+    @classmethod
+    def for_input(
+        cls,
+        shape: Sequence[int],
+        window_shape: int | Sequence[int],
+        strides: int | Sequence[int] | None = None,
+        padding: Padding = "VALID",
+        *,
+        dilation: int | Sequence[int] = 1,
+        ceil_mode: bool = False,
+        data_format: DataFormat = "channels_last",
+    ) -> Self:
+        """The geometry of a window sliding over an array of the given full shape.
+
+        Args:
+            shape: shape of the array: any leading batch dimensions, 1 to 3 spatial ones, channels
+                (or channels before the spatial ones under `"channels_first"`).
+            window_shape: one size per spatial axis; an int means `len(shape) - 2` equal ones.
+            strides: the window by default.
+            padding: `"VALID"`, `"SAME"` (TensorFlow's rule), or per axis a `(low, high)` pair or
+                one int for both sides (PyTorch's rule for the output size).
+            dilation: distance between the elements of a window.
+            ceil_mode: let the last window hang over the end, if it starts inside the input or
+                its low padding (PyTorch). No effect with `"SAME"`.
+            data_format: `"channels_last"` or `"channels_first"`.
+
+        Raises:
+            ValueError, TypeError: an argument does not fit; the message names it.
+
+        Example:
+            >>> WindowGeometry.for_input((8, 224, 224, 64), (3, 3), 2, 1).output_shape
+            (112, 112)
+        """
+        data_format = check_choice("data_format", data_format, DATA_FORMATS)
+        n = _spatial_ndim(shape, window_shape)
+        window = per_axis("window_shape", window_shape, n, minimum=1)
+        stride = window if strides is None else per_axis("strides", strides, n, minimum=1)
+        spacing = per_axis("dilation", dilation, n, minimum=1)
+        first = len(shape) - n - (data_format == "channels_last")
+        sizes = tuple(int(size) for size in shape[first : first + n])
+        if min(sizes) < 1:
+            raise ValueError(f"x: spatial sizes must be at least 1, got {sizes} in {tuple(shape)}")
+        spans = tuple(_span(k, d) for k, d in zip(window, spacing))
+        pads = _resolve_padding(padding, sizes, spans, stride)
+        same = isinstance(padding, str) and padding.upper() == "SAME"
+        outputs = tuple(map(_output_size, sizes, spans, stride, pads, (ceil_mode and not same,) * n))
+        if min(outputs) < 1:
+            raise ValueError(
+                f"window_shape={window} with dilation={spacing} spans {spans}, which is larger than"
+                f" the padded input {tuple(s + lo + hi for s, (lo, hi) in zip(sizes, pads))}"
+                f" (spatial sizes {sizes}, padding {pads})"
+            )
+        geometry = cls(
+            window_shape=window,
+            strides=stride,
+            padding=pads,
+            dilation=spacing,
+            input_shape=sizes,
+            output_shape=outputs,
+            data_format=data_format,
+        )
+        geometry._check_no_window_is_empty()
+        return geometry
+
+    @property
+    def volume(self) -> int:
+        """Number of elements in a window."""
+        return math.prod(self.window_shape)
+
+    @property
+    def spans(self) -> tuple[int, ...]:
+        """Extent of a window along each axis, dilation included."""
+        return tuple(map(_span, self.window_shape, self.dilation))
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether an element can belong to more than one window."""
+        return any(
+            stride < span and outputs > 1
+            for stride, span, outputs in zip(self.strides, self.spans, self.output_shape)
+        )
+
+    @property
+    def has_borders(self) -> bool:
+        """Whether windows reach beyond the input, or leave elements at its end uncovered."""
+        return any(
+            low > 0 or (outputs - 1) * stride - low + span != size
+            for (low, _), stride, span, outputs, size in zip(
+                self.padding, self.strides, self.spans, self.output_shape, self.input_shape
+            )
+        )
+
+    @property
+    def offset_dtype(self) -> np.dtype:
+        """The smallest unsigned type that holds every offset: `uint8` up to 256 elements."""
+        return np.min_scalar_type(self.volume - 1)
+
+    def pooled_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Full shape after pooling an array of the given full shape."""
+        return self.with_spatial(shape, self.output_shape)
+
+    def positions(self, offsets: Any) -> list[Any]:
+        """Input position of every offset, one int32 array per spatial axis."""
+        rest, found = jnp.asarray(offsets, jnp.int32), []
+        for i in reversed(range(self.ndim)):
+            rest, tap = (rest, rest) if i == 0 else jnp.divmod(rest, self.window_shape[i])
+            start = np.arange(self.output_shape[i]) * self.strides[i] - self.padding[i][0]
+            found.append(along(start, self.axes[i]) + tap * self.dilation[i])
+        return found[::-1]
+
+    def _check_no_window_is_empty(self) -> None:
+        """A dilated window can straddle a small input; its maximum would have no position."""
+        for axis, (k, s, (lo, _), d, n, o) in enumerate(
+            zip(
+                self.window_shape,
+                self.strides,
+                self.padding,
+                self.dilation,
+                self.input_shape,
+                self.output_shape,
+            )
+        ):
+            taps = np.arange(o)[:, None] * s - lo + np.arange(k) * d
+            empty = np.flatnonzero(~((taps >= 0) & (taps < n)).any(axis=1))
+            if empty.size:
+                raise ValueError(
+                    f"padding={self.padding}: window {empty[0]} of spatial axis {axis} would hold"
+                    f" padding alone (positions {taps[empty[0]].tolist()} of an input of size {n})"
+                )
+
+
+def along(values: np.ndarray, axis: int) -> np.ndarray:
+    """A vector as an int32 array that broadcasts along every axis but `axis` (negative)."""
+    return values.astype(np.int32).reshape((-1,) + (1,) * (-axis - 1))
+
+
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
+    """`value` if it is one of `choices`, else a ValueError that lists them."""
+    if not isinstance(value, str | None) or value not in choices:
+        raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, choices))}")
+    return value
+
+
+def as_int(name: str, value: Any) -> int:
+    """`value` as a Python int; floats, arrays of them and booleans are a TypeError."""
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: expected an int, got {value!r}")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an int, got {value!r}") from None
+
+
+def _spatial_ndim(shape: Sequence[int], window_shape: Any) -> int:
+    """Number of spatial axes the window asks for, checked against the rank of the array."""
+    if isinstance(window_shape, Sequence) and not isinstance(window_shape, str):
+        n, least = len(window_shape), len(window_shape) + 1
+    else:
+        as_int("window_shape", window_shape)
+        n, least = len(shape) - 2, 3
+    if not 1 <= n <= 3 or len(shape) < least:
+        raise ValueError(
+            f"window_shape={window_shape!r} does not fit x of shape {tuple(shape)}: expected 1 to 3"
+            " spatial axes and a channel axis (an int window means x.ndim - 2 spatial axes)"
+        )
+    return n
+
+
+def per_axis(name: str, value: Any, n: int, minimum: int) -> tuple[int, ...]:
+    """An int or a sequence of `n` ints as a tuple of `n` ints of at least `minimum`."""
+    if isinstance(value, str):
+        raise TypeError(f"{name}: expected an int or {n} of them, got {value!r}")
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * n
+    if len(values) != n:
+        raise ValueError(f"{name}={value!r}: expected an int or {n} of them, got {len(values)}")
+    values = tuple(as_int(name, v) for v in values)
+    if min(values) < minimum:
+        raise ValueError(f"{name}={value!r}: expected at least {minimum} along every axis")
+    return values
+
+
+def _span(window: int, dilation: int) -> int:
+    return (window - 1) * dilation + 1
+
+
+def _resolve_padding(
+    padding: Any, sizes: tuple[int, ...], spans: tuple[int, ...], strides: tuple[int, ...]
+) -> tuple[tuple[int, int], ...]:
+    n = len(sizes)
+    expected = f"expected 'VALID', 'SAME', an int, or {n} (low, high) pairs"
+    if isinstance(padding, str):
+        name = check_choice("padding", padding.upper(), ("VALID", "SAME"))
+        if name == "VALID":
+            return ((0, 0),) * n
+        totals = (
+            max((-(-size // stride) - 1) * stride + span - size, 0)
+            for size, span, stride in zip(sizes, spans, strides)
+        )
+        return tuple((total // 2, total - total // 2) for total in totals)
+    if not isinstance(padding, Sequence):
+        padding = (as_int("padding", padding),) * n
+    if len(padding) != n:
+        raise ValueError(f"padding={padding!r}: {expected}, got {len(padding)}")
+    pairs = []
+    for pair, span in zip(padding, spans):
+        pair = tuple(pair) if isinstance(pair, Sequence) else (pair, pair)
+        if len(pair) != 2:
+            raise ValueError(f"padding={padding!r}: {expected}, got {pair!r}")
+        low, high = (as_int("padding", p) for p in pair)
+        if not (0 <= low < span and 0 <= high < span):
+            raise ValueError(
+                f"padding={padding!r}: expected at least 0 and less than the window's span"
+                f" {span}, got {(low, high)}"
+            )
+        pairs.append((low, high))
+    return tuple(pairs)
+
+
+def _output_size(size: int, span: int, stride: int, pad: tuple[int, int], ceil_mode: bool) -> int:
+    """PyTorch's formula; for resolved SAME padding it equals TensorFlow's `ceil(size / stride)`."""
+    low, high = pad
+    room = size + low + high - span
+    windows = (room + (stride - 1 if ceil_mode else 0)) // stride + 1
+    if ceil_mode and (windows - 1) * stride >= size + low:
+        windows -= 1  # the last window has to start inside the input or its low padding
+    return windows

@@ -1,0 +1,198 @@
+"""PoolIndices: which element of each window was selected, together with the window's geometry."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import checkify
+
+from jaxunpool.geometry import DataFormat, WindowGeometry, along, check_choice, DATA_FORMATS
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class PoolIndices:
+    """One selected element per window, stored as its position inside the window.
+
+    A pytree with one leaf, `offsets`, and static `geometry`: it goes through `jit`, `vmap`,
+    `scan`, `checkpoint` and `device_put` like an array. One byte per window for windows of up to
+    256 elements, where a flat int64 index takes eight.
+
+    Attributes:
+        offsets: unsigned integers of the pooled array's shape, the raster position inside the
+            window. An offset of the window's volume or more selects nothing.
+        geometry: the `WindowGeometry` the offsets refer to.
+
+    Example:
+        >>> y, indices = jaxunpool.max_pool_with_indices(jnp.arange(16.0).reshape(4, 4, 1), (2, 2))
+        >>> indices
+        PoolIndices(uint8[2,2,1], window=(2, 2), strides=(2, 2), input=(4, 4), 4 bytes)
+        >>> indices.flat[..., 0]
+        Array([[ 5,  7],
+               [13, 15]], dtype=int32)
+    """
+
+    offsets: jax.Array
+    geometry: WindowGeometry = dataclasses.field(metadata={"static": True})
+
+    @classmethod
+    def from_flat(cls, flat: jax.typing.ArrayLike, geometry: WindowGeometry) -> Self:
+        """Indices from flat spatial positions (PyTorch's and ONNX's rule, per plane).
+
+        Args:
+            flat: integers of the pooled array's shape; `row * width + column` in the input plane.
+            geometry: the window that was pooled with.
+
+        Raises:
+            TypeError: `flat` does not hold integers.
+            ValueError: its shape does not fit the geometry, or (when the values are known, that is
+                outside `jit`) a position is not an element of its window. Inside `jit` such a
+                position selects nothing.
+        """
+        flat = as_indices("flat", flat)
+        _check_pooled_shape("flat", flat.shape, geometry)
+        offsets, inside = _offsets_from_flat(flat, geometry)
+        if not isinstance(inside, jax.core.Tracer):
+            _raise_first("flat", flat, inside, f"an element of its window ({geometry})")
+        # One value more than there are elements, so that "nothing" is always representable.
+        dtype = np.min_scalar_type(geometry.volume)
+        return cls(jnp.where(inside, offsets, geometry.volume).astype(dtype), geometry)
+
+    @property
+    def flat(self) -> jax.Array:
+        """Flat spatial position in the input plane, int32 (PyTorch's and ONNX's rule); -1: none."""
+        return flat_positions(self.offsets, self.geometry)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the pooled array."""
+        return self.offsets.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the offsets take."""
+        return math.prod(self.offsets.shape) * np.dtype(self.offsets.dtype).itemsize
+
+    def __repr__(self) -> str:
+        if not hasattr(self.offsets, "dtype"):  # a placeholder put there by a tree transformation
+            return f"PoolIndices({self.offsets!r}, {self.geometry!r})"
+        g, shape = self.geometry, ",".join(map(str, self.shape))
+        extras = "".join(
+            f", {name}={value}"
+            for name, value, default in (
+                ("padding", g.padding, ((0, 0),) * g.ndim),
+                ("dilation", g.dilation, (1,) * g.ndim),
+                ("data_format", g.data_format, "channels_last"),
+            )
+            if value != default
+        )
+        return (
+            f"PoolIndices({self.offsets.dtype}[{shape}], window={g.window_shape},"
+            f" strides={g.strides}{extras}, input={g.input_shape}, {self.nbytes:,} bytes)"
+        )
+
+
+def flat_positions(offsets: jax.Array, geometry: WindowGeometry) -> jax.Array:
+    """Flat spatial position of every offset, int32; -1 where the offset selects nothing."""
+    check_plane(geometry.input_shape)
+    flat, inside = jnp.int32(0), jnp.asarray(offsets) < geometry.volume
+    for position, size in zip(geometry.positions(offsets), geometry.input_shape):
+        flat = flat * size + position
+        inside &= (position >= 0) & (position < size)
+    return jnp.where(inside, flat, -1)
+
+
+def validate_indices(
+    indices: PoolIndices | jax.typing.ArrayLike,
+    *,
+    output_shape: int | tuple[int, ...] | None = None,
+) -> None:
+    """Raise if an index points outside the array it unpools into.
+
+    Outside `jit` the values are looked at and the first offender is reported. Inside `jit` the
+    check becomes a `checkify.check`, so the function has to be transformed by
+    `jax.experimental.checkify.checkify`.
+
+    Args:
+        indices: `PoolIndices`, or integers by PyTorch's rule.
+        output_shape: spatial sizes that raw integers point into; not for `PoolIndices`.
+
+    Raises:
+        ValueError: an index is out of range, or `output_shape` is missing or superfluous.
+        TypeError: `indices` holds no integers.
+
+    Example:
+        >>> validate_indices(jnp.array([[[4]]]), output_shape=(2, 2))
+        Traceback (most recent call last):
+        ...
+        ValueError: indices[0, 0, 0] = 4: expected a flat position in 0..3 of a (2, 2) plane
+    """
+    if isinstance(indices, PoolIndices):
+        if output_shape is not None:
+            raise ValueError(f"output_shape={output_shape!r}: PoolIndices know theirs")
+        flat, sizes = indices.flat, indices.geometry.input_shape
+        values, expected = indices.offsets, "an offset to an element of its window"
+    else:
+        flat = values = as_indices("indices", indices)
+        if output_shape is None:
+            raise ValueError("output_shape: expected the spatial sizes that raw indices point into")
+        sizes = output_shape if isinstance(output_shape, tuple | list) else (output_shape,)
+        expected = f"a flat position in 0..{math.prod(sizes) - 1} of a {tuple(sizes)} plane"
+    inside = (flat >= 0) & (flat < math.prod(sizes))
+    if isinstance(inside, jax.core.Tracer):
+        checkify.check(jnp.all(inside), f"indices: expected {expected}")
+    else:
+        _raise_first("indices", values, inside, expected)
+
+
+def as_indices(name: str, values: Any) -> jax.Array:
+    """`values` as an array of integers, or a TypeError."""
+    dtype = getattr(values, "dtype", None)
+    array = values if isinstance(values, jax.Array) else jnp.asarray(values)
+    if not jnp.issubdtype(dtype if dtype is not None else array.dtype, jnp.integer):
+        raise TypeError(f"{name}: expected integers, got {array.dtype}{list(array.shape)}")
+    return array
+
+
+def check_plane(sizes: tuple[int, ...]) -> None:
+    """Flat positions are int32: refuse a plane that has more."""
+    if math.prod(sizes) > np.iinfo(np.int32).max:
+        raise ValueError(f"a plane of {sizes} has more positions than an int32 index can name")
+
+
+def _check_pooled_shape(name: str, shape: tuple[int, ...], geometry: WindowGeometry) -> None:
+    if len(shape) < geometry.ndim + 1 or geometry.pooled_shape(shape) != tuple(shape):
+        raise ValueError(
+            f"{name}: shape {tuple(shape)} does not fit {geometry}: expected spatial sizes"
+            f" {geometry.output_shape} and a channel axis ({geometry.data_format})"
+        )
+
+
+def _offsets_from_flat(flat: jax.Array, geometry: WindowGeometry) -> tuple[jax.Array, jax.Array]:
+    """Offset of every flat position inside its window, and whether it is an element of it."""
+    check_plane(geometry.input_shape)
+    inside = (flat >= 0) & (flat < math.prod(geometry.input_shape))
+    rest = jnp.where(inside, flat, 0).astype(jnp.int32)
+    offsets, weight = jnp.int32(0), 1
+    for i in reversed(range(geometry.ndim)):
+        rest, position = jnp.divmod(rest, geometry.input_shape[i])
+        start = np.arange(geometry.output_shape[i]) * geometry.strides[i] - geometry.padding[i][0]
+        tap, remainder = jnp.divmod(position - along(start, geometry.axes[i]), geometry.dilation[i])
+        inside &= (remainder == 0) & (tap >= 0) & (tap < geometry.window_shape[i])
+        offsets, weight = offsets + tap * weight, weight * geometry.window_shape[i]
+    return offsets, inside
+
+
+def _raise_first(name: str, values: Any, ok: Any, expected: str) -> None:
+    wrong = np.argwhere(~np.asarray(ok))
+    if len(wrong):
+        at = tuple(wrong[0].tolist())
+        more = f" ({len(wrong)} of {np.size(values)} are wrong)" if len(wrong) > 1 else ""
+        raise ValueError(
+            f"{name}[{', '.join(map(str, at))}] = {np.asarray(values)[at]}: expected {expected}{more}"
+        )

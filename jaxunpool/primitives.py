@@ -1,0 +1,111 @@
+"""The window primitives with their gradients, each of which is another one of them.
+
+    primitive              gradient with respect to its array
+    select                 scatter, "sum"
+    gather                 scatter, "sum"
+    gather, of winners     scatter, "last"
+    scatter, "sum"         gather
+    scatter, "last"        gather, of winners
+
+The residual is the offsets alone; they are integers and have no gradient. `implementation="xla"`
+goes around these rules: JAX then derives everything itself, in forward mode too.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxunpool import dispatch
+from jaxunpool.dispatch import Implementation
+from jaxunpool.geometry import Plane, WindowGeometry, along
+
+
+def select(
+    x: jax.Array, geometry: WindowGeometry, implementation: Implementation
+) -> tuple[jax.Array, jax.Array]:
+    """Window maximum and its offset."""
+    return (dispatch.select if implementation == "xla" else _select)(x, geometry)
+
+
+def maximum(x: jax.Array, geometry: WindowGeometry, implementation: Implementation) -> jax.Array:
+    """Window maximum alone."""
+    return dispatch.select(x, geometry)[0] if implementation == "xla" else _maximum(x, geometry)
+
+
+def scatter(
+    y: jax.Array, indices: jax.Array, plane: Plane, duplicates: str, implementation: Implementation
+) -> jax.Array:
+    """Each value at the element its index names, zero elsewhere."""
+    implementation_of = dispatch.scatter if implementation == "xla" else _scatter
+    return implementation_of(y, indices, plane, duplicates)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _select(x: jax.Array, geometry: WindowGeometry) -> tuple[jax.Array, jax.Array]:
+    return dispatch.select(x, geometry)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _maximum(x: jax.Array, geometry: WindowGeometry) -> jax.Array:
+    return dispatch.maximum(x, geometry)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _scatter(y: jax.Array, indices: jax.Array, plane: Plane, duplicates: str) -> jax.Array:
+    return dispatch.scatter(y, indices, plane, duplicates)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _gather(u: jax.Array, indices: jax.Array, plane: Plane, duplicates: str) -> jax.Array:
+    """The transpose of `_scatter`: under `"last"` an overwritten writer reads zero."""
+    y = dispatch.gather(u, indices, plane)
+    if duplicates == "sum" or (isinstance(plane, WindowGeometry) and not plane.overlaps):
+        return y
+    return jnp.where(_wins(indices, plane), y, jnp.zeros((), y.dtype))
+
+
+def _wins(indices: jax.Array, plane: Plane) -> jax.Array:
+    """Which writers are the last at their element: the ones that find their own label there."""
+    sizes = [indices.shape[axis] for axis in plane.axes]
+    if isinstance(plane, WindowGeometry):  # only that many windows can meet in one element
+        sizes = [-(-span // stride) for span, stride in zip(plane.spans, plane.strides)]
+    weights = [math.prod(sizes[i + 1 :]) for i in range(plane.ndim)]
+    labels = sum(
+        along(np.arange(indices.shape[axis]) % size * weight, axis)
+        for axis, size, weight in zip(plane.axes, sizes, weights)
+    )
+    labels = jnp.broadcast_to(labels.astype(np.min_scalar_type(math.prod(sizes))), indices.shape)
+    left = dispatch.scatter(labels, indices, plane, "last")
+    return dispatch.gather(left, indices, plane) == labels
+
+
+def _select_fwd(x, geometry):
+    y, offsets = _select(x, geometry)
+    return (y, offsets), offsets
+
+
+def _maximum_fwd(x, geometry):
+    return _select(x, geometry)
+
+
+_select.defvjp(
+    _select_fwd,
+    lambda geometry, offsets, dy: (_scatter(dy[0], offsets, geometry, "sum"),),
+)
+_maximum.defvjp(
+    _maximum_fwd,
+    lambda geometry, offsets, dy: (_scatter(dy, offsets, geometry, "sum"),),
+)
+_scatter.defvjp(
+    lambda y, indices, plane, duplicates: (_scatter(y, indices, plane, duplicates), indices),
+    lambda plane, duplicates, indices, du: (_gather(du, indices, plane, duplicates), None),
+)
+_gather.defvjp(
+    lambda u, indices, plane, duplicates: (_gather(u, indices, plane, duplicates), indices),
+    lambda plane, duplicates, indices, dy: (_scatter(dy, indices, plane, duplicates), None),
+)

@@ -1,0 +1,9 @@
+"""The window primitives, once per backend.
+
+    select(x, geometry)                       -> (y, offsets)    one element per window: its maximum
+    gather(u, offsets, geometry)              -> y               reads one element per window
+    scatter(y, offsets, geometry, duplicates) -> u               writes one element per window
+
+`gather` is the transpose of `scatter(duplicates="sum")` and the derivative of `select`. Kernels know
+arrays and `WindowGeometry`; gradients, sharding and the public functions are the callers' affair.
+"""

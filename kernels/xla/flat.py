@@ -1,0 +1,82 @@
+"""gather and scatter by flat spatial position, for indices that come without a window.
+
+Without a window nothing bounds where an index points, so these two use XLA's gather and scatter.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Axes = tuple[int, ...]
+
+
+def gather_flat(u: jax.Array, flat: jax.Array, axes: Axes) -> jax.Array:
+    """`u` at flat positions of the plane its spatial `axes` span; zero where out of range."""
+    lines, axis = _lines(u, axes), axes[-1] % (u.ndim - len(axes) + 1)
+    batching = tuple(d for d in range(lines.ndim) if d != axis)
+    numbers = lax.GatherDimensionNumbers(
+        offset_dims=(),
+        collapsed_slice_dims=(axis,),
+        start_index_map=(axis,),
+        operand_batching_dims=batching,
+        start_indices_batching_dims=batching,
+    )
+    positions = _positions(_lines(flat, axes), lines.shape[axis])
+    mode = lax.GatherScatterMode.FILL_OR_DROP
+    y = lax.gather(lines, positions, numbers, (1,) * lines.ndim, mode=mode, fill_value=0)
+    return y.reshape(flat.shape)
+
+
+def scatter_flat(
+    y: jax.Array, flat: jax.Array, output_shape: tuple[int, ...], axes: Axes, duplicates: str
+) -> jax.Array:
+    """Zeros of the full `output_shape` with `y` written at flat positions; out of range: dropped.
+
+    `duplicates="last"` lets the last writer in raster order win on every platform: the writers'
+    numbers are scattered with a maximum, whose order does not matter, and then looked up.
+    `"sum"` adds; on GPU XLA does not promise an order for these additions.
+    """
+    values, axis = _lines(y, axes), axes[-1] % (y.ndim - len(axes) + 1)
+    size = math.prod(output_shape[a] for a in axes)
+    shape = values.shape[:axis] + (size,) + values.shape[axis + 1 :]
+    batching = tuple(d for d in range(values.ndim) if d != axis)
+    numbers = lax.ScatterDimensionNumbers(
+        update_window_dims=(),
+        inserted_window_dims=(axis,),
+        scatter_dims_to_operand_dims=(axis,),
+        operand_batching_dims=batching,
+        scatter_indices_batching_dims=batching,
+    )
+    positions = _positions(_lines(flat, axes), size)
+    mode = lax.GatherScatterMode.FILL_OR_DROP
+    if duplicates == "sum":
+        zeros = jnp.zeros(shape, accumulator(y.dtype))
+        values = values.astype(zeros.dtype)
+        u = lax.scatter_add(zeros, positions, values, numbers, mode=mode).astype(y.dtype)
+        return u.reshape(output_shape)
+    writers = lax.broadcasted_iota(jnp.int32, values.shape, axis)
+    nobody = jnp.full(shape, -1, jnp.int32)
+    writers = lax.scatter_max(nobody, positions, writers, numbers, mode=mode)
+    return gather_flat(values, writers, (axis - values.ndim,)).reshape(output_shape)
+
+
+def accumulator(dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike:
+    """The type sums run in: 16-bit floats are added in float32 and rounded once."""
+    small = jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 4
+    return jnp.float32 if small else dtype
+
+
+def _lines(x: jax.Array, axes: Axes) -> jax.Array:
+    """`x` with its spatial axes merged into one."""
+    first = axes[0] % x.ndim
+    merged = math.prod(x.shape[a] for a in axes)
+    return x.reshape(x.shape[:first] + (merged,) + x.shape[first + len(axes) :])
+
+
+def _positions(flat: jax.Array, size: int) -> jax.Array:
+    """Index vectors for XLA, with one out-of-range value for all that are (of any integer type)."""
+    return jnp.where((flat >= 0) & (flat < size), flat, size).astype(jnp.int32)[..., None]

@@ -1,0 +1,60 @@
+"""gather: (u, offsets) -> y, the element of each window that its offset names."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxunpool.geometry import WindowGeometry
+from jaxunpool.kernels.xla import regions, windows
+
+# Up to here every element is compared; beyond, fetching one per window costs less.
+COMPARED_VOLUME = 32
+
+
+def gather(
+    u: jax.Array, offsets: jax.Array, geometry: WindowGeometry, *, borders_apart: bool = True
+) -> jax.Array:
+    """One element per window; zero where the offset names none."""
+    if geometry.volume > COMPARED_VOLUME:
+        return _fetch(u, offsets, geometry)
+    axes, sizes = geometry.axes, geometry.output_shape
+    axis_numbers = range(geometry.ndim)
+    inner = [windows.interior(geometry, i) if borders_apart else (0, sizes[i]) for i in axis_numbers]
+
+    def compute(region: regions.Region) -> tuple[jax.Array]:
+        reach = [windows.reach(geometry, i, region[i]) for i in axis_numbers]
+        values, wanted = regions.slab(u, axes, reach, 0), regions.slab(offsets, axes, region, 0)
+        y = jnp.zeros((), u.dtype)
+        for offset, taps in enumerate(itertools.product(*map(range, geometry.window_shape))):
+            element = values
+            for i, (start, stop) in enumerate(region):
+                begin, stride = taps[i] * geometry.dilation[i], geometry.strides[i]
+                element = windows.strided(element, axes[i], begin, stop - start, stride)
+            y = jnp.where(wanted == offset, element, y)
+        return (y,)
+
+    return regions.fill(compute, inner, sizes, axes)[0]
+
+
+def _fetch(u: jax.Array, offsets: jax.Array, geometry: WindowGeometry) -> jax.Array:
+    """XLA's gather, one element per window: its cost does not grow with the window."""
+    positions = [p[..., None] for p in geometry.positions(offsets)]
+    positions = jnp.concatenate(positions, -1)
+    # An offset that names no element of its window must not read a neighbour's.
+    positions = jnp.where((offsets < geometry.volume)[..., None], positions, -1)
+    spatial = tuple(axis % u.ndim for axis in geometry.axes)
+    batching = tuple(axis for axis in range(u.ndim) if axis not in spatial)
+    numbers = lax.GatherDimensionNumbers(
+        offset_dims=(),
+        collapsed_slice_dims=spatial,
+        start_index_map=spatial,
+        operand_batching_dims=batching,
+        start_indices_batching_dims=batching,
+    )
+    return lax.gather(
+        u, positions, numbers, (1,) * u.ndim, mode=lax.GatherScatterMode.FILL_OR_DROP, fill_value=0
+    )

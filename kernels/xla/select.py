@@ -1,0 +1,143 @@
+"""select: x -> (y, offsets), the maximum of each window and which of its elements that was."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxunpool.geometry import WindowGeometry, along
+from jaxunpool.kernels.xla import regions, windows
+
+# Up to here every element of a window is a slice in one fused program; beyond, axis after axis.
+DIRECT_VOLUME, DIRECT_WIDTH = 16, 3
+# Up to here the elements along one axis are unrolled; beyond, a loop keeps the program small.
+UNROLLED_WIDTH = 8
+
+
+def select(
+    x: jax.Array, geometry: WindowGeometry, *, borders_apart: bool = True
+) -> tuple[jax.Array, jax.Array]:
+    """Maximum of each window and its offset: the first of equals, the last NaN, never padding."""
+    if _is_direct(geometry):
+        return _pass(x, None, geometry, range(geometry.ndim), borders_apart)
+    # The last axis first: the winner of each row, then the first of those, is first in raster order.
+    offsets = None
+    for i in reversed(range(geometry.ndim)):
+        x, offsets = _pass(x, offsets, geometry, [i], borders_apart)
+        # Fused, one pass would be computed again for every element of the next.
+        x, offsets = lax.optimization_barrier((x, offsets))
+    return x, offsets
+
+
+def maximum(x: jax.Array, geometry: WindowGeometry, *, borders_apart: bool = True) -> jax.Array:
+    """The values of `select` alone."""
+    if geometry.overlaps or _is_direct(geometry):
+        return select(x, geometry, borders_apart=borders_apart)[0]
+    # Over large disjoint windows XLA reduces at the speed of memory, if no offset is asked for.
+    window, strides, dilation, pads = [1] * x.ndim, [1] * x.ndim, [1] * x.ndim, [(0, 0)] * x.ndim
+    for i, axis in enumerate(geometry.axes):
+        window[axis], strides[axis] = geometry.window_shape[i], geometry.strides[i]
+        dilation[axis] = geometry.dilation[i]
+        start, stop = windows.reach(geometry, i, (0, geometry.output_shape[i]))
+        pads[axis] = (-start, stop - geometry.input_shape[i])
+    return lax.reduce_window(
+        x, lowest(x.dtype), lax.max, window, strides, pads, window_dilation=dilation
+    )
+
+
+def lowest(dtype: Any) -> np.ndarray:
+    """The identity of the maximum: -inf, or the smallest integer."""
+    is_float = jnp.issubdtype(dtype, jnp.floating)
+    return np.array(-np.inf if is_float else jnp.iinfo(dtype).min, dtype)
+
+
+def _is_direct(geometry: WindowGeometry) -> bool:
+    return geometry.volume <= DIRECT_VOLUME or max(geometry.window_shape) <= DIRECT_WIDTH
+
+
+def _pass(
+    x: jax.Array,
+    carried: jax.Array | None,
+    geometry: WindowGeometry,
+    over: Sequence[int],
+    borders_apart: bool,
+) -> tuple[jax.Array, jax.Array]:
+    """select over the spatial axes `over`, carrying the offsets found along later axes."""
+    axes = [geometry.axes[i] for i in over]
+    sizes = [geometry.output_shape[i] for i in over]
+    inner = [windows.interior(geometry, i) if borders_apart else (0, n) for i, n in zip(over, sizes)]
+
+    def compute(region: regions.Region) -> tuple[jax.Array, jax.Array]:
+        reach = [windows.reach(geometry, i, part) for i, part in zip(over, region)]
+        values = regions.slab(x, axes, reach, lowest(x.dtype))
+        found = None if carried is None else regions.slab(carried, axes, reach, 0)
+        inside = all(
+            0 <= start and stop <= geometry.input_shape[i] for (start, stop), i in zip(reach, over)
+        )
+        first = None if inside else _first_elements(geometry, over, region)
+        return _running_maximum(values, found, geometry, over, region, first)
+
+    return regions.fill(compute, inner, sizes, axes)
+
+
+def _first_elements(
+    geometry: WindowGeometry, over: Sequence[int], region: regions.Region
+) -> list[np.ndarray]:
+    """Per axis, the first element of each window that is not padding."""
+    firsts = []
+    for i, part in zip(over, region):
+        start = np.arange(*part) * geometry.strides[i] - geometry.padding[i][0]
+        firsts.append(along(np.maximum(-(start // geometry.dilation[i]), 0), geometry.axes[i]))
+    return firsts
+
+
+def _running_maximum(
+    values: jax.Array,
+    carried: jax.Array | None,
+    geometry: WindowGeometry,
+    over: Sequence[int],
+    region: regions.Region,
+    first: list[np.ndarray] | None,
+) -> tuple[jax.Array, jax.Array]:
+    """Compare the elements of the windows of a region in raster order."""
+    window = [geometry.window_shape[i] for i in over]
+    weights = [math.prod(geometry.window_shape[i + 1 :]) for i in over]  # of a step in raster order
+    is_float = jnp.issubdtype(values.dtype, jnp.floating)
+
+    def element(array: jax.Array, taps: Sequence[Any]) -> jax.Array:
+        for i, tap, (start, stop) in zip(over, taps, region):
+            begin, stride = tap * geometry.dilation[i], geometry.strides[i]
+            array = windows.strided(array, geometry.axes[i], begin, stop - start, stride)
+        return array
+
+    def candidate(taps: Sequence[Any]) -> tuple[jax.Array, jax.Array]:
+        value = element(values, taps)
+        step = jnp.asarray(sum(tap * weight for tap, weight in zip(taps, weights)))
+        step = step.astype(geometry.offset_dtype)
+        offset = 0 if carried is None else element(carried, taps)
+        return value, jnp.broadcast_to(offset + step, value.shape)
+
+    def update(best: tuple[jax.Array, jax.Array], taps: Sequence[Any]):
+        value, offset = candidate(taps)
+        take = value > best[0]
+        if is_float:
+            take |= value != value
+        if first is not None:  # so far there was nothing but padding
+            take |= functools.reduce(operator.and_, [f == tap for f, tap in zip(first, taps)])
+        return jnp.where(take, value, best[0]), jnp.where(take, offset, best[1])
+
+    best = candidate([0] * len(window))
+    if len(window) == 1 and window[0] > UNROLLED_WIDTH:
+        return lax.fori_loop(1, window[0], lambda tap, best: update(best, [tap]), best)
+    for taps in itertools.islice(itertools.product(*map(range, window)), 1, None):
+        best = update(best, taps)
+    return best

@@ -1,0 +1,33 @@
+"""Where the elements of a range of windows lie in the input, and slices that fetch them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax import lax
+
+from jaxunpool.geometry import WindowGeometry
+from jaxunpool.kernels.xla.regions import Range
+
+
+def interior(geometry: WindowGeometry, i: int) -> Range:
+    """The windows that lie inside the input along spatial axis `i`."""
+    stride, low = geometry.strides[i], geometry.padding[i][0]
+    last_start = geometry.input_shape[i] - geometry.spans[i] + low
+    return -(-low // stride), min(last_start // stride + 1, geometry.output_shape[i])
+
+
+def reach(geometry: WindowGeometry, i: int, windows: Range) -> Range:
+    """Input positions a range of windows covers along spatial axis `i`, padding included."""
+    stride, low = geometry.strides[i], geometry.padding[i][0]
+    return windows[0] * stride - low, (windows[1] - 1) * stride - low + geometry.spans[i]
+
+
+def strided(array: jax.Array, axis: int, start: Any, count: int, stride: int) -> jax.Array:
+    """`count` elements along an axis from `start`, which may be traced."""
+    axis, extent = axis % array.ndim, (count - 1) * stride + 1
+    if isinstance(start, int):
+        return lax.slice_in_dim(array, start, start + extent, stride, axis)
+    array = lax.dynamic_slice_in_dim(array, start, extent, axis)
+    return lax.slice_in_dim(array, 0, extent, stride, axis)
