@@ -7,8 +7,6 @@ padded slab of its own and written over the interior's edge in place.
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,14 +20,23 @@ Region = tuple[Range, ...]
 def split(
     interiors: Sequence[Range], sizes: Sequence[int], steps: Sequence[int]
 ) -> tuple[Region, list[Region]]:
-    """The largest region of a grid, given each axis' interior, and the other regions."""
-    cuts = []
-    for (start, stop), size, step in zip(interiors, sizes, steps):
-        start, stop = (start * step, min(stop * step, size)) if start < stop else (0, 0)
-        cuts.append([r for r in ((0, start), (start, stop), (stop, size)) if r[0] < r[1]])
-    regions = list(itertools.product(*cuts))
-    largest = max(regions, key=lambda region: math.prod(stop - start for start, stop in region))
-    return largest, [region for region in regions if region != largest]
+    """The interior of a grid, or all of it where there is none, and the borders around it.
+
+    The borders of an axis span the later axes whole, so that there are two per axis at most.
+    """
+    inner = tuple(
+        (start * step, min(stop * step, size))
+        for (start, stop), size, step in zip(interiors, sizes, steps)
+    )
+    whole = tuple((0, size) for size in sizes)
+    if any(start >= stop for start, stop in inner):
+        return whole, []
+    return inner, [
+        (*inner[:i], border, *whole[i + 1 :])
+        for i, ((start, stop), size) in enumerate(zip(inner, sizes))
+        for border in ((0, start), (stop, size))
+        if border[0] < border[1]
+    ]
 
 
 def slab(
@@ -67,11 +74,11 @@ def fill(
             at a loop, so that what is done with the output afterwards cannot undo the in-place
             writes (a reshape fused into them costs a copy).
     """
-    largest, borders = split(interiors, sizes, steps or (1,) * len(axes))
+    inner, borders = split(interiors, sizes, steps or (1,) * len(axes))
 
     def place(array: jax.Array) -> jax.Array:
         pads = [(0, 0, 0)] * array.ndim
-        for axis, (start, stop), size in zip(axes, largest, sizes):
+        for axis, (start, stop), size in zip(axes, inner, sizes):
             pads[axis] = (start, size - stop, 0)
         return lax.pad(array, lax.full((), 0, array.dtype), pads)
 
@@ -81,7 +88,7 @@ def fill(
             starts[axis] = start
         return lax.dynamic_update_slice(whole, piece, starts)
 
-    wholes = tuple(place(array) for array in compute(largest))
+    wholes = tuple(place(array) for array in compute(inner))
     pieces = [(border, compute(border)) for border in borders]
     if loop_axis is None or not borders:
         for border, parts in pieces:

@@ -1,0 +1,108 @@
+"""Max pooling and unpooling from their definitions: NumPy and loops, nothing of the library.
+
+One channels-last image without batch axes at a time, `(*spatial, channels)`; `over_layout` lifts
+a function of such images to any leading axes and to channels first.
+"""
+
+import itertools
+import math
+
+import numpy as np
+
+
+def pads_and_outputs(sizes, window, strides, padding, dilation, ceil_mode):
+    """Padding pairs and pooled sizes: TensorFlow's SAME, PyTorch's formulas for the rest."""
+    pads, outputs = [], []
+    for i, size in enumerate(sizes):
+        extent = dilation[i] * (window[i] - 1) + 1
+        if padding == "SAME":
+            out = math.ceil(size / strides[i])
+            total = max((out - 1) * strides[i] + extent - size, 0)
+            pad = (total // 2, total - total // 2)
+        else:
+            pad = (0, 0) if padding == "VALID" else padding[i]
+            exact = (size + sum(pad) - extent) / strides[i] + 1
+            out = math.ceil(exact) if ceil_mode else math.floor(exact)
+            if ceil_mode and (out - 1) * strides[i] >= size + pad[0]:
+                out -= 1
+        pads.append(pad)
+        outputs.append(out)
+    return pads, outputs
+
+
+def elements(window_index, sizes, window, strides, pads, dilation):
+    """(offset, position) of the elements of a window that lie in the input, in raster order."""
+    for offset, tap in enumerate(itertools.product(*(range(k) for k in window))):
+        position = tuple(
+            o * s - lo + t * d
+            for o, s, (lo, _), t, d in zip(window_index, strides, pads, tap, dilation)
+        )
+        if all(0 <= p < n for p, n in zip(position, sizes)):
+            yield offset, position
+
+
+def max_pool(x, window, strides, padding, dilation, ceil_mode):
+    """Values, offsets and flat positions: first of equals, last of NaN."""
+    *sizes, channels = x.shape
+    pads, outputs = pads_and_outputs(sizes, window, strides, padding, dilation, ceil_mode)
+    y = np.zeros((*outputs, channels), x.dtype)
+    offsets = np.zeros((*outputs, channels), np.int64)
+    flat = np.zeros((*outputs, channels), np.int64)
+    for o in np.ndindex(*outputs):
+        for c in range(channels):
+            best = None
+            for offset, position in elements(o, sizes, window, strides, pads, dilation):
+                value = x[(*position, c)]
+                if best is None or value > best or value != value:
+                    best = value
+                    y[(*o, c)], offsets[(*o, c)] = value, offset
+                    flat[(*o, c)] = np.ravel_multi_index(position, sizes)
+    return y, offsets, flat
+
+
+def max_unpool(y, flat, sizes, duplicates):
+    """Write or add one window after the other; positions outside the plane are dropped."""
+    *outputs, channels = y.shape
+    total = math.prod(sizes)
+    # 16-bit floats are added in float32 and rounded once.
+    wide = np.float32 if y.dtype.itemsize == 2 and not np.issubdtype(y.dtype, np.integer) else y.dtype
+    u = np.zeros((total, channels), wide)
+    for o in np.ndindex(*outputs):
+        for c in range(channels):
+            to = int(flat[(*o, c)])
+            if 0 <= to < total:
+                u[to, c] = u[to, c] + y[(*o, c)] if duplicates == "sum" else y[(*o, c)]
+    return u.astype(y.dtype).reshape(*sizes, channels)
+
+
+def max_unpool_gradient(du, flat, duplicates):
+    """Each writer reads its element; under "last" only the last writer of an element does."""
+    *outputs, channels = flat.shape
+    total = math.prod(du.shape[:-1])
+    du = du.reshape(total, channels)
+    last = {}
+    for o in np.ndindex(*outputs):
+        for c in range(channels):
+            last[int(flat[(*o, c)]), c] = o
+    dy = np.zeros(flat.shape, du.dtype)
+    for o in np.ndindex(*outputs):
+        for c in range(channels):
+            to = int(flat[(*o, c)])
+            if 0 <= to < total and (duplicates == "sum" or last[to, c] == o):
+                dy[(*o, c)] = du[to, c]
+    return dy
+
+
+def over_layout(function, n, data_format, *arrays):
+    """Apply a function of channels-last images to arrays of any layout and leading axes."""
+    if data_format == "channels_first":
+        arrays = [np.moveaxis(a, -n - 1, -1) for a in arrays]
+    batch = arrays[0].shape[: -n - 1]
+    images = [a.reshape(-1, *a.shape[len(batch) :]) for a in arrays]
+    results = [function(*image) for image in zip(*images)]
+    if not isinstance(results[0], tuple):
+        results = [(r,) for r in results]
+    outs = [np.stack(r).reshape(*batch, *r[0].shape) for r in zip(*results)]
+    if data_format == "channels_first":
+        outs = [np.moveaxis(o, -1, -n - 1) for o in outs]
+    return outs[0] if len(outs) == 1 else tuple(outs)
