@@ -1,0 +1,1 @@
+"""jaxunpool against its peers, interleaved in one process: `python -m benchmarks`."""
