@@ -65,7 +65,5 @@ def scatter(y: jax.Array, indices: jax.Array, plane: Plane, duplicates: str) -> 
 def _by_platform(kernel: Callable, geometry: WindowGeometry, **options: Any) -> Callable:
     """A kernel of the XLA backend, formulated for the platform it is lowered for."""
     kernel = functools.partial(kernel, geometry=geometry, **options)
-    if not geometry.has_borders:
-        return kernel
     apart, padded = (functools.partial(kernel, borders_apart=flag) for flag in (True, False))
     return lambda *arrays: lax.platform_dependent(*arrays, cpu=apart, default=padded)

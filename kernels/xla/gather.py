@@ -37,7 +37,7 @@ def gather(
             y = jnp.where(wanted == offset, element, y)
         return (y,)
 
-    return regions.fill(compute, inner, sizes, axes)[0]
+    return regions.fill(compute, inner, sizes, axes, fence=borders_apart)[0]
 
 
 def _fetch(u: jax.Array, offsets: jax.Array, geometry: WindowGeometry) -> jax.Array:

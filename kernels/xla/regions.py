@@ -60,7 +60,7 @@ def fill(
     axes: Sequence[int],
     *,
     steps: Sequence[int] | None = None,
-    loop_axis: int | None = None,
+    fence: bool = False,
 ) -> tuple[jax.Array, ...]:
     """The whole output of a function that computes any region of it.
 
@@ -70,11 +70,16 @@ def fill(
         sizes: per axis, the size of the output.
         axes: axes of the outputs the regions refer to.
         steps: per axis, the granularity of `interiors`; 1 by default.
-        loop_axis: another axis, to write the borders one slice of it at a time. XLA's fusions stop
-            at a loop, so that what is done with the output afterwards cannot undo the in-place
-            writes (a reshape fused into them costs a copy).
+        fence: write the borders (one row, if there are none) in a loop over a leading axis. The
+            CPU compiler's fusions stop at a loop: otherwise what follows may be fused with what
+            is computed here, and that means once more for each of its elements. (An optimization
+            barrier does this too, but on CPU only from jax 0.11 on.)
     """
-    inner, borders = split(interiors, sizes, steps or (1,) * len(axes))
+    steps = steps or (1,) * len(axes)
+    inner, borders = split(interiors, sizes, steps)
+    if fence and not borders and sizes[0] > steps[0]:
+        interiors = [(0, -(-sizes[0] // steps[0]) - 1), *interiors[1:]]
+        inner, borders = split(interiors, sizes, steps)
 
     def place(array: jax.Array) -> jax.Array:
         pads = [(0, 0, 0)] * array.ndim
@@ -82,23 +87,22 @@ def fill(
             pads[axis] = (start, size - stop, 0)
         return lax.pad(array, lax.full((), 0, array.dtype), pads)
 
-    def write(whole: jax.Array, piece: jax.Array, border: Region, at: Any = 0) -> jax.Array:
-        starts = [at if axis == loop_axis else 0 for axis in range(-whole.ndim, 0)]
-        for axis, (start, _) in zip(axes, border):
-            starts[axis] = start
-        return lax.dynamic_update_slice(whole, piece, starts)
-
     wholes = tuple(place(array) for array in compute(inner))
     pieces = [(border, compute(border)) for border in borders]
-    if loop_axis is None or not borders:
+
+    def write(wholes: tuple[jax.Array, ...], at: Any = None) -> tuple[jax.Array, ...]:
         for border, parts in pieces:
-            wholes = tuple(write(whole, part, border) for whole, part in zip(wholes, parts))
+            starts = [0] * wholes[0].ndim
+            for axis, (start, _) in zip(axes, border):
+                starts[axis] = start
+            if at is not None:
+                starts[loop_axis] = at
+                parts = tuple(lax.dynamic_slice_in_dim(part, at, 1, loop_axis) for part in parts)
+            wholes = tuple(map(lax.dynamic_update_slice, wholes, parts, [starts] * len(parts)))
         return wholes
 
-    def write_slice(at: Any, wholes: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        for border, parts in pieces:
-            parts = [lax.dynamic_slice_in_dim(part, at, 1, loop_axis) for part in parts]
-            wholes = tuple(write(whole, part, border, at) for whole, part in zip(wholes, parts))
-        return wholes
-
-    return lax.fori_loop(0, wholes[0].shape[loop_axis], write_slice, wholes)
+    leading = range(axes[0] % wholes[0].ndim)
+    loop_axis = next((axis for axis in leading if wholes[0].shape[axis] > 1), None)
+    if not fence or not borders or loop_axis is None:
+        return write(wholes)
+    return lax.fori_loop(0, wholes[0].shape[loop_axis], lambda at, w: write(w, at), wholes)

@@ -8,6 +8,7 @@ Output-stationary: `u` is seen as blocks of `strides` elements. The windows that
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -66,13 +67,11 @@ def scatter(
         region = [(start // s, -(-stop // s)) for (start, stop), s in zip(ranges, g.strides)]
         return (merged(compute(tuple(region)), ranges),)
 
-    # The reshape is cheapest as the last step, and then the borders are written before it.
-    divisible = all(n % s == 0 for n, s in zip(g.input_shape, g.strides))
-    if divisible and y.ndim > -g.axes[0] and y.shape[g.axes[0] - 1] > 1:
-        before = _split(g)[0] - 1
-        (u,) = regions.fill(lambda r: (compute(r),), inner, blocks, _split(g), loop_axis=before)
-        return merged(u, [(0, n) for n in g.input_shape])
-    return regions.fill(compute_elements, inner, g.input_shape, g.axes, steps=g.strides)[0]
+    if any(n % s for n, s in zip(g.input_shape, g.strides)):
+        return regions.fill(compute_elements, inner, g.input_shape, g.axes, steps=g.strides)[0]
+    # The reshape costs nothing as the last step, on the far side of the fence.
+    (u,) = regions.fill(lambda r: (compute(r),), inner, blocks, _split(g), fence=borders_apart)
+    return merged(u, [(0, n) for n in g.input_shape])
 
 
 def _with_single_windows_as_blocks(g: WindowGeometry) -> WindowGeometry:
@@ -95,14 +94,31 @@ def _shifts(g: WindowGeometry, i: int) -> range:
     return range(-((g.spans[i] - 1 - low) // stride), (stride - 1 + low) // stride + 1)
 
 
-def _elements(g: WindowGeometry, i: int, shift: Any) -> Any:
-    """Per element of a block, its number within the shifted window along one axis."""
-    distance = np.arange(g.strides[i]) + g.padding[i][0] - g.strides[i] * shift
-    tap = distance // g.dilation[i]
-    is_element = (distance % g.dilation[i] == 0) & (tap >= 0) & (tap < g.window_shape[i])
-    if isinstance(shift, int):
-        return np.where(is_element, tap, NO_ELEMENT)
-    return jnp.where(is_element, tap, NO_ELEMENT)
+def _elements(g: WindowGeometry, shift: Sequence[Any], like: jax.Array) -> jax.Array | None:
+    """The offset that names each element of the blocks in the shifted window, if any does.
+
+    Elements outside the window get a negative number. Computed from iotas, which XLA's CPU compiler
+    vectorises where it would not a constant array.
+    """
+    offset: Any = 0
+    for i, axis in enumerate(_split(g)):
+        start = g.padding[i][0] - g.strides[i] * shift[i]
+        taps = np.arange(g.strides[i]) + start if isinstance(start, int) else None
+        k, d = g.window_shape[i], g.dilation[i]
+        if taps is not None and not ((taps % d == 0) & (taps >= 0) & (taps < k * d)).any():
+            return None
+        distance = lax.broadcasted_iota(jnp.int32, like.shape, (axis + 1) % like.ndim) + start
+        tap = distance // d if d > 1 else distance
+        inside: Any = True
+        if d > 1:
+            inside = distance % d == 0
+        if taps is None or taps[0] < 0:
+            inside &= tap >= 0
+        if taps is None or taps[-1] >= k * d:
+            inside &= tap < k
+        tap = tap if inside is True else jnp.where(inside, tap, NO_ELEMENT)
+        offset = offset + tap * math.prod(g.window_shape[i + 1 :])
+    return offset
 
 
 def _shift_by_shift(
@@ -114,30 +130,27 @@ def _shift_by_shift(
     shifts: Sequence[range],
     rolled: bool,
 ) -> jax.Array:
-    weights = [math.prod(g.window_shape[i + 1 :]) for i in range(g.ndim)]
-
     def shifted(array: jax.Array, shift: Sequence[Any]) -> jax.Array:
         for axis, t, ts, (start, stop) in zip(g.axes, shift, shifts, region):
             array = windows.strided(array, axis, t - ts[0], stop - start, 1)
-        return jnp.expand_dims(array, [a + 1 for a in _split(g)])
+        array = jnp.expand_dims(array, [axis + 1 for axis in _split(g)])
+        blocks = list(array.shape)
+        for axis, stride in zip(_split(g), g.strides):
+            blocks[axis + 1] = stride
+        return jnp.broadcast_to(array, blocks)
 
-    def add(u: jax.Array | None, shift: Sequence[Any]) -> jax.Array:
-        value, name = shifted(values, shift), shifted(names, shift).astype(jnp.int32)
-        element = sum(
-            weights[i] * _elements(g, i, t).reshape((-1,) + (1,) * (-axis - 2))
-            for i, (t, axis) in enumerate(zip(shift, _split(g)))
-        )
-        hit = name == element
+    def add(u: jax.Array | None, shift: Sequence[Any]) -> jax.Array | None:
+        value, name = shifted(values, shift), shifted(names, shift)
+        elements = _elements(g, shift, value)
+        if elements is None:
+            return u
+        hit = name.astype(jnp.int32) == elements
         if u is None:
             return jnp.where(hit, value, jnp.zeros((), value.dtype))
         return jnp.where(hit, u + value if duplicates == "sum" else value, u)
 
     if not rolled:
-        u = None
-        for shift in itertools.product(*shifts):
-            if all((_elements(g, i, t) != NO_ELEMENT).any() for i, t in enumerate(shift)):
-                u = add(u, shift)
-        return u
+        return functools.reduce(add, itertools.product(*shifts), None)
 
     def body(number: jax.Array, u: jax.Array) -> jax.Array:
         shift = []
@@ -146,5 +159,5 @@ def _shift_by_shift(
             shift.insert(0, t + ts[0])
         return add(u, shift)
 
-    first = add(None, [ts[0] for ts in shifts])
-    return lax.fori_loop(1, math.prod(map(len, shifts)), body, first)
+    nothing = jnp.zeros_like(shifted(values, [ts[0] for ts in shifts]))
+    return lax.fori_loop(0, math.prod(map(len, shifts)), body, nothing)

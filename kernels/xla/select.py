@@ -33,8 +33,6 @@ def select(
     offsets = None
     for i in reversed(range(geometry.ndim)):
         x, offsets = _pass(x, offsets, geometry, [i], borders_apart)
-        # Fused, one pass would be computed again for every element of the next.
-        x, offsets = lax.optimization_barrier((x, offsets))
     return x, offsets
 
 
@@ -86,7 +84,10 @@ def _pass(
         first = None if inside else _first_elements(geometry, over, region)
         return _running_maximum(values, found, geometry, over, region, first)
 
-    return regions.fill(compute, inner, sizes, axes)
+    y, offsets = regions.fill(compute, inner, sizes, axes, fence=borders_apart)
+    # Fused with what follows, the pass would be computed again for each of its elements, and x kept
+    # for it. (`fill` has to see to that itself on CPU.)
+    return lax.optimization_barrier((y, offsets))
 
 
 def _first_elements(
