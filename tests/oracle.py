@@ -65,13 +65,16 @@ def max_unpool(y, flat, sizes, duplicates):
     *outputs, channels = y.shape
     total = math.prod(sizes)
     # 16-bit floats are added in float32 and rounded once.
-    wide = np.float32 if y.dtype.itemsize == 2 and not np.issubdtype(y.dtype, np.integer) else y.dtype
+    wide = (
+        np.float32 if y.dtype.itemsize == 2 and not np.issubdtype(y.dtype, np.integer) else y.dtype
+    )
     u = np.zeros((total, channels), wide)
     for o in np.ndindex(*outputs):
         for c in range(channels):
-            to = int(flat[(*o, c)])
+            to, value = int(flat[(*o, c)]), y[(*o, c)]
             if 0 <= to < total:
-                u[to, c] = u[to, c] + y[(*o, c)] if duplicates == "sum" else y[(*o, c)]
+                with np.errstate(over="ignore"):  # integers wrap around
+                    u[to, c] = u[to, c] + value if duplicates == "sum" else value
     return u.astype(y.dtype).reshape(*sizes, channels)
 
 

@@ -1,0 +1,22 @@
+"""Set-up shared by all tests."""
+
+import os
+
+# Tests compile hundreds of small programs and check numbers, not speed.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+
+# Compiling dominates; what matters is that an example fails or not, not how long it takes.
+hypothesis.settings.register_profile("jaxunpool", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("jaxunpool")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

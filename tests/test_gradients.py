@@ -1,0 +1,124 @@
+"""Derivatives by finite differences, their order, and what is kept for them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+import jaxunpool as jup
+
+WINDOWS = {
+    "disjoint": {"window_shape": (2, 3)},
+    "overlapping": {"window_shape": (3, 3), "strides": 2, "padding": 1},
+    "dense": {"window_shape": (2, 2), "strides": 1, "padding": "SAME"},
+    "gaps": {"window_shape": (2, 1), "strides": 3},
+    "dilated": {"window_shape": (2, 2), "strides": 1, "dilation": 2},
+    "one axis at a time": {"window_shape": (5, 6), "strides": (2, 1), "padding": 2},
+    "channels first": {
+        "window_shape": (2, 2), "strides": 1, "padding": 1, "data_format": "channels_first",
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def x(rng):
+    # Far from ties, so that a finite difference does not change which element is selected.
+    return jnp.asarray(rng.permutation(2 * 6 * 7 * 2).reshape(2, 6, 7, 2) / 10.0)
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_max_pool(x, name):
+    pool = functools.partial(jup.max_pool, **WINDOWS[name])
+    check_grads(lambda x: pool(x) ** 2, (x,), order=2, modes=["rev"], eps=1e-3)
+    plain = functools.partial(pool, implementation="xla")
+    check_grads(lambda x: plain(x) ** 2, (x,), order=2, modes=["fwd", "rev"], eps=1e-3)
+
+
+@pytest.mark.parametrize("duplicates", ["last", "sum"])
+@pytest.mark.parametrize("name", WINDOWS)
+def test_max_unpool(x, name, duplicates):
+    y, indices = jup.max_pool_with_indices(x, **WINDOWS[name])
+    layout = indices.geometry.data_format
+    unpool = functools.partial(jup.max_unpool, duplicates=duplicates)
+    flat = {"output_shape": indices.geometry.input_shape, "data_format": layout}
+    for options in ({"indices": indices}, {"indices": indices.flat, **flat}):
+        run = functools.partial(unpool, **options)
+        check_grads(lambda y: run(y) ** 2, (y,), order=2, modes=["rev"], eps=1e-3)
+        plain = functools.partial(run, implementation="xla")
+        check_grads(lambda y: plain(y) ** 2, (y,), order=2, modes=["fwd", "rev"], eps=1e-3)
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_pool_and_unpool(x, name):
+    def run(x, implementation=None):
+        options = WINDOWS[name] | {"implementation": implementation}
+        y, indices = jup.max_pool_with_indices(x, **options)
+        return jup.max_unpool(jnp.sin(y), indices, implementation=implementation) ** 2
+
+    check_grads(run, (x,), order=2, modes=["rev"], eps=1e-4)
+    plain = functools.partial(run, implementation="xla")
+    check_grads(plain, (x,), order=2, modes=["fwd", "rev"], eps=1e-4)
+    g, expected = (jax.grad(lambda x, f=f: jnp.cos(f(x)).sum())(x) for f in (run, plain))
+    np.testing.assert_allclose(g, expected, rtol=1e-13)
+
+
+def test_third_order(x):
+    third = lambda f: jax.grad(jax.grad(jax.grad(f)))(2.0)
+    run = lambda s: jup.max_pool((x * s) ** 3, (3, 3), 2, 1).sum()
+    plain = lambda s: jup.max_pool((x * s) ** 3, (3, 3), 2, 1, implementation="xla").sum()
+    np.testing.assert_allclose(third(run), third(plain), rtol=1e-13)
+
+
+def test_hessian_by_forward_over_reverse():
+    x = jnp.arange(9.0).reshape(3, 3, 1)
+    f = lambda x: (jup.max_pool(x, (2, 2), 1, implementation="xla") ** 2).sum()
+    hessian = jax.hessian(f)(x).reshape(9, 9)
+    np.testing.assert_array_equal(hessian, np.diag([0, 0, 0, 0, 2, 2, 0, 2, 2]))
+
+
+def test_the_gradient_of_last_goes_to_the_winner_alone():
+    y = jnp.array([[1.0], [2.0], [3.0]])
+    flat = jnp.array([[1], [1], [0]])
+    unpool = functools.partial(jup.max_unpool, indices=flat, output_shape=(2,))
+    u, pullback = jax.vjp(unpool, y)
+    np.testing.assert_array_equal(u, [[3], [2]])
+    np.testing.assert_array_equal(pullback(jnp.array([[5.0], [7.0]]))[0], [[0], [7], [5]])
+    u, pullback = jax.vjp(functools.partial(unpool, duplicates="sum"), y)
+    np.testing.assert_array_equal(u, [[3], [3]])
+    np.testing.assert_array_equal(pullback(jnp.array([[5.0], [7.0]]))[0], [[7], [7], [5]])
+
+
+def residuals(f, *args):
+    """Arrays that a reverse pass keeps from the forward pass."""
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(jax.vjp(f, *args)[1])]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64])
+def test_only_offsets_are_kept(dtype):
+    x = jnp.ones((4, 8, 8, 2), dtype)
+    y, indices = jup.max_pool_with_indices(x, (3, 3), 2, 1)
+    for f, arg in (
+        (lambda x: jup.max_pool(x, (3, 3), 2, 1), x),
+        (lambda x: jup.max_pool_with_indices(x, (3, 3), 2, 1)[0], x),
+        (lambda y: jup.max_unpool(y, indices), y),
+        (lambda y: jup.max_unpool(y, indices, duplicates="sum"), y),
+    ):
+        (kept,) = residuals(f, arg)
+        assert kept.dtype == np.uint8
+        assert kept.shape == y.shape
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_16_bit_sums_are_rounded_once(dtype):
+    # Nine windows meet in one element: in 16 bits 2048 + 1 + 1 ... would stay 2048 (bfloat16: 256).
+    big = 2048 if dtype == jnp.float16 else 256
+    x = jnp.zeros((5, 5, 1), dtype).at[2, 2, 0].set(1)
+    dy = jnp.ones((3, 3, 1), dtype).at[0, 0, 0].set(big)
+    dx = jax.vjp(lambda x: jup.max_pool(x, (3, 3), 1), x)[1](dy)[0]
+    assert dx[2, 2, 0] == big + 8
+    flat = jnp.full((3, 3, 1), 12)
+    u = jup.max_unpool(dy, flat, output_shape=(5, 5), duplicates="sum")
+    assert u[2, 2, 0] == big + 8
