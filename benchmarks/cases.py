@@ -17,7 +17,13 @@ import jaxunpool
 
 WINDOWS = {"2x2/2": (2, 2, 0), "3x3/2 pad 1": (3, 2, 1)}
 LAYOUTS = ("channels_last", "channels_first")
-OPERATIONS = ("pool with indices", "unpool", "unpool gradient", "pool gradient", "pool and gradient")
+OPERATIONS = (
+    "pool with indices",
+    "unpool",
+    "unpool gradient",
+    "pool gradient",
+    "pool and gradient",
+)
 
 
 @dataclasses.dataclass
@@ -37,9 +43,7 @@ class Case:
     contenders: dict[str, Callable[[], object]]
 
 
-def cases(
-    shape: tuple[int, ...], dtype: str, device: str, only: str = ""
-) -> Iterator[Case]:
+def cases(shape: tuple[int, ...], dtype: str, device: str, only: str = "") -> Iterator[Case]:
     """Every operation whose "operation window layout" contains `only`.
 
     `shape` is (batch, height, width, channels); arrays are made when a case is reached.
@@ -53,7 +57,7 @@ def cases(
 
 
 def _pooling_cases(
-    window: str, layout: Any, shape: tuple[int, int, int, int], dtype: str, device: str
+    window: str, layout: Any, shape: tuple[int, ...], dtype: str, device: str
 ) -> Iterator[Case]:
     k, s, p = WINDOWS[window]
     ours = _Ours(k, s, p, layout, _image(shape, layout, dtype))
@@ -154,32 +158,39 @@ def _torch_peers(
 
 class _Torch:
     def __init__(
-        self, k: int, s: int, p: int, shape: tuple[int, ...], dtype: str, device: str, *,
+        self,
+        k: int,
+        s: int,
+        p: int,
+        shape: tuple[int, ...],
+        dtype: str,
+        device: str,
+        *,
         channels_last: bool,
-    ) -> None:  # fmt: skip
+    ) -> None:
         import torch
-        from torch.nn import functional
 
+        functional: Any = torch.nn.functional
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        x = np.moveaxis(np.asarray(_image(shape, "channels_last", "float32")), -1, 1)
-        x = torch.from_numpy(np.ascontiguousarray(x)).to(device, getattr(torch, dtype))
-        self._x = x.to(memory_format=memory_format)
-        self._pool = functools.partial(functional.max_pool2d, kernel_size=k, stride=s, padding=p)
-        self._y, self._indices = self._pool(self._x, return_indices=True)
-        self._functional_unpool = functools.partial(
-            functional.max_unpool2d,
-            indices=self._indices, kernel_size=k, stride=s, padding=p, output_size=x.shape[2:],
-        )  # fmt: skip
+        image = torch.from_numpy(np.array(_image(shape, "channels_first", "float32")))
+        window: dict[str, Any] = {"kernel_size": k, "stride": s, "padding": p}
         self._grad = torch.autograd.grad
+        self._pool = functools.partial(functional.max_pool2d, **window)
+        self._x = image.to(device, getattr(torch, dtype), memory_format=memory_format)
+        self._y, indices = self._pool(self._x, return_indices=True)
+        self._unpool = functools.partial(
+            functional.max_unpool2d, indices=indices, output_size=self._x.shape[2:], **window
+        )
         self._x_leaf = self._x.detach().requires_grad_()
         self._y_leaf = self._y.detach().requires_grad_()
-        self._pooled, self._unpooled = self._pool(self._x_leaf), self._functional_unpool(self._y_leaf)
+        self._pooled = self._pool(self._x_leaf)
+        self._unpooled = self._unpool(self._y_leaf)
 
     def pool_with_indices(self) -> object:
         return self._pool(self._x, return_indices=True)
 
     def unpool(self) -> object:
-        return self._functional_unpool(self._y)
+        return self._unpool(self._y)
 
     def unpool_gradient(self) -> object:
         return self._grad(self._unpooled, self._y_leaf, self._x, retain_graph=True)

@@ -40,12 +40,6 @@ def select(x: jax.Array, geometry: WindowGeometry) -> tuple[jax.Array, jax.Array
     return _by_platform(xla.select, geometry)(x)
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def maximum(x: jax.Array, geometry: WindowGeometry) -> jax.Array:
-    """Window maximum alone."""
-    return _by_platform(xla.maximum, geometry)(x)
-
-
 @functools.partial(jax.jit, static_argnums=2)
 def gather(u: jax.Array, indices: jax.Array, plane: Plane) -> jax.Array:
     """The element each offset (into a window) or flat index (into a bare plane) names."""

@@ -8,6 +8,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -120,7 +121,9 @@ class WindowGeometry(Plane):
         spans = tuple(_span(k, d) for k, d in zip(window, spacing))
         pads = _resolve_padding(padding, sizes, spans, stride)
         same = isinstance(padding, str) and padding.upper() == "SAME"
-        outputs = tuple(map(_output_size, sizes, spans, stride, pads, (ceil_mode and not same,) * n))
+        outputs = tuple(
+            map(_output_size, sizes, spans, stride, pads, (ceil_mode and not same,) * n)
+        )
         if min(outputs) < 1:
             raise ValueError(
                 f"window_shape={window} with dilation={spacing} spans {spans}, which is larger than"
@@ -218,6 +221,14 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
     return value
 
 
+def as_array(name: str, value: Any) -> jax.Array:
+    """`value` as an array of its own type, or a TypeError."""
+    try:
+        return value if isinstance(value, jax.Array) else jnp.asarray(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected an array, got {type(value).__name__}") from None
+
+
 def as_int(name: str, value: Any) -> int:
     """`value` as a Python int; floats, arrays of them and booleans are a TypeError."""
     if isinstance(value, bool | np.bool_):
@@ -274,12 +285,11 @@ def _resolve_padding(
             for size, span, stride in zip(sizes, spans, strides)
         )
         return tuple((total // 2, total - total // 2) for total in totals)
-    if not isinstance(padding, Sequence):
-        padding = (as_int("padding", padding),) * n
-    if len(padding) != n:
-        raise ValueError(f"padding={padding!r}: {expected}, got {len(padding)}")
+    per_axis = padding if isinstance(padding, Sequence) else (as_int("padding", padding),) * n
+    if len(per_axis) != n:
+        raise ValueError(f"padding={padding!r}: {expected}, got {len(per_axis)}")
     pairs = []
-    for pair, span in zip(padding, spans):
+    for pair, span in zip(per_axis, spans):
         pair = tuple(pair) if isinstance(pair, Sequence) else (pair, pair)
         if len(pair) != 2:
             raise ValueError(f"padding={padding!r}: {expected}, got {pair!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any, Self
 
@@ -11,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
-from jaxunpool.geometry import DataFormat, WindowGeometry, along, check_choice, DATA_FORMATS
+from jaxunpool.geometry import WindowGeometry, along, as_array
+
+MAX_INT32 = np.iinfo(np.int32).max
 
 
 @jax.tree_util.register_dataclass
@@ -97,6 +100,7 @@ class PoolIndices:
         )
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def flat_positions(offsets: jax.Array, geometry: WindowGeometry) -> jax.Array:
     """Flat spatial position of every offset, int32; -1 where the offset selects nothing."""
     check_plane(geometry.input_shape)
@@ -151,17 +155,21 @@ def validate_indices(
 
 
 def as_indices(name: str, values: Any) -> jax.Array:
-    """`values` as an array of integers, or a TypeError."""
-    dtype = getattr(values, "dtype", None)
-    array = values if isinstance(values, jax.Array) else jnp.asarray(values)
-    if not jnp.issubdtype(dtype if dtype is not None else array.dtype, jnp.integer):
+    """`values` as an array of integers of 32 bits or more, or a TypeError."""
+    if not isinstance(values, jax.Array):
+        host = np.asarray(values)
+        if host.dtype in (np.int64, np.uint64) and not jax.config.read("jax_enable_x64"):
+            # JAX would wrap these around, perhaps into the plane; -1 is outside any.
+            values = np.where((host >= 0) & (host <= MAX_INT32), host, -1).astype(np.int32)
+    array = as_array(name, values)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{name}: expected integers, got {array.dtype}{list(array.shape)}")
-    return array
+    return array if array.dtype.itemsize >= 4 else array.astype(jnp.int32)
 
 
 def check_plane(sizes: tuple[int, ...]) -> None:
     """Flat positions are int32: refuse a plane that has more."""
-    if math.prod(sizes) > np.iinfo(np.int32).max:
+    if math.prod(sizes) > MAX_INT32:
         raise ValueError(f"a plane of {sizes} has more positions than an int32 index can name")
 
 
@@ -173,6 +181,7 @@ def _check_pooled_shape(name: str, shape: tuple[int, ...], geometry: WindowGeome
         )
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def _offsets_from_flat(flat: jax.Array, geometry: WindowGeometry) -> tuple[jax.Array, jax.Array]:
     """Offset of every flat position inside its window, and whether it is an element of it."""
     check_plane(geometry.input_shape)
@@ -193,6 +202,5 @@ def _raise_first(name: str, values: Any, ok: Any, expected: str) -> None:
     if len(wrong):
         at = tuple(wrong[0].tolist())
         more = f" ({len(wrong)} of {np.size(values)} are wrong)" if len(wrong) > 1 else ""
-        raise ValueError(
-            f"{name}[{', '.join(map(str, at))}] = {np.asarray(values)[at]}: expected {expected}{more}"
-        )
+        value = np.asarray(values)[at]
+        raise ValueError(f"{name}[{', '.join(map(str, at))}] = {value}: expected {expected}{more}")

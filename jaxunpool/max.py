@@ -16,6 +16,7 @@ from jaxunpool.geometry import (
     Padding,
     Plane,
     WindowGeometry,
+    as_array,
     check_choice,
     per_axis,
 )
@@ -46,7 +47,7 @@ def max_pool(
             number of batch axes; `(*batch, channels, *spatial)` under `"channels_first"`.
         window_shape: sizes of the window; an int means the same for all `x.ndim - 2` spatial axes.
         strides: distance between windows; the window by default.
-        padding: `"VALID"`, `"SAME"` (TensorFlow's rule), or per axis a `(low, high)` pair or an int.
+        padding: `"VALID"`, `"SAME"` (TensorFlow's rule), or a `(low, high)` pair or int per axis.
         dilation: distance between the elements of a window.
         ceil_mode: let the last window hang over the end, as in PyTorch.
         data_format: `"channels_last"` or `"channels_first"`.
@@ -68,7 +69,7 @@ def max_pool(
     x, geometry = _prepare(
         x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation
     )
-    return primitives.maximum(x, geometry, implementation)
+    return primitives.select(x, geometry, implementation)[0]
 
 
 def max_pool_with_indices(
@@ -134,7 +135,7 @@ def max_unpool(
         duplicates: what happens where indices repeat. `"last"`: the last in raster order is kept,
             and alone has a gradient. `"sum"`: all are added, which is the transpose of reading at
             the indices and TensorFlow's `scatter_nd`.
-        data_format: of y, for raw integers; `"channels_last"` by default. `PoolIndices` know theirs.
+        data_format: for raw integers; `"channels_last"` by default. `PoolIndices` know theirs.
         implementation: as in `max_pool`.
 
     Returns:
@@ -155,6 +156,7 @@ def max_unpool(
     check_implementation(implementation)
     if data_format is not None:
         check_choice("data_format", data_format, DATA_FORMATS)
+    plane: Plane
     if isinstance(indices, PoolIndices):
         values, plane = indices.offsets, indices.geometry
         _check_owner(indices, output_shape, data_format)
@@ -171,10 +173,7 @@ def max_unpool(
 
 def as_poolable(name: str, x: Any) -> jax.Array:
     """`x` as an array of floats or integers, or a TypeError."""
-    try:
-        x = x if isinstance(x, jax.Array) else jnp.asarray(x)
-    except TypeError:
-        raise TypeError(f"{name}: expected an array, got {type(x).__name__}") from None
+    x = as_array(name, x)
     if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
         raise TypeError(f"{name}: expected floats or integers, got {x.dtype}")
     return x

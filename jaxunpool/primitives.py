@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,11 +33,6 @@ def select(
     return (dispatch.select if implementation == "xla" else _select)(x, geometry)
 
 
-def maximum(x: jax.Array, geometry: WindowGeometry, implementation: Implementation) -> jax.Array:
-    """Window maximum alone."""
-    return dispatch.select(x, geometry)[0] if implementation == "xla" else _maximum(x, geometry)
-
-
 def scatter(
     y: jax.Array, indices: jax.Array, plane: Plane, duplicates: str, implementation: Implementation
 ) -> jax.Array:
@@ -48,11 +44,6 @@ def scatter(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _select(x: jax.Array, geometry: WindowGeometry) -> tuple[jax.Array, jax.Array]:
     return dispatch.select(x, geometry)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _maximum(x: jax.Array, geometry: WindowGeometry) -> jax.Array:
-    return dispatch.maximum(x, geometry)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -75,11 +66,11 @@ def _wins(indices: jax.Array, plane: Plane) -> jax.Array:
     if isinstance(plane, WindowGeometry):  # only that many windows can meet in one element
         sizes = [-(-span // stride) for span, stride in zip(plane.spans, plane.strides)]
     weights = [math.prod(sizes[i + 1 :]) for i in range(plane.ndim)]
-    labels = sum(
+    label: Any = sum(
         along(np.arange(indices.shape[axis]) % size * weight, axis)
         for axis, size, weight in zip(plane.axes, sizes, weights)
     )
-    labels = jnp.broadcast_to(labels.astype(np.min_scalar_type(math.prod(sizes))), indices.shape)
+    labels = jnp.broadcast_to(label.astype(np.min_scalar_type(math.prod(sizes))), indices.shape)
     left = dispatch.scatter(labels, indices, plane, "last")
     return dispatch.gather(left, indices, plane) == labels
 
@@ -89,18 +80,11 @@ def _select_fwd(x, geometry):
     return (y, offsets), offsets
 
 
-def _maximum_fwd(x, geometry):
-    return _select(x, geometry)
+def _select_bwd(geometry, offsets, cotangents):
+    return (_scatter(cotangents[0], offsets, geometry, "sum"),)
 
 
-_select.defvjp(
-    _select_fwd,
-    lambda geometry, offsets, dy: (_scatter(dy[0], offsets, geometry, "sum"),),
-)
-_maximum.defvjp(
-    _maximum_fwd,
-    lambda geometry, offsets, dy: (_scatter(dy, offsets, geometry, "sum"),),
-)
+_select.defvjp(_select_fwd, _select_bwd)
 _scatter.defvjp(
     lambda y, indices, plane, duplicates: (_scatter(y, indices, plane, duplicates), indices),
     lambda plane, duplicates, indices, du: (_gather(du, indices, plane, duplicates), None),

@@ -4,6 +4,6 @@
     gather(u, offsets, geometry)              -> y               reads one element per window
     scatter(y, offsets, geometry, duplicates) -> u               writes one element per window
 
-`gather` is the transpose of `scatter(duplicates="sum")` and the derivative of `select`. Kernels know
-arrays and `WindowGeometry`; gradients, sharding and the public functions are the callers' affair.
+`gather` is the transpose of `scatter(duplicates="sum")` and the derivative of `select`. Kernels
+know arrays and `WindowGeometry`; gradients, sharding and public functions are the callers' affair.
 """

@@ -50,7 +50,7 @@ def random_case(seed: int) -> tuple[Pooling, np.ndarray, np.random.Generator]:
 
 
 def torch_answers(pooling: Pooling, x: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
-    """Pooled values and indices, the unpooled array and both gradients, with the random cotangents."""
+    """Pooled values, indices, the unpooled array and both gradients, with random cotangents."""
     import torch
     from torch.nn import functional as F
 

@@ -7,6 +7,6 @@ large array; `benchmarks/NOTES.md` keeps the ones that lost and their times.
 from jaxunpool.kernels.xla.flat import gather_flat, scatter_flat
 from jaxunpool.kernels.xla.gather import gather
 from jaxunpool.kernels.xla.scatter import scatter
-from jaxunpool.kernels.xla.select import maximum, select
+from jaxunpool.kernels.xla.select import select
 
-__all__ = ["gather", "gather_flat", "maximum", "scatter", "scatter_flat", "select"]
+__all__ = ["gather", "gather_flat", "scatter", "scatter_flat", "select"]

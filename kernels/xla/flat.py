@@ -42,7 +42,7 @@ def scatter_flat(
     """
     values, axis = _lines(y, axes), axes[-1] % (y.ndim - len(axes) + 1)
     size = math.prod(output_shape[a] for a in axes)
-    shape = values.shape[:axis] + (size,) + values.shape[axis + 1 :]
+    shape = (*values.shape[:axis], size, *values.shape[axis + 1 :])
     batching = tuple(d for d in range(values.ndim) if d != axis)
     numbers = lax.ScatterDimensionNumbers(
         update_window_dims=(),
@@ -74,7 +74,7 @@ def _lines(x: jax.Array, axes: Axes) -> jax.Array:
     """`x` with its spatial axes merged into one."""
     first = axes[0] % x.ndim
     merged = math.prod(x.shape[a] for a in axes)
-    return x.reshape(x.shape[:first] + (merged,) + x.shape[first + len(axes) :])
+    return x.reshape((*x.shape[:first], merged, *x.shape[first + len(axes) :]))
 
 
 def _positions(flat: jax.Array, size: int) -> jax.Array:

@@ -23,17 +23,17 @@ def gather(
         return _fetch(u, offsets, geometry)
     axes, sizes = geometry.axes, geometry.output_shape
     axis_numbers = range(geometry.ndim)
-    inner = [windows.interior(geometry, i) if borders_apart else (0, sizes[i]) for i in axis_numbers]
+    inner = [
+        windows.interior(geometry, i) if borders_apart else (0, sizes[i]) for i in axis_numbers
+    ]
 
     def compute(region: regions.Region) -> tuple[jax.Array]:
         reach = [windows.reach(geometry, i, region[i]) for i in axis_numbers]
-        values, wanted = regions.slab(u, axes, reach, 0), regions.slab(offsets, axes, region, 0)
-        y = jnp.zeros((), u.dtype)
+        values = regions.slab(u, axes, reach, 0)
+        wanted = regions.slab(offsets, axes, region, 0)
+        y = jnp.zeros(wanted.shape, u.dtype)
         for offset, taps in enumerate(itertools.product(*map(range, geometry.window_shape))):
-            element = values
-            for i, (start, stop) in enumerate(region):
-                begin, stride = taps[i] * geometry.dilation[i], geometry.strides[i]
-                element = windows.strided(element, axes[i], begin, stop - start, stride)
+            element = windows.element(values, geometry, axis_numbers, taps, region)
             y = jnp.where(wanted == offset, element, y)
         return (y,)
 
@@ -42,8 +42,7 @@ def gather(
 
 def _fetch(u: jax.Array, offsets: jax.Array, geometry: WindowGeometry) -> jax.Array:
     """XLA's gather, one element per window: its cost does not grow with the window."""
-    positions = [p[..., None] for p in geometry.positions(offsets)]
-    positions = jnp.concatenate(positions, -1)
+    positions = jnp.stack(geometry.positions(offsets), -1)
     # An offset that names no element of its window must not read a neighbour's.
     positions = jnp.where((offsets < geometry.volume)[..., None], positions, -1)
     spatial = tuple(axis % u.ndim for axis in geometry.axes)

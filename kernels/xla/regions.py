@@ -39,9 +39,7 @@ def split(
     ]
 
 
-def slab(
-    x: jax.Array, axes: Sequence[int], ranges: Sequence[Range], value: Any
-) -> jax.Array:
+def slab(x: jax.Array, axes: Sequence[int], ranges: Sequence[Range], value: Any) -> jax.Array:
     """`x[start:stop]` along every axis, with `value` wherever a range leaves the array."""
     starts, stops, pads = [0] * x.ndim, list(x.shape), [(0, 0, 0)] * x.ndim
     for axis, (start, stop) in zip(axes, ranges):
@@ -50,7 +48,11 @@ def slab(
         stops[axis] = max(min(stop, size), starts[axis])
         pads[axis] = (starts[axis] - start, stop - stops[axis], 0)
     x = lax.slice(x, starts, stops)
-    return x if all(pad == (0, 0, 0) for pad in pads) else lax.pad(x, lax.full((), value, x.dtype), pads)
+    return (
+        x
+        if all(pad == (0, 0, 0) for pad in pads)
+        else lax.pad(x, lax.full((), value, x.dtype), pads)
+    )
 
 
 def fill(
@@ -95,7 +97,7 @@ def fill(
             starts = [0] * wholes[0].ndim
             for axis, (start, _) in zip(axes, border):
                 starts[axis] = start
-            if at is not None:
+            if at is not None and loop_axis is not None:
                 starts[loop_axis] = at
                 parts = tuple(lax.dynamic_slice_in_dim(part, at, 1, loop_axis) for part in parts)
             wholes = tuple(map(lax.dynamic_update_slice, wholes, parts, [starts] * len(parts)))

@@ -58,7 +58,9 @@ def scatter(
 
     def merged(u: jax.Array, ranges: Sequence[regions.Range]) -> jax.Array:
         """Blocks as elements again, without those beyond the end."""
-        u = u.reshape(g.with_spatial(y.shape, tuple(u.shape[a] * u.shape[a + 1] for a in _split(g))))
+        u = u.reshape(
+            g.with_spatial(y.shape, tuple(u.shape[a] * u.shape[a + 1] for a in _split(g)))
+        )
         for axis, (start, stop) in zip(g.axes, ranges):
             u = windows.strided(u, axis, 0, stop - start, 1)
         return u
@@ -139,25 +141,23 @@ def _shift_by_shift(
             blocks[axis + 1] = stride
         return jnp.broadcast_to(array, blocks)
 
-    def add(u: jax.Array | None, shift: Sequence[Any]) -> jax.Array | None:
+    def add(u: jax.Array, shift: Sequence[Any]) -> jax.Array:
         value, name = shifted(values, shift), shifted(names, shift)
         elements = _elements(g, shift, value)
         if elements is None:
             return u
         hit = name.astype(jnp.int32) == elements
-        if u is None:
-            return jnp.where(hit, value, jnp.zeros((), value.dtype))
         return jnp.where(hit, u + value if duplicates == "sum" else value, u)
 
+    nothing = jnp.zeros_like(shifted(values, [ts[0] for ts in shifts]))
     if not rolled:
-        return functools.reduce(add, itertools.product(*shifts), None)
+        return functools.reduce(add, itertools.product(*shifts), nothing)
 
     def body(number: jax.Array, u: jax.Array) -> jax.Array:
-        shift = []
+        shift: list[jax.Array] = []
         for ts in reversed(shifts):
             number, t = jnp.divmod(number, len(ts))
             shift.insert(0, t + ts[0])
         return add(u, shift)
 
-    nothing = jnp.zeros_like(shifted(values, [ts[0] for ts in shifts]))
     return lax.fori_loop(0, math.prod(map(len, shifts)), body, nothing)

@@ -29,27 +29,12 @@ def select(
     """Maximum of each window and its offset: the first of equals, the last NaN, never padding."""
     if _is_direct(geometry):
         return _pass(x, None, geometry, range(geometry.ndim), borders_apart)
-    # The last axis first: the winner of each row, then the first of those, is first in raster order.
-    offsets = None
-    for i in reversed(range(geometry.ndim)):
-        x, offsets = _pass(x, offsets, geometry, [i], borders_apart)
-    return x, offsets
-
-
-def maximum(x: jax.Array, geometry: WindowGeometry, *, borders_apart: bool = True) -> jax.Array:
-    """The values of `select` alone."""
-    if geometry.overlaps or _is_direct(geometry):
-        return select(x, geometry, borders_apart=borders_apart)[0]
-    # Over large disjoint windows XLA reduces at the speed of memory, if no offset is asked for.
-    window, strides, dilation, pads = [1] * x.ndim, [1] * x.ndim, [1] * x.ndim, [(0, 0)] * x.ndim
-    for i, axis in enumerate(geometry.axes):
-        window[axis], strides[axis] = geometry.window_shape[i], geometry.strides[i]
-        dilation[axis] = geometry.dilation[i]
-        start, stop = windows.reach(geometry, i, (0, geometry.output_shape[i]))
-        pads[axis] = (-start, stop - geometry.input_shape[i])
-    return lax.reduce_window(
-        x, lowest(x.dtype), lax.max, window, strides, pads, window_dilation=dilation
-    )
+    # The last axis first: the first winner of the first best row is the first in raster order.
+    *others, last = range(geometry.ndim)
+    y, offsets = _pass(x, None, geometry, [last], borders_apart)
+    for i in reversed(others):
+        y, offsets = _pass(y, offsets, geometry, [i], borders_apart)
+    return y, offsets
 
 
 def lowest(dtype: Any) -> np.ndarray:
@@ -72,14 +57,16 @@ def _pass(
     """select over the spatial axes `over`, carrying the offsets found along later axes."""
     axes = [geometry.axes[i] for i in over]
     sizes = [geometry.output_shape[i] for i in over]
-    inner = [windows.interior(geometry, i) if borders_apart else (0, n) for i, n in zip(over, sizes)]
+    inner = [
+        windows.interior(geometry, i) if borders_apart else (0, n) for i, n in zip(over, sizes)
+    ]
 
     def compute(region: regions.Region) -> tuple[jax.Array, jax.Array]:
         reach = [windows.reach(geometry, i, part) for i, part in zip(over, region)]
         values = regions.slab(x, axes, reach, lowest(x.dtype))
         found = None if carried is None else regions.slab(carried, axes, reach, 0)
         inside = all(
-            0 <= start and stop <= geometry.input_shape[i] for (start, stop), i in zip(reach, over)
+            start >= 0 and stop <= geometry.input_shape[i] for (start, stop), i in zip(reach, over)
         )
         first = None if inside else _first_elements(geometry, over, region)
         return _running_maximum(values, found, geometry, over, region, first)
@@ -114,18 +101,13 @@ def _running_maximum(
     weights = [math.prod(geometry.window_shape[i + 1 :]) for i in over]  # of a step in raster order
     is_float = jnp.issubdtype(values.dtype, jnp.floating)
 
-    def element(array: jax.Array, taps: Sequence[Any]) -> jax.Array:
-        for i, tap, (start, stop) in zip(over, taps, region):
-            begin, stride = tap * geometry.dilation[i], geometry.strides[i]
-            array = windows.strided(array, geometry.axes[i], begin, stop - start, stride)
-        return array
-
     def candidate(taps: Sequence[Any]) -> tuple[jax.Array, jax.Array]:
-        value = element(values, taps)
+        value = windows.element(values, geometry, over, taps, region)
         step = jnp.asarray(sum(tap * weight for tap, weight in zip(taps, weights)))
         step = step.astype(geometry.offset_dtype)
-        offset = 0 if carried is None else element(carried, taps)
-        return value, jnp.broadcast_to(offset + step, value.shape)
+        if carried is None:
+            return value, jnp.broadcast_to(step, value.shape)
+        return value, windows.element(carried, geometry, over, taps, region) + step
 
     def update(best: tuple[jax.Array, jax.Array], taps: Sequence[Any]):
         value, offset = candidate(taps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,6 +23,20 @@ def reach(geometry: WindowGeometry, i: int, windows: Range) -> Range:
     """Input positions a range of windows covers along spatial axis `i`, padding included."""
     stride, low = geometry.strides[i], geometry.padding[i][0]
     return windows[0] * stride - low, (windows[1] - 1) * stride - low + geometry.spans[i]
+
+
+def element(
+    array: jax.Array,
+    geometry: WindowGeometry,
+    over: Sequence[int],
+    taps: Sequence[Any],
+    region: Sequence[Range],
+) -> jax.Array:
+    """Element `taps` of every window of a region, from the part of the input the region reaches."""
+    for i, tap, (start, stop) in zip(over, taps, region):
+        begin, stride = tap * geometry.dilation[i], geometry.strides[i]
+        array = strided(array, geometry.axes[i], begin, stop - start, stride)
+    return array
 
 
 def strided(array: jax.Array, axis: int, start: Any, count: int, stride: int) -> jax.Array:
