@@ -21,7 +21,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", default="", help="measure only cases whose name contains this")
     parser.add_argument("--shape", default="8,224,224,64", help="batch,height,width,channels")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    parser.add_argument("--repeats", type=int, default=15, help="timed rounds (default 15)")
+    parser.add_argument("--repeats", type=int, default=21, help="timed rounds (default 21)")
     parser.add_argument("--calls", type=int, help="calls per timing (default: 1 on CPU, 20 on GPU)")
     return parser.parse_args(arguments)
 

@@ -1,8 +1,13 @@
-"""Interleaved timing: every contender once per round, so that all see the same machine."""
+"""Interleaved timing: every contender once per round, so that all see the same machine.
+
+The order changes from round to round: what a call finds in caches and in the allocator depends on
+the one before it.
+"""
 
 from __future__ import annotations
 
 import gc
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -16,10 +21,11 @@ SETTLE_SECONDS = 0.02
 def interleaved(
     contenders: dict[str, Callable[[], object]], repeats: int, warmup: int, calls: int
 ) -> Iterator[dict[str, float]]:
-    """Yield one `{name: seconds per call}` per round, after `warmup` rounds that do not count."""
+    """One `{name: seconds per call}` per round, after `warmup` rounds that do not count."""
+    order = random.Random(0)
     for number in range(-warmup, repeats):
         times = {}
-        for name, run in contenders.items():
+        for name, run in order.sample(list(contenders.items()), len(contenders)):
             gc.collect()
             time.sleep(SETTLE_SECONDS)
             start = time.perf_counter()

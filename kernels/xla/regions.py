@@ -48,11 +48,9 @@ def slab(x: jax.Array, axes: Sequence[int], ranges: Sequence[Range], value: Any)
         stops[axis] = max(min(stop, size), starts[axis])
         pads[axis] = (starts[axis] - start, stop - stops[axis], 0)
     x = lax.slice(x, starts, stops)
-    return (
-        x
-        if all(pad == (0, 0, 0) for pad in pads)
-        else lax.pad(x, lax.full((), value, x.dtype), pads)
-    )
+    if all(pad == (0, 0, 0) for pad in pads):
+        return x
+    return lax.pad(x, lax.full((), value, x.dtype), pads)
 
 
 def fill(
@@ -72,16 +70,16 @@ def fill(
         sizes: per axis, the size of the output.
         axes: axes of the outputs the regions refer to.
         steps: per axis, the granularity of `interiors`; 1 by default.
-        fence: write the borders (one row, if there are none) in a loop over a leading axis. The
-            CPU compiler's fusions stop at a loop: otherwise what follows may be fused with what
-            is computed here, and that means once more for each of its elements. (An optimization
-            barrier does this too, but on CPU only from jax 0.11 on.)
+        fence: write the borders (the last row again, if there are none) in a loop, twice. The CPU compiler's
+            fusions stop at a loop of more than one step: otherwise what follows may be fused with
+            what is computed here, and that means once more for each of its elements. (An
+            optimization barrier does this too, but on CPU only from jax 0.11 on.)
     """
     steps = steps or (1,) * len(axes)
     inner, borders = split(interiors, sizes, steps)
-    if fence and not borders and sizes[0] > steps[0]:
-        interiors = [(0, -(-sizes[0] // steps[0]) - 1), *interiors[1:]]
-        inner, borders = split(interiors, sizes, steps)
+    last_row = (sizes[0] - 1) // steps[0] * steps[0]
+    if fence and not borders and last_row > 0:
+        borders = [((last_row, sizes[0]), *inner[1:])]
 
     def place(array: jax.Array) -> jax.Array:
         pads = [(0, 0, 0)] * array.ndim
@@ -92,19 +90,12 @@ def fill(
     wholes = tuple(place(array) for array in compute(inner))
     pieces = [(border, compute(border)) for border in borders]
 
-    def write(wholes: tuple[jax.Array, ...], at: Any = None) -> tuple[jax.Array, ...]:
+    def write(wholes: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         for border, parts in pieces:
             starts = [0] * wholes[0].ndim
             for axis, (start, _) in zip(axes, border):
                 starts[axis] = start
-            if at is not None and loop_axis is not None:
-                starts[loop_axis] = at
-                parts = tuple(lax.dynamic_slice_in_dim(part, at, 1, loop_axis) for part in parts)
             wholes = tuple(map(lax.dynamic_update_slice, wholes, parts, [starts] * len(parts)))
         return wholes
 
-    leading = range(axes[0] % wholes[0].ndim)
-    loop_axis = next((axis for axis in leading if wholes[0].shape[axis] > 1), None)
-    if not fence or not borders or loop_axis is None:
-        return write(wholes)
-    return lax.fori_loop(0, wholes[0].shape[loop_axis], lambda at, w: write(w, at), wholes)
+    return lax.fori_loop(0, 2, lambda _, w: write(w), wholes) if fence else write(wholes)
