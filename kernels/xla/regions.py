@@ -70,9 +70,9 @@ def fill(
         sizes: per axis, the size of the output.
         axes: axes of the outputs the regions refer to.
         steps: per axis, the granularity of `interiors`; 1 by default.
-        fence: write the borders (the last row again, if there are none) in a loop, twice. The CPU compiler's
-            fusions stop at a loop of more than one step: otherwise what follows may be fused with
-            what is computed here, and that means once more for each of its elements. (An
+        fence: write the borders (the last row again, if there are none) in a loop, twice. XLA's
+            CPU fusions stop at a loop of more than one step: otherwise what follows may be fused
+            with what is computed here, and that means once more for each of its elements. (An
             optimization barrier does this too, but on CPU only from jax 0.11 on.)
     """
     steps = steps or (1,) * len(axes)

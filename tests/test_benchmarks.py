@@ -1,0 +1,77 @@
+"""The benchmark harness: contenders compute the same, and the report holds what it should."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import cases, timing
+
+SHAPE = (2, 8, 8, 4)
+
+
+def as_numpy(results):
+    """Float arrays of a result, JAX's or PyTorch's, as NumPy."""
+    leaves = jax.tree.leaves(results)
+    arrays = [np.asarray(leaf.detach() if hasattr(leaf, "detach") else leaf) for leaf in leaves]
+    return [a for a in arrays if a.dtype == np.float32]
+
+
+def channels_last(array, layout):
+    return np.moveaxis(array, 1, -1) if layout == "channels_first" else array
+
+
+def test_contenders_compute_the_same():
+    compared = 0
+    for case in cases.cases(SHAPE, "float32", "cpu"):
+        expected = as_numpy(case.contenders["jaxunpool"]())
+        for name, run in case.contenders.items():
+            layout = "channels_first" if name.startswith("torch") else case.layout
+            if name == "copy":
+                continue
+            for ours, theirs in zip(expected, as_numpy(run()), strict=True):
+                if case.operation == "unpool gradient" and case.window != "2x2/2":
+                    continue  # PyTorch's goes to overwritten elements too
+                np.testing.assert_allclose(
+                    channels_last(ours, case.layout), channels_last(theirs, layout), rtol=1e-6
+                )
+                compared += 1
+    assert compared >= len(cases.OPERATIONS) * len(cases.WINDOWS) * len(cases.LAYOUTS)
+
+
+def test_bytes_are_those_of_the_arrays():
+    (case,) = cases.cases(SHAPE, "float32", "cpu", only="unpool 2x2/2 channels_last")
+    x = 2 * 8 * 8 * 4
+    assert case.moved_bytes == 4 * x + 4 * x // 4 + x // 4
+
+
+def test_every_round_runs_every_contender():
+    calls = []
+    runs = {name: lambda name=name: calls.append(name) for name in "abc"}
+    rounds = list(timing.interleaved(runs, repeats=4, warmup=1, calls=2))
+    assert len(rounds) == 4
+    assert sorted(calls) == sorted("abc" * 2 * 5)
+    assert set(timing.medians(rounds)) == set("abc")
+
+
+def test_command(tmp_path):
+    pytest.importorskip("rich")
+    report = tmp_path / "new" / "report.json"
+    command = [sys.executable, "-m", "benchmarks", "--shape", "1,8,8,2", "--repeats", "1"]
+    done = subprocess.run(
+        [*command, "--only", "unpool 2x2/2", "--json", report],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "channels_first" in done.stdout
+    results = json.loads(report.read_text())
+    assert results["shape"] == [1, 8, 8, 2]
+    assert {r["layout"] for r in results["results"]} == set(cases.LAYOUTS)
+    for result in results["results"]:
+        assert result["median_seconds"]["jaxunpool"] > 0
+        assert set(result["ratio"]) >= {"copy"}
+    wrong = subprocess.run([*command, "--shape", "3"], capture_output=True, text=True)
+    assert wrong.returncode != 0
+    assert "expected batch,height,width,channels" in wrong.stderr
