@@ -58,7 +58,7 @@ class PoolIndices:
                 position selects nothing.
         """
         flat = as_indices("flat", flat)
-        _check_pooled_shape("flat", flat.shape, geometry)
+        check_pooled_shape("flat", flat.shape, geometry)
         offsets, inside = _offsets_from_flat(flat, geometry)
         if not isinstance(inside, jax.core.Tracer):
             _raise_first("flat", flat, inside, f"an element of its window ({geometry})")
@@ -162,9 +162,14 @@ def as_indices(name: str, values: Any) -> jax.Array:
             # JAX would wrap these around, perhaps into the plane; -1 is outside any.
             values = np.where((host >= 0) & (host <= MAX_INT32), host, -1).astype(np.int32)
     array = as_array(name, values)
+    check_integers(name, array)
+    return array if array.dtype.itemsize >= 4 else array.astype(jnp.int32)
+
+
+def check_integers(name: str, array: jax.Array) -> None:
+    """A TypeError unless the array holds integers."""
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{name}: expected integers, got {array.dtype}{list(array.shape)}")
-    return array if array.dtype.itemsize >= 4 else array.astype(jnp.int32)
 
 
 def check_plane(sizes: tuple[int, ...]) -> None:
@@ -173,7 +178,8 @@ def check_plane(sizes: tuple[int, ...]) -> None:
         raise ValueError(f"a plane of {sizes} has more positions than an int32 index can name")
 
 
-def _check_pooled_shape(name: str, shape: tuple[int, ...], geometry: WindowGeometry) -> None:
+def check_pooled_shape(name: str, shape: tuple[int, ...], geometry: WindowGeometry) -> None:
+    """Refuse an array that is not one element per window of the geometry."""
     if len(shape) < geometry.ndim + 1 or geometry.pooled_shape(shape) != tuple(shape):
         raise ValueError(
             f"{name}: shape {tuple(shape)} does not fit {geometry}: expected spatial sizes"

@@ -20,7 +20,13 @@ from jaxunpool.geometry import (
     check_choice,
     per_axis,
 )
-from jaxunpool.indices import PoolIndices, as_indices, check_plane
+from jaxunpool.indices import (
+    PoolIndices,
+    as_indices,
+    check_integers,
+    check_plane,
+    check_pooled_shape,
+)
 
 Sizes = int | Sequence[int]
 
@@ -159,6 +165,8 @@ def max_unpool(
     plane: Plane
     if isinstance(indices, PoolIndices):
         values, plane = indices.offsets, indices.geometry
+        check_integers("indices.offsets", values)
+        check_pooled_shape("indices.offsets", values.shape, plane)
         _check_owner(indices, output_shape, data_format)
     else:
         values = as_indices("indices", indices)
@@ -172,10 +180,11 @@ def max_unpool(
 
 
 def as_poolable(name: str, x: Any) -> jax.Array:
-    """`x` as an array of floats or integers, or a TypeError."""
+    """`x` as an array of integers or of floats of 16, 32 or 64 bits, or a TypeError."""
     x = as_array(name, x)
-    if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
-        raise TypeError(f"{name}: expected floats or integers, got {x.dtype}")
+    is_float = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize > 1
+    if not (is_float or jnp.issubdtype(x.dtype, jnp.integer)):
+        raise TypeError(f"{name}: expected integers or floats of 16 bits or more, got {x.dtype}")
     return x
 
 

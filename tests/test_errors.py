@@ -26,6 +26,7 @@ WRONG_CALLS = {
     "x text": (pool("photograph", 2), TypeError, "x: expected an array, got str"),
     "x bool": (pool(np.ones((4, 4, 1), bool), (2, 2)), TypeError, "x: .*got bool"),
     "x complex": (pool(np.ones((4, 4, 1), "c8"), (2, 2)), TypeError, "x: .*got complex64"),
+    "x float8": (pool(jnp.ones((4, 4, 1), "float8_e4m3fn"), (2, 2)), TypeError, "x: .*float8"),
     "x None": (pool(None, 2), TypeError, "x: expected an array"),
     "rank too low": (
         pool(X[0, 0], (2, 2)),
@@ -116,6 +117,16 @@ WRONG_CALLS = {
         "indices: expected integers, got float",
     ),
     "indices bool": (unpool(Y, FLAT > 3, output_shape=(6, 7)), TypeError, "indices: .*got bool"),
+    "offsets float": (
+        unpool(Y, jup.PoolIndices(INDICES.offsets * 1.0, INDICES.geometry)),
+        TypeError,
+        "indices.offsets: expected integers",
+    ),
+    "offsets of another geometry": (
+        unpool(Y, jup.PoolIndices(INDICES.offsets, OTHER.geometry)),
+        ValueError,
+        r"indices.offsets: shape \(2, 3, 3, 3\) does not fit",
+    ),
     "indices None": (unpool(Y, None, output_shape=(6, 7)), TypeError, "indices: expected an array"),
     "output_shape missing": (unpool(Y, FLAT), ValueError, "output_shape: raw indices"),
     "output_shape rank": (
