@@ -38,8 +38,9 @@ def check(pooling, answers):
             found["u"] = unpool(v, indices)
             add = functools.partial(unpool, indices=indices, duplicates="sum")
             found["dv"] = jax.vjp(add, v)[1](du)[0]
-            write = functools.partial(unpool, indices=indices, duplicates="last")
-            found["dv_last"] = jax.vjp(write, v)[1](du)[0]
+            if indices.geometry.overlaps:  # otherwise it is the same
+                write = functools.partial(unpool, indices=indices, duplicates="last")
+                found["dv_last"] = jax.vjp(write, v)[1](du)[0]
         return found
 
     found = run(x, *(answers.get(key) for key in ("dy", "v", "du")))
@@ -78,6 +79,12 @@ def test_random_calls_equal_pytorch(chunk):
         check(pooling, answers)
         compared += 1
     assert compared >= 50
+
+
+@pytest.fixture(autouse=True)
+def _forget_compiled_programs():
+    yield
+    jax.clear_caches()  # every call has its own
 
 
 def recorded():
