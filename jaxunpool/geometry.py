@@ -110,10 +110,16 @@ class WindowGeometry(Plane):
             (112, 112)
         """
         data_format = check_choice("data_format", data_format, DATA_FORMATS)
+        window_shape, strides, padding, dilation = map(
+            as_sequence, (window_shape, strides, padding, dilation)
+        )
         n = _spatial_ndim(shape, window_shape)
         window = per_axis("window_shape", window_shape, n, minimum=1)
         stride = window if strides is None else per_axis("strides", strides, n, minimum=1)
         spacing = per_axis("dilation", dilation, n, minimum=1)
+        spacing = tuple(1 if k == 1 else d for k, d in zip(window, spacing))  # without meaning
+        if not isinstance(ceil_mode, bool | np.bool_):
+            raise TypeError(f"ceil_mode: expected a bool, got {ceil_mode!r}")
         first = len(shape) - n - (data_format == "channels_last")
         sizes = tuple(int(size) for size in shape[first : first + n])
         if min(sizes) < 1:
@@ -179,6 +185,12 @@ class WindowGeometry(Plane):
         """Full shape after pooling an array of the given full shape."""
         return self.with_spatial(shape, self.output_shape)
 
+    def names_element(self, offsets: Any) -> jax.Array:
+        """Whether each offset names an element of the window."""
+        # In 32 bits: in its own type an offset compares with a volume that has wrapped around.
+        wide = jnp.asarray(offsets).astype(jnp.int32)
+        return (wide >= 0) & (wide < self.volume)
+
     def positions(self, offsets: Any) -> list[Any]:
         """Input position of every offset, one int32 array per spatial axis."""
         rest, found = jnp.asarray(offsets, jnp.int32), []
@@ -225,8 +237,13 @@ def as_array(name: str, value: Any) -> jax.Array:
     """`value` as an array of its own type, or a TypeError."""
     try:
         return value if isinstance(value, jax.Array) else jnp.asarray(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name}: expected an array, got {type(value).__name__}") from None
+
+
+def as_sequence(value: Any) -> Any:
+    """NumPy arrays of sizes as lists; anything else as it is."""
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def as_int(name: str, value: Any) -> int:
@@ -241,7 +258,7 @@ def as_int(name: str, value: Any) -> int:
 
 def _spatial_ndim(shape: Sequence[int], window_shape: Any) -> int:
     """Number of spatial axes the window asks for, checked against the rank of the array."""
-    if isinstance(window_shape, Sequence) and not isinstance(window_shape, str):
+    if isinstance(window_shape, Sequence) and not isinstance(window_shape, str | bytes):
         n, least = len(window_shape), len(window_shape) + 1
     else:
         as_int("window_shape", window_shape)
@@ -256,7 +273,7 @@ def _spatial_ndim(shape: Sequence[int], window_shape: Any) -> int:
 
 def per_axis(name: str, value: Any, n: int, minimum: int) -> tuple[int, ...]:
     """An int or a sequence of `n` ints as a tuple of `n` ints of at least `minimum`."""
-    if isinstance(value, str):
+    if isinstance(value, str | bytes):
         raise TypeError(f"{name}: expected an int or {n} of them, got {value!r}")
     values = tuple(value) if isinstance(value, Sequence) else (value,) * n
     if len(values) != n:
@@ -285,11 +302,11 @@ def _resolve_padding(
             for size, span, stride in zip(sizes, spans, strides)
         )
         return tuple((total // 2, total - total // 2) for total in totals)
-    per_axis = padding if isinstance(padding, Sequence) else (as_int("padding", padding),) * n
-    if len(per_axis) != n:
-        raise ValueError(f"padding={padding!r}: {expected}, got {len(per_axis)}")
+    pads = padding if isinstance(padding, Sequence) else (as_int("padding", padding),) * n
+    if len(pads) != n:
+        raise ValueError(f"padding={padding!r}: {expected}, got {len(pads)}")
     pairs = []
-    for pair, span in zip(per_axis, spans):
+    for pair, span in zip(pads, spans):
         pair = tuple(pair) if isinstance(pair, Sequence) else (pair, pair)
         if len(pair) != 2:
             raise ValueError(f"padding={padding!r}: {expected}, got {pair!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, Self
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
-from jaxunpool.geometry import WindowGeometry, along, as_array
+from jaxunpool.geometry import WindowGeometry, along, as_array, as_sequence, per_axis
 
 MAX_INT32 = np.iinfo(np.int32).max
 
@@ -58,6 +59,7 @@ class PoolIndices:
                 position selects nothing.
         """
         flat = as_indices("flat", flat)
+        check_geometry("geometry", geometry)
         check_pooled_shape("flat", flat.shape, geometry)
         offsets, inside = _offsets_from_flat(flat, geometry)
         if not isinstance(inside, jax.core.Tracer):
@@ -103,8 +105,8 @@ class PoolIndices:
 @functools.partial(jax.jit, static_argnums=1)
 def flat_positions(offsets: jax.Array, geometry: WindowGeometry) -> jax.Array:
     """Flat spatial position of every offset, int32; -1 where the offset selects nothing."""
-    check_plane(geometry.input_shape)
-    flat, inside = jnp.int32(0), jnp.asarray(offsets) < geometry.volume
+    check_plane("geometry.input_shape", geometry.input_shape)
+    flat, inside = jnp.int32(0), geometry.names_element(offsets)
     for position, size in zip(geometry.positions(offsets), geometry.input_shape):
         flat = flat * size + position
         inside &= (position >= 0) & (position < size)
@@ -139,14 +141,13 @@ def validate_indices(
     if isinstance(indices, PoolIndices):
         if output_shape is not None:
             raise ValueError(f"output_shape={output_shape!r}: PoolIndices know theirs")
+        check_pool_indices(indices)
         flat, sizes = indices.flat, indices.geometry.input_shape
         values, expected = indices.offsets, "an offset to an element of its window"
     else:
         flat = values = as_indices("indices", indices)
-        if output_shape is None:
-            raise ValueError("output_shape: expected the spatial sizes that raw indices point into")
-        sizes = output_shape if isinstance(output_shape, tuple | list) else (output_shape,)
-        expected = f"a flat position in 0..{math.prod(sizes) - 1} of a {tuple(sizes)} plane"
+        sizes = plane_sizes("indices", flat.shape, output_shape)
+        expected = f"a flat position in 0..{math.prod(sizes) - 1} of a {sizes} plane"
     inside = (flat >= 0) & (flat < math.prod(sizes))
     if isinstance(inside, jax.core.Tracer):
         checkify.check(jnp.all(inside), f"indices: expected {expected}")
@@ -157,7 +158,10 @@ def validate_indices(
 def as_indices(name: str, values: Any) -> jax.Array:
     """`values` as an array of integers of 32 bits or more, or a TypeError."""
     if not isinstance(values, jax.Array):
-        host = np.asarray(values)
+        try:
+            host = np.asarray(values)
+        except ValueError:  # ragged lists
+            raise TypeError(f"{name}: expected an array of integers") from None
         if host.dtype in (np.int64, np.uint64) and not jax.config.read("jax_enable_x64"):
             # JAX would wrap these around, perhaps into the plane; -1 is outside any.
             values = np.where((host >= 0) & (host <= MAX_INT32), host, -1).astype(np.int32)
@@ -172,10 +176,44 @@ def check_integers(name: str, array: jax.Array) -> None:
         raise TypeError(f"{name}: expected integers, got {array.dtype}{list(array.shape)}")
 
 
-def check_plane(sizes: tuple[int, ...]) -> None:
+def check_geometry(name: str, geometry: Any) -> None:
+    """A TypeError unless it is a WindowGeometry."""
+    if not isinstance(geometry, WindowGeometry):
+        raise TypeError(f"{name}: expected a WindowGeometry, got {geometry!r}")
+
+
+def check_pool_indices(indices: PoolIndices) -> None:
+    """Refuse PoolIndices, made by hand, whose offsets are no integers or not one per window."""
+    check_geometry("indices.geometry", indices.geometry)
+    if not hasattr(indices.offsets, "dtype"):
+        raise TypeError(f"indices.offsets: expected an array, got {type(indices.offsets).__name__}")
+    check_integers("indices.offsets", indices.offsets)
+    check_pooled_shape("indices.offsets", indices.offsets.shape, indices.geometry)
+
+
+def plane_sizes(name: str, shape: tuple[int, ...], output_shape: Any) -> tuple[int, ...]:
+    """The spatial sizes that raw indices, or an array with them, of the given shape point into."""
+    output_shape = as_sequence(output_shape)
+    if output_shape is None:
+        raise ValueError(
+            "output_shape: raw indices do not know it; expected the spatial sizes of the result"
+            " (PoolIndices, from max_pool_with_indices, know theirs)"
+        )
+    n = len(output_shape) if isinstance(output_shape, Sequence) else len(shape) - 2
+    if not 1 <= n <= 3 or len(shape) < n + 1:
+        raise ValueError(
+            f"output_shape={output_shape!r} does not fit {name} of shape {shape}: expected 1 to 3"
+            f" spatial axes and a channel axis (an int means {name}.ndim - 2 spatial axes)"
+        )
+    sizes = per_axis("output_shape", output_shape, n, minimum=1)
+    check_plane("output_shape", sizes)
+    return sizes
+
+
+def check_plane(name: str, sizes: tuple[int, ...]) -> None:
     """Flat positions are int32: refuse a plane that has more."""
     if math.prod(sizes) > MAX_INT32:
-        raise ValueError(f"a plane of {sizes} has more positions than an int32 index can name")
+        raise ValueError(f"{name}: {sizes} has more positions than an int32 index can name")
 
 
 def check_pooled_shape(name: str, shape: tuple[int, ...], geometry: WindowGeometry) -> None:
@@ -190,7 +228,7 @@ def check_pooled_shape(name: str, shape: tuple[int, ...], geometry: WindowGeomet
 @functools.partial(jax.jit, static_argnums=1)
 def _offsets_from_flat(flat: jax.Array, geometry: WindowGeometry) -> tuple[jax.Array, jax.Array]:
     """Offset of every flat position inside its window, and whether it is an element of it."""
-    check_plane(geometry.input_shape)
+    check_plane("geometry.input_shape", geometry.input_shape)
     inside = (flat >= 0) & (flat < math.prod(geometry.input_shape))
     rest = jnp.where(inside, flat, 0).astype(jnp.int32)
     offsets, weight = jnp.int32(0), 1

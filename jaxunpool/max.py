@@ -17,16 +17,11 @@ from jaxunpool.geometry import (
     Plane,
     WindowGeometry,
     as_array,
+    as_sequence,
     check_choice,
     per_axis,
 )
-from jaxunpool.indices import (
-    PoolIndices,
-    as_indices,
-    check_integers,
-    check_plane,
-    check_pooled_shape,
-)
+from jaxunpool.indices import PoolIndices, as_indices, check_pool_indices, plane_sizes
 
 Sizes = int | Sequence[int]
 
@@ -140,7 +135,8 @@ def max_unpool(
             `y.ndim - 2` spatial axes.
         duplicates: what happens where indices repeat. `"last"`: the last in raster order is kept,
             and alone has a gradient. `"sum"`: all are added, which is the transpose of reading at
-            the indices and TensorFlow's `scatter_nd`.
+            the indices and TensorFlow's `scatter_nd`. For raw indices XLA chooses the order of
+            these additions; on GPU it can differ from run to run.
         data_format: for raw integers; `"channels_last"` by default. `PoolIndices` know theirs.
         implementation: as in `max_pool`.
 
@@ -164,13 +160,13 @@ def max_unpool(
         check_choice("data_format", data_format, DATA_FORMATS)
     plane: Plane
     if isinstance(indices, PoolIndices):
+        check_pool_indices(indices)
         values, plane = indices.offsets, indices.geometry
-        check_integers("indices.offsets", values)
-        check_pooled_shape("indices.offsets", values.shape, plane)
         _check_owner(indices, output_shape, data_format)
     else:
         values = as_indices("indices", indices)
-        plane = _plane(y, output_shape, data_format or "channels_last")
+        sizes = plane_sizes("y", y.shape, output_shape)
+        plane = Plane(input_shape=sizes, data_format=data_format or "channels_last")
     if values.shape != y.shape:
         raise ValueError(
             f"indices: expected the shape of y, {y.shape}, got {values.shape}"
@@ -220,27 +216,9 @@ def _check_owner(indices: PoolIndices, output_shape: Any, data_format: str | Non
             f"data_format={data_format!r}: the PoolIndices were made with {geometry.data_format!r}"
         )
     if output_shape is not None:
-        sizes = per_axis("output_shape", output_shape, geometry.ndim, minimum=1)
+        sizes = per_axis("output_shape", as_sequence(output_shape), geometry.ndim, minimum=1)
         if sizes != geometry.input_shape:
             raise ValueError(
                 f"output_shape={output_shape!r}: the PoolIndices were made for an input of spatial"
                 f" size {geometry.input_shape}"
             )
-
-
-def _plane(y: jax.Array, output_shape: Any, data_format: DataFormat) -> Plane:
-    """The plane that raw indices point into."""
-    if output_shape is None:
-        raise ValueError(
-            "output_shape: raw indices do not know it; expected the spatial sizes of the result"
-            " (PoolIndices, from max_pool_with_indices, know theirs)"
-        )
-    n = len(output_shape) if isinstance(output_shape, Sequence) else y.ndim - 2
-    if not 1 <= n <= 3 or y.ndim < n + 1:
-        raise ValueError(
-            f"output_shape={output_shape!r} does not fit y of shape {y.shape}: expected 1 to 3"
-            " spatial axes and a channel axis (an int means y.ndim - 2 spatial axes)"
-        )
-    sizes = per_axis("output_shape", output_shape, n, minimum=1)
-    check_plane(sizes)
-    return Plane(input_shape=sizes, data_format=data_format)

@@ -37,8 +37,8 @@ def scatter(
     y: jax.Array, indices: jax.Array, plane: Plane, duplicates: str, implementation: Implementation
 ) -> jax.Array:
     """Each value at the element its index names, zero elsewhere."""
-    implementation_of = dispatch.scatter if implementation == "xla" else _scatter
-    return implementation_of(y, indices, plane, duplicates)
+    run = dispatch.scatter if implementation == "xla" else _scatter
+    return run(y, indices, plane, duplicates)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

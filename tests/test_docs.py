@@ -47,6 +47,10 @@ def test_readme_examples():
         exec(compile(block, "README.md", "exec"), names)
 
 
+def test_readme_is_finished():
+    assert not re.findall(r"\b[A-Z]+_[A-Z]+\b", re.sub(r"`[^`]*`", "", README))
+
+
 def test_readme_mentions_what_exists():
     for path in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / path).exists(), path

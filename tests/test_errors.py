@@ -147,7 +147,7 @@ WRONG_CALLS = {
     "output_shape too large": (
         unpool(Y, FLAT, output_shape=(2**16, 2**16)),
         ValueError,
-        "int32",
+        "output_shape: .*int32",
     ),
     "output_shape of others": (
         unpool(Y, INDICES, output_shape=(8, 8)),
@@ -164,7 +164,45 @@ WRONG_CALLS = {
         ValueError,
         "made with 'channels_last'",
     ),
+    "ceil_mode": (pool(X, (2, 2), ceil_mode="no"), TypeError, "ceil_mode: expected a bool"),
+    "x too large for any type": (pool([[2**70], [1]], (2,)), TypeError, "x: expected an array"),
+    "window bytes": (pool(X, b"22"), TypeError, "window_shape: expected an int"),
+    "indices too large": (
+        unpool(Y, 2**70, output_shape=(6, 7)),
+        TypeError,
+        "indices: expected an array",
+    ),
+    "indices without geometry": (
+        unpool(Y, jup.PoolIndices(INDICES.offsets, None)),
+        TypeError,
+        "indices.geometry: expected a WindowGeometry",
+    ),
+    "offsets in a list": (
+        unpool(Y, jup.PoolIndices([0], INDICES.geometry)),
+        TypeError,
+        "indices.offsets: expected an array, got list",
+    ),
     # indices by themselves
+    "from_flat without geometry": (
+        lambda: jup.PoolIndices.from_flat(FLAT, (2, 2)),
+        TypeError,
+        "geometry: expected a WindowGeometry",
+    ),
+    "validate float offsets": (
+        lambda: jup.validate_indices(jup.PoolIndices(INDICES.offsets * 1.0, INDICES.geometry)),
+        TypeError,
+        "indices.offsets: expected integers",
+    ),
+    "validate shape float": (
+        lambda: jup.validate_indices(FLAT, output_shape=(6.0, 7)),
+        TypeError,
+        "output_shape: expected an int",
+    ),
+    "validate shape negative": (
+        lambda: jup.validate_indices(FLAT, output_shape=(-6, -7)),
+        ValueError,
+        "output_shape=",
+    ),
     "from_flat float": (
         lambda: jup.PoolIndices.from_flat(FLAT * 1.0, INDICES.geometry),
         TypeError,

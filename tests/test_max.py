@@ -123,6 +123,64 @@ def test_large_windows(rng, shape, window, strides, padding):
         assert_same(jup.max_unpool(dy, indices, duplicates=duplicates), u)
 
 
+@pytest.mark.parametrize(
+    ("shape", "window", "strides", "padding"),
+    [
+        # The volume of the later axes is a power of two, and the window does not fit the strides.
+        ((9, 32, 1), (3, 16), (2, 16), 0),
+        ((9, 24, 1), (3, 16), (2, 8), 0),
+        ((9, 20, 1), (2, 16), (3, 16), 0),
+        ((12, 40, 1), (5, 32), (2, 3), 2),
+        ((6, 5, 20, 1), (2, 2, 16), (3, 1, 8), 0),
+        ((9, 8, 8, 1), (3, 4, 4), (2, 4, 4), 0),
+        # As many elements as the type of the offsets has values, one less and one more.
+        ((40, 40, 1), (16, 16), 3, 5),
+        ((40, 40, 1), (15, 17), 3, 5),
+        ((600, 2), (257,), 50, 0),
+        ((300, 260, 1), (256, 256), (20, 3), 0),
+    ],
+)
+@pytest.mark.parametrize("descending", [False, True])
+def test_windows_at_the_limits_of_integer_types(rng, shape, window, strides, padding, descending):
+    x = rng.permutation(int(np.prod(shape))).reshape(shape).astype(np.float64)
+    if descending:  # the first element of every window is the largest
+        x = -np.arange(x.size, dtype=np.float64).reshape(shape)
+    n = len(window)
+    y, indices = jup.max_pool_with_indices(x, window, strides, padding)
+    expected, _, flat = oracle.max_pool(
+        x,
+        window,
+        np.broadcast_to(strides, n).tolist(),
+        ((padding, padding),) * n,
+        (1,) * n,
+        False,
+    )
+    assert_same(y, expected)
+    assert_same(indices.flat, flat.astype(np.int32))
+    jup.validate_indices(indices)
+    dy = rng.standard_normal(y.shape)
+    for duplicates in ("last", "sum"):
+        unpool = functools.partial(jup.max_unpool, indices=indices, duplicates=duplicates)
+        u, pullback = jax.vjp(unpool, dy)
+        assert_same(u, oracle.max_unpool(dy, flat, shape[:-1], duplicates))
+        du = rng.standard_normal(shape)
+        assert_same(pullback(du)[0], oracle.max_unpool_gradient(du, flat, duplicates))
+
+
+def test_nothing_to_unpool():
+    y, flat = np.zeros((0, 0, 1), np.float32), np.zeros((0, 0, 1), np.int32)
+    u, pullback = jax.vjp(lambda y: jup.max_unpool(y, flat, output_shape=(4, 4)), y)
+    assert_same(u, np.zeros((4, 4, 1), np.float32))
+    assert pullback(u)[0].shape == y.shape
+
+
+def test_numpy_arrays_of_sizes():
+    x = np.arange(42.0).reshape(6, 7, 1)
+    expected = jup.max_pool(x, (2, 2), (2, 1), ((0, 1), (1, 1)))
+    sizes = map(np.array, ((2, 2), (2, 1), ((0, 1), (1, 1))))
+    assert_same(jup.max_pool(x, *sizes), np.asarray(expected))
+
+
 @pytest.mark.parametrize("window", [(64, 64), (56, 56), (7, 7, 7)])
 @pytest.mark.parametrize("strides", [None, 1])
 def test_programs_stay_small_for_large_windows(window, strides):

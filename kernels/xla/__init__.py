@@ -1,7 +1,7 @@
 """The primitives in plain JAX: strided slices, comparisons and selects, for every platform.
 
-No formulation here uses a scatter instruction, and none lets XLA materialise a padded copy of the
-large array; `benchmarks/NOTES.md` keeps the ones that lost and their times.
+The window primitives use no scatter instruction and let XLA make no padded copy of the large array;
+`benchmarks/NOTES.md` keeps the formulations that lost. `*_flat` serve indices without a window.
 """
 
 from jaxunpool.kernels.xla.flat import gather_flat, scatter_flat

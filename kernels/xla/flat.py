@@ -16,6 +16,8 @@ Axes = tuple[int, ...]
 
 def gather_flat(u: jax.Array, flat: jax.Array, axes: Axes) -> jax.Array:
     """`u` at flat positions of the plane its spatial `axes` span; zero where out of range."""
+    if flat.size == 0:
+        return jnp.zeros(flat.shape, u.dtype)
     lines, axis = _lines(u, axes), axes[-1] % (u.ndim - len(axes) + 1)
     batching = tuple(d for d in range(lines.ndim) if d != axis)
     numbers = lax.GatherDimensionNumbers(
@@ -40,6 +42,8 @@ def scatter_flat(
     numbers are scattered with a maximum, whose order does not matter, and then looked up.
     `"sum"` adds; on GPU XLA does not promise an order for these additions.
     """
+    if y.size == 0:
+        return jnp.zeros(output_shape, y.dtype)
     values, axis = _lines(y, axes), axes[-1] % (y.ndim - len(axes) + 1)
     size = math.prod(output_shape[a] for a in axes)
     shape = (*values.shape[:axis], size, *values.shape[axis + 1 :])

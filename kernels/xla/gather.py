@@ -46,7 +46,7 @@ def _fetch(u: jax.Array, offsets: jax.Array, geometry: WindowGeometry) -> jax.Ar
     """XLA's gather, one element per window: its cost does not grow with the window."""
     positions = jnp.stack(geometry.positions(offsets), -1)
     # An offset that names no element of its window must not read a neighbour's.
-    positions = jnp.where((offsets < geometry.volume)[..., None], positions, -1)
+    positions = jnp.where(geometry.names_element(offsets)[..., None], positions, -1)
     spatial = tuple(axis % u.ndim for axis in geometry.axes)
     batching = tuple(axis for axis in range(u.ndim) if axis not in spatial)
     numbers = lax.GatherDimensionNumbers(

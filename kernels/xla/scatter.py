@@ -118,8 +118,8 @@ def _elements(g: WindowGeometry, shift: Sequence[Any], like: jax.Array) -> jax.A
             inside &= tap >= 0
         if taps is None or taps[-1] >= k * d:
             inside &= tap < k
-        tap = tap if inside is True else jnp.where(inside, tap, NO_ELEMENT)
-        offset = offset + tap * math.prod(g.window_shape[i + 1 :])
+        tap = tap * math.prod(g.window_shape[i + 1 :])
+        offset = offset + (tap if inside is True else jnp.where(inside, tap, NO_ELEMENT))
     return offset
 
 
