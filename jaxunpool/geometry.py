@@ -167,16 +167,6 @@ class WindowGeometry(Plane):
         )
 
     @property
-    def has_borders(self) -> bool:
-        """Whether windows reach beyond the input, or leave elements at its end uncovered."""
-        return any(
-            low > 0 or (outputs - 1) * stride - low + span != size
-            for (low, _), stride, span, outputs, size in zip(
-                self.padding, self.strides, self.spans, self.output_shape, self.input_shape
-            )
-        )
-
-    @property
     def offset_dtype(self) -> np.dtype:
         """The smallest unsigned type that holds every offset: `uint8` up to 256 elements."""
         return np.min_scalar_type(self.volume - 1)
@@ -212,6 +202,8 @@ class WindowGeometry(Plane):
                 self.output_shape,
             )
         ):
+            if d == 1:
+                continue
             taps = np.arange(o)[:, None] * s - lo + np.arange(k) * d
             empty = np.flatnonzero(~((taps >= 0) & (taps < n)).any(axis=1))
             if empty.size:

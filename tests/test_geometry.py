@@ -9,8 +9,6 @@ import pytest
 
 from jaxunpool import WindowGeometry
 
-SPATIAL = [(1, 1), (2, 5), (7, 8), (9, 30)]
-
 
 def grid():
     for size, window, stride, dilation, ceil_mode in itertools.product(
