@@ -18,8 +18,8 @@ try:
 except ImportError:
     torch = None
 
-CHUNKS = 60
-CASES_PER_CHUNK = 52  # at least 50 of them compared: 3000 calls
+CHUNKS = 64
+CASES_PER_CHUNK = 52  # of which at least 47 can be compared: 3,000 calls
 
 
 def check(pooling, answers):
@@ -78,7 +78,7 @@ def test_random_calls_equal_pytorch(chunk):
         assert geometry.output_shape == answers["y"].shape[2:]
         check(pooling, answers)
         compared += 1
-    assert compared >= 50
+    assert compared >= 47
 
 
 @pytest.fixture(autouse=True)
