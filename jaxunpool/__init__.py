@@ -1,15 +1,58 @@
 """Pooling with indices, and every way to undo it, for JAX."""
 
-from jaxunpool.geometry import WindowGeometry
+from jaxunpool import interop
+from jaxunpool.adaptive import (
+    adaptive_avg_pool,
+    adaptive_max_pool,
+    adaptive_max_pool_with_indices,
+)
+from jaxunpool.average import avg_pool, avg_unpool, global_avg_pool
+from jaxunpool.conv_transpose import conv_transpose
+from jaxunpool.fixed import bed_of_nails_unpool, fixed_unpool
+from jaxunpool.fractional import fractional_max_pool, fractional_max_pool_with_indices
+from jaxunpool.geometry import Plane, WindowGeometry
 from jaxunpool.indices import PoolIndices, validate_indices
-from jaxunpool.max import max_pool, max_pool_with_indices, max_unpool
+from jaxunpool.interpolate import interpolate
+from jaxunpool.inverse import inverse
+from jaxunpool.lp import lp_pool
+from jaxunpool.max import (
+    global_max_pool,
+    global_max_pool_with_indices,
+    max_pool,
+    max_pool_with_argmax_and_mask,
+    max_pool_with_indices,
+    max_unpool,
+    max_unpool_like,
+)
+from jaxunpool.nearest import nearest_unpool
 
 __all__ = [
+    "Plane",
     "PoolIndices",
     "WindowGeometry",
+    "adaptive_avg_pool",
+    "adaptive_max_pool",
+    "adaptive_max_pool_with_indices",
+    "avg_pool",
+    "avg_unpool",
+    "bed_of_nails_unpool",
+    "conv_transpose",
+    "fixed_unpool",
+    "fractional_max_pool",
+    "fractional_max_pool_with_indices",
+    "global_avg_pool",
+    "global_max_pool",
+    "global_max_pool_with_indices",
+    "interop",
+    "interpolate",
+    "inverse",
+    "lp_pool",
     "max_pool",
+    "max_pool_with_argmax_and_mask",
     "max_pool_with_indices",
     "max_unpool",
+    "max_unpool_like",
+    "nearest_unpool",
     "validate_indices",
 ]
 

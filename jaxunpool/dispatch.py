@@ -56,6 +56,28 @@ def scatter(y: jax.Array, indices: jax.Array, plane: Plane, duplicates: str) -> 
     return xla.scatter_flat(y, indices, plane.unpooled_shape(y.shape), plane.axes, duplicates)
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def reduce(
+    u: jax.Array, pattern: jax.Array | None, geometry: WindowGeometry, weights: str
+) -> jax.Array:
+    """Weighted sum over each window."""
+    return _by_platform(xla.reduce, geometry, weights=weights)(u, pattern)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def replicate(
+    y: jax.Array, pattern: jax.Array | None, geometry: WindowGeometry, weights: str
+) -> jax.Array:
+    """Weighted copies into each window, added where windows meet."""
+    return _by_platform(xla.replicate, geometry, weights=weights)(y, pattern)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def correlate(u: jax.Array, y: jax.Array, geometry: WindowGeometry) -> jax.Array:
+    """Per element of the window, the sum over all windows of the two arrays' product."""
+    return xla.correlate(u, y, geometry)
+
+
 def _by_platform(kernel: Callable, geometry: WindowGeometry, **options: Any) -> Callable:
     """A kernel of the XLA backend, formulated for the platform it is lowered for."""
     kernel = functools.partial(kernel, geometry=geometry, **options)

@@ -109,41 +109,88 @@ class WindowGeometry(Plane):
             >>> WindowGeometry.for_input((8, 224, 224, 64), (3, 3), 2, 1).output_shape
             (112, 112)
         """
-        data_format = check_choice("data_format", data_format, DATA_FORMATS)
-        window_shape, strides, padding, dilation = map(
-            as_sequence, (window_shape, strides, padding, dilation)
-        )
-        n = _spatial_ndim(shape, window_shape)
-        window = per_axis("window_shape", window_shape, n, minimum=1)
-        stride = window if strides is None else per_axis("strides", strides, n, minimum=1)
-        spacing = per_axis("dilation", dilation, n, minimum=1)
-        spacing = tuple(1 if k == 1 else d for k, d in zip(window, spacing))  # without meaning
-        if not isinstance(ceil_mode, bool | np.bool_):
-            raise TypeError(f"ceil_mode: expected a bool, got {ceil_mode!r}")
-        first = len(shape) - n - (data_format == "channels_last")
-        sizes = tuple(int(size) for size in shape[first : first + n])
-        if min(sizes) < 1:
-            raise ValueError(f"x: spatial sizes must be at least 1, got {sizes} in {tuple(shape)}")
-        spans = tuple(_span(k, d) for k, d in zip(window, spacing))
-        pads = _resolve_padding(padding, sizes, spans, stride)
+        window = _Window("x", shape, window_shape, strides, dilation, ceil_mode, data_format)
+        return cls._over(window, window.sizes, padding)
+
+    @classmethod
+    def for_output(
+        cls,
+        shape: Sequence[int],
+        window_shape: int | Sequence[int],
+        strides: int | Sequence[int] | None = None,
+        padding: Padding = "VALID",
+        *,
+        output_shape: int | Sequence[int] | None = None,
+        dilation: int | Sequence[int] = 1,
+        ceil_mode: bool = False,
+        data_format: DataFormat = "channels_last",
+    ) -> Self:
+        """The geometry whose pooled array has the given full shape: what unpooling starts from.
+
+        Args:
+            shape: shape of the pooled array.
+            output_shape: spatial sizes of the unpooled array, `input_shape` of the result. By
+                default, of the sizes that give so many windows, the one that windows cover exactly
+                (under `"SAME"` the one that strides divide).
+            window_shape, strides, padding, dilation, ceil_mode, data_format: as in `for_input`.
+
+        Raises:
+            ValueError, TypeError: an argument does not fit; the message names it.
+
+        Example:
+            >>> WindowGeometry.for_output((8, 112, 112, 64), (3, 3), 2, 1).input_shape
+            (223, 223)
+            >>> WindowGeometry.for_output((112, 112, 1), (3, 3), 2, 1, output_shape=224).input_shape
+            (224, 224)
+        """
+        window = _Window("y", shape, window_shape, strides, dilation, ceil_mode, data_format)
+        n, padding, pooled = len(window.sizes), as_sequence(padding), window.sizes
+        if output_shape is not None:
+            sizes = per_axis("output_shape", as_sequence(output_shape), n, minimum=1)
+        elif isinstance(padding, str) and padding.upper() == "SAME":
+            sizes = tuple(size * stride for size, stride in zip(pooled, window.strides))
+        else:
+            pads = _resolve_padding(padding, pooled, window.spans, window.strides)
+            sizes = tuple(
+                (size - 1) * stride + span - sum(pad)
+                for size, stride, span, pad in zip(pooled, window.strides, window.spans, pads)
+            )
+            if min(sizes) < 1:
+                raise ValueError(
+                    f"padding={padding!r}: {pooled} windows of span {window.spans} hold nothing"
+                    f" but padding (spatial sizes {sizes})"
+                )
+        geometry = cls._over(window, sizes, padding)
+        if geometry.output_shape != pooled:
+            raise ValueError(
+                f"output_shape={output_shape!r}: spatial sizes {sizes} have"
+                f" {geometry.output_shape} windows, but y of shape {tuple(shape)} has {pooled}"
+            )
+        return geometry
+
+    @classmethod
+    def _over(cls, window: _Window, sizes: tuple[int, ...], padding: Any) -> Self:
+        """A checked window over a grid of the given sizes."""
+        padding = as_sequence(padding)
+        pads = _resolve_padding(padding, sizes, window.spans, window.strides)
         same = isinstance(padding, str) and padding.upper() == "SAME"
-        outputs = tuple(
-            map(_output_size, sizes, spans, stride, pads, (ceil_mode and not same,) * n)
-        )
+        ceil_mode = (window.ceil_mode and not same,) * len(sizes)
+        outputs = tuple(map(_output_size, sizes, window.spans, window.strides, pads, ceil_mode))
         if min(outputs) < 1:
             raise ValueError(
-                f"window_shape={window} with dilation={spacing} spans {spans}, which is larger than"
-                f" the padded input {tuple(s + lo + hi for s, (lo, hi) in zip(sizes, pads))}"
+                f"window_shape={window.window_shape} with dilation={window.dilation} spans"
+                f" {window.spans}, which is larger than the padded input"
+                f" {tuple(s + lo + hi for s, (lo, hi) in zip(sizes, pads))}"
                 f" (spatial sizes {sizes}, padding {pads})"
             )
         geometry = cls(
-            window_shape=window,
-            strides=stride,
+            window_shape=window.window_shape,
+            strides=window.strides,
             padding=pads,
-            dilation=spacing,
+            dilation=window.dilation,
             input_shape=sizes,
             output_shape=outputs,
-            data_format=data_format,
+            data_format=window.data_format,
         )
         geometry._check_no_window_is_empty()
         return geometry
@@ -213,6 +260,45 @@ class WindowGeometry(Plane):
                 )
 
 
+class _Window:
+    """The arguments that describe a window, checked against the array it is for."""
+
+    def __init__(
+        self,
+        name: str,
+        shape: Sequence[int],
+        window_shape: Any,
+        strides: Any,
+        dilation: Any,
+        ceil_mode: Any,
+        data_format: Any,
+    ) -> None:
+        self.data_format = check_choice("data_format", data_format, DATA_FORMATS)
+        window_shape, strides, dilation = map(as_sequence, (window_shape, strides, dilation))
+        n = spatial_ndim(name, shape, "window_shape", window_shape)
+        window = per_axis("window_shape", window_shape, n, minimum=1)
+        self.window_shape = window
+        self.strides = window if strides is None else per_axis("strides", strides, n, minimum=1)
+        spacing = per_axis("dilation", dilation, n, minimum=1)
+        self.dilation = tuple(1 if k == 1 else d for k, d in zip(window, spacing))  # no meaning
+        if not isinstance(ceil_mode, bool | np.bool_):
+            raise TypeError(f"ceil_mode: expected a bool, got {ceil_mode!r}")
+        self.ceil_mode = bool(ceil_mode)
+        self.spans = tuple(map(_span, window, self.dilation))
+        self.sizes = spatial_sizes(name, shape, n, self.data_format)
+
+
+def spatial_sizes(
+    name: str, shape: Sequence[int], n: int, data_format: DataFormat
+) -> tuple[int, ...]:
+    """The `n` spatial sizes in a full shape; a ValueError if one of them is 0."""
+    first = len(shape) - n - (data_format == "channels_last")
+    sizes = tuple(int(size) for size in shape[first : first + n])
+    if min(sizes) < 1:
+        raise ValueError(f"{name}: spatial sizes must be at least 1, got {sizes} in {tuple(shape)}")
+    return sizes
+
+
 def along(values: np.ndarray, axis: int) -> np.ndarray:
     """A vector as an int32 array that broadcasts along every axis but `axis` (negative)."""
     return values.astype(np.int32).reshape((-1,) + (1,) * (-axis - 1))
@@ -248,17 +334,17 @@ def as_int(name: str, value: Any) -> int:
         raise TypeError(f"{name}: expected an int, got {value!r}") from None
 
 
-def _spatial_ndim(shape: Sequence[int], window_shape: Any) -> int:
-    """Number of spatial axes the window asks for, checked against the rank of the array."""
-    if isinstance(window_shape, Sequence) and not isinstance(window_shape, str | bytes):
-        n, least = len(window_shape), len(window_shape) + 1
+def spatial_ndim(name: str, shape: Sequence[int], argument: str, value: Any) -> int:
+    """Number of spatial axes an argument asks for, checked against the rank of the array `name`."""
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        n, least = len(value), len(value) + 1
     else:
-        as_int("window_shape", window_shape)
+        as_int(argument, value)
         n, least = len(shape) - 2, 3
     if not 1 <= n <= 3 or len(shape) < least:
         raise ValueError(
-            f"window_shape={window_shape!r} does not fit x of shape {tuple(shape)}: expected 1 to 3"
-            " spatial axes and a channel axis (an int window means x.ndim - 2 spatial axes)"
+            f"{argument}={value!r} does not fit {name} of shape {tuple(shape)}: expected 1 to 3"
+            f" spatial axes and a channel axis (an int means {name}.ndim - 2 spatial axes)"
         )
     return n
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
-from jaxunpool.geometry import WindowGeometry, along, as_array, as_sequence, per_axis
+from jaxunpool.geometry import Plane, WindowGeometry, along, as_array, as_sequence, per_axis
 
 MAX_INT32 = np.iinfo(np.int32).max
 
@@ -27,10 +27,13 @@ class PoolIndices:
     `scan`, `checkpoint` and `device_put` like an array. One byte per window for windows of up to
     256 elements, where a flat int64 index takes eight.
 
+    Where windows are not evenly spaced (adaptive and fractional pooling), the window is the whole
+    plane: `geometry` is a bare `Plane` and the offsets are flat int32 positions in it.
+
     Attributes:
-        offsets: unsigned integers of the pooled array's shape, the raster position inside the
-            window. An offset of the window's volume or more selects nothing.
-        geometry: the `WindowGeometry` the offsets refer to.
+        offsets: integers of the pooled array's shape, the raster position inside the window. An
+            offset of the window's volume or more selects nothing.
+        geometry: the `WindowGeometry`, or bare `Plane`, that the offsets refer to.
 
     Example:
         >>> y, indices = jaxunpool.max_pool_with_indices(jnp.arange(16.0).reshape(4, 4, 1), (2, 2))
@@ -42,15 +45,15 @@ class PoolIndices:
     """
 
     offsets: jax.Array
-    geometry: WindowGeometry = dataclasses.field(metadata={"static": True})
+    geometry: Plane = dataclasses.field(metadata={"static": True})
 
     @classmethod
-    def from_flat(cls, flat: jax.typing.ArrayLike, geometry: WindowGeometry) -> Self:
+    def from_flat(cls, flat: jax.typing.ArrayLike, geometry: Plane) -> Self:
         """Indices from flat spatial positions (PyTorch's and ONNX's rule, per plane).
 
         Args:
             flat: integers of the pooled array's shape; `row * width + column` in the input plane.
-            geometry: the window that was pooled with.
+            geometry: the `WindowGeometry` that was pooled with, or a bare `Plane`.
 
         Raises:
             TypeError: `flat` does not hold integers.
@@ -61,9 +64,19 @@ class PoolIndices:
         flat = as_indices("flat", flat)
         check_geometry("geometry", geometry)
         check_pooled_shape("flat", flat.shape, geometry)
+        return cls.from_positions("flat", flat, flat, geometry)
+
+    @classmethod
+    def from_positions(cls, name: str, flat: jax.Array, given: Any, geometry: Plane) -> Self:
+        """`from_flat` of checked arrays; an error shows the value the user gave, under its name."""
+        if not isinstance(geometry, WindowGeometry):
+            inside = _is_inside(flat, geometry)
+            if not isinstance(inside, jax.core.Tracer):
+                raise_first(name, given, inside, f"a position in a {geometry.input_shape} plane")
+            return cls(jnp.where(inside, flat, -1).astype(jnp.int32), geometry)
         offsets, inside = _offsets_from_flat(flat, geometry)
         if not isinstance(inside, jax.core.Tracer):
-            _raise_first("flat", flat, inside, f"an element of its window ({geometry})")
+            raise_first(name, given, inside, f"an element of its window ({geometry})")
         # One value more than there are elements, so that "nothing" is always representable.
         dtype = np.min_scalar_type(geometry.volume)
         return cls(jnp.where(inside, offsets, geometry.volume).astype(dtype), geometry)
@@ -87,6 +100,11 @@ class PoolIndices:
         if not hasattr(self.offsets, "dtype"):  # a placeholder put there by a tree transformation
             return f"PoolIndices({self.offsets!r}, {self.geometry!r})"
         g, shape = self.geometry, ",".join(map(str, self.shape))
+        if not isinstance(g, WindowGeometry):
+            return (
+                f"PoolIndices({self.offsets.dtype}[{shape}], flat, input={g.input_shape},"
+                f" {self.nbytes:,} bytes)"
+            )
         extras = "".join(
             f", {name}={value}"
             for name, value, default in (
@@ -103,8 +121,10 @@ class PoolIndices:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def flat_positions(offsets: jax.Array, geometry: WindowGeometry) -> jax.Array:
+def flat_positions(offsets: jax.Array, geometry: Plane) -> jax.Array:
     """Flat spatial position of every offset, int32; -1 where the offset selects nothing."""
+    if not isinstance(geometry, WindowGeometry):
+        return jnp.where(_is_inside(offsets, geometry), offsets, -1).astype(jnp.int32)
     check_plane("geometry.input_shape", geometry.input_shape)
     flat, inside = jnp.int32(0), geometry.names_element(offsets)
     for position, size in zip(geometry.positions(offsets), geometry.input_shape):
@@ -152,7 +172,7 @@ def validate_indices(
     if isinstance(inside, jax.core.Tracer):
         checkify.check(jnp.all(inside), f"indices: expected {expected}")
     else:
-        _raise_first("indices", values, inside, expected)
+        raise_first("indices", values, inside, expected)
 
 
 def as_indices(name: str, values: Any) -> jax.Array:
@@ -177,8 +197,8 @@ def check_integers(name: str, array: jax.Array) -> None:
 
 
 def check_geometry(name: str, geometry: Any) -> None:
-    """A TypeError unless it is a WindowGeometry."""
-    if not isinstance(geometry, WindowGeometry):
+    """A TypeError unless it is a WindowGeometry or a bare Plane."""
+    if not isinstance(geometry, Plane):
         raise TypeError(f"{name}: expected a WindowGeometry, got {geometry!r}")
 
 
@@ -216,8 +236,12 @@ def check_plane(name: str, sizes: tuple[int, ...]) -> None:
         raise ValueError(f"{name}: {sizes} has more positions than an int32 index can name")
 
 
-def check_pooled_shape(name: str, shape: tuple[int, ...], geometry: WindowGeometry) -> None:
+def check_pooled_shape(name: str, shape: tuple[int, ...], geometry: Plane) -> None:
     """Refuse an array that is not one element per window of the geometry."""
+    if not isinstance(geometry, WindowGeometry):
+        if len(shape) < geometry.ndim + 1:
+            raise ValueError(f"{name}: shape {tuple(shape)} does not fit {geometry}")
+        return
     if len(shape) < geometry.ndim + 1 or geometry.pooled_shape(shape) != tuple(shape):
         raise ValueError(
             f"{name}: shape {tuple(shape)} does not fit {geometry}: expected spatial sizes"
@@ -225,11 +249,15 @@ def check_pooled_shape(name: str, shape: tuple[int, ...], geometry: WindowGeomet
         )
 
 
+def _is_inside(flat: jax.Array, plane: Plane) -> jax.Array:
+    return (flat >= 0) & (flat < math.prod(plane.input_shape))
+
+
 @functools.partial(jax.jit, static_argnums=1)
 def _offsets_from_flat(flat: jax.Array, geometry: WindowGeometry) -> tuple[jax.Array, jax.Array]:
     """Offset of every flat position inside its window, and whether it is an element of it."""
     check_plane("geometry.input_shape", geometry.input_shape)
-    inside = (flat >= 0) & (flat < math.prod(geometry.input_shape))
+    inside = _is_inside(flat, geometry)
     rest = jnp.where(inside, flat, 0).astype(jnp.int32)
     offsets, weight = jnp.int32(0), 1
     for i in reversed(range(geometry.ndim)):
@@ -241,7 +269,7 @@ def _offsets_from_flat(flat: jax.Array, geometry: WindowGeometry) -> tuple[jax.A
     return offsets, inside
 
 
-def _raise_first(name: str, values: Any, ok: Any, expected: str) -> None:
+def raise_first(name: str, values: Any, ok: Any, expected: str) -> None:
     wrong = np.argwhere(~np.asarray(ok))
     if len(wrong):
         at = tuple(wrong[0].tolist())

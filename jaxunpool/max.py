@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxunpool import primitives
+from jaxunpool.arguments import Sizes, as_poolable, whole_plane
 from jaxunpool.dispatch import Implementation, check_implementation
 from jaxunpool.geometry import (
     DATA_FORMATS,
@@ -16,14 +16,13 @@ from jaxunpool.geometry import (
     Padding,
     Plane,
     WindowGeometry,
-    as_array,
     as_sequence,
     check_choice,
     per_axis,
 )
 from jaxunpool.indices import PoolIndices, as_indices, check_pool_indices, plane_sizes
 
-Sizes = int | Sequence[int]
+DUPLICATES = ("last", "sum")
 
 
 def max_pool(
@@ -154,7 +153,7 @@ def max_unpool(
                [0, 4]], dtype=int32)
     """
     y = as_poolable("y", y)
-    check_choice("duplicates", duplicates, ("last", "sum"))
+    check_choice("duplicates", duplicates, DUPLICATES)
     check_implementation(implementation)
     if data_format is not None:
         check_choice("data_format", data_format, DATA_FORMATS)
@@ -175,13 +174,156 @@ def max_unpool(
     return primitives.scatter(y, values, plane, duplicates, implementation)
 
 
-def as_poolable(name: str, x: Any) -> jax.Array:
-    """`x` as an array of integers or of floats of 16, 32 or 64 bits, or a TypeError."""
-    x = as_array(name, x)
-    is_float = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize > 1
-    if not (is_float or jnp.issubdtype(x.dtype, jnp.integer)):
-        raise TypeError(f"{name}: expected integers or floats of 16 bits or more, got {x.dtype}")
-    return x
+def max_unpool_like(
+    pool_input: jax.typing.ArrayLike,
+    unpool_input: jax.typing.ArrayLike,
+    window_shape: Sizes,
+    strides: Sizes | None = None,
+    padding: Padding = "VALID",
+    *,
+    duplicates: str = "sum",
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+    data_format: DataFormat = "channels_last",
+    implementation: Implementation = None,
+) -> jax.Array:
+    """Unpool without saved indices: each value goes where `pool_input` has its window's maximum.
+
+    Equal to TensorFlow's recipe of calling the gradient of max pooling on another array,
+    `gen_nn_ops.max_pool_grad(pool_input, pool_output, unpool_input, ...)`, whose gradient had to be
+    registered by hand; here it flows to `unpool_input` (none to `pool_input`, which only says where).
+
+    Args:
+        pool_input: the array that was pooled: floats or integers.
+        unpool_input: what to unpool: floats or integers of the pooled array's shape.
+        window_shape, strides, padding, dilation, ceil_mode, data_format, implementation:
+            as in `max_pool`.
+        duplicates: `"sum"` (as that gradient does) or `"last"`, as in `max_unpool`.
+
+    Returns:
+        An array of pool_input's shape and unpool_input's type.
+
+    Raises:
+        ValueError, TypeError, NotImplementedError: as in `max_pool` and `max_unpool`.
+
+    Example:
+        >>> photo = jnp.array([[1, 2, 8, 3], [4, 3, 1, 2]])[..., None]
+        >>> max_unpool_like(photo, jnp.array([[50, 60]])[..., None], (2, 2))[..., 0]
+        Array([[ 0,  0, 60,  0],
+               [50,  0,  0,  0]], dtype=int32)
+    """
+    pool_input = as_poolable("pool_input", pool_input)
+    unpool_input = as_poolable("unpool_input", unpool_input)
+    check_choice("duplicates", duplicates, DUPLICATES)
+    pool_input, geometry = _prepare(
+        pool_input, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation
+    )
+    expected = geometry.pooled_shape(pool_input.shape)
+    if unpool_input.shape != expected:
+        raise ValueError(
+            f"unpool_input: expected the shape {expected} of the pooled pool_input, got"
+            f" {unpool_input.shape}"
+        )
+    _, offsets = primitives.select(jax.lax.stop_gradient(pool_input), geometry, implementation)
+    return primitives.scatter(unpool_input, offsets, geometry, duplicates, implementation)
+
+
+def max_pool_with_argmax_and_mask(
+    x: jax.typing.ArrayLike,
+    window_shape: Sizes,
+    strides: Sizes | None = None,
+    padding: Padding = "VALID",
+    *,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+    data_format: DataFormat = "channels_last",
+    implementation: Implementation = None,
+) -> tuple[jax.Array, PoolIndices, jax.Array]:
+    """Maximum of each window, where it was, and the mask of all selected elements.
+
+    The function that convolutional encoder-decoders such as CEDN are written with in TensorFlow.
+
+    Args:
+        x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation:
+            as in `max_pool`.
+
+    Returns:
+        The pooled array, its `PoolIndices`, and a boolean array of x's shape: True where an element
+        is the selected one of at least one window.
+
+    Raises:
+        ValueError, TypeError, NotImplementedError: as in `max_pool`.
+
+    Example:
+        >>> x = jnp.array([[1, 2, 8, 3], [4, 3, 1, 2]])[..., None]
+        >>> y, indices, mask = max_pool_with_argmax_and_mask(x, (2, 2))
+        >>> mask[..., 0]
+        Array([[False, False,  True, False],
+               [ True, False, False, False]], dtype=bool)
+    """
+    x, geometry = _prepare(
+        x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation
+    )
+    y, offsets = primitives.select(x, geometry, implementation)
+    selected = jnp.ones(y.shape, jnp.uint8)
+    mask = primitives.scatter(selected, offsets, geometry, "last", implementation) > 0
+    return y, PoolIndices(offsets, geometry), mask
+
+
+def global_max_pool(
+    x: jax.typing.ArrayLike,
+    *,
+    spatial_ndim: int | None = None,
+    data_format: DataFormat = "channels_last",
+    implementation: Implementation = None,
+) -> jax.Array:
+    """Maximum over all spatial axes, which stay with size 1: `max_pool` of the whole plane.
+
+    Args:
+        x: floats or integers, as in `max_pool`.
+        spatial_ndim: number of spatial axes; `x.ndim - 2` by default.
+        data_format, implementation: as in `max_pool`.
+
+    Returns:
+        An array of x's type with spatial sizes 1.
+
+    Raises:
+        ValueError, TypeError, NotImplementedError: as in `max_pool`.
+
+    Example:
+        >>> global_max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))
+        Array([[[[15.]]]], dtype=float32)
+    """
+    x = as_poolable("x", x)
+    window = whole_plane(x, spatial_ndim, data_format).input_shape
+    return max_pool(x, window, data_format=data_format, implementation=implementation)
+
+
+def global_max_pool_with_indices(
+    x: jax.typing.ArrayLike,
+    *,
+    spatial_ndim: int | None = None,
+    data_format: DataFormat = "channels_last",
+    implementation: Implementation = None,
+) -> tuple[jax.Array, PoolIndices]:
+    """Maximum over all spatial axes and where it was: `max_pool_with_indices` of the whole plane.
+
+    Args:
+        x, spatial_ndim, data_format, implementation: as in `global_max_pool`.
+
+    Returns:
+        The pooled array and `PoolIndices`, both with spatial sizes 1.
+
+    Raises:
+        ValueError, TypeError, NotImplementedError: as in `max_pool`.
+
+    Example:
+        >>> global_max_pool_with_indices(jnp.arange(16.0).reshape(1, 4, 4, 1))[1].flat
+        Array([[[[15]]]], dtype=int32)
+    """
+    x = as_poolable("x", x)
+    window = whole_plane(x, spatial_ndim, data_format).input_shape
+    return max_pool_with_indices(x, window, data_format=data_format, implementation=implementation)
 
 
 def _prepare(

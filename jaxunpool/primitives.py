@@ -6,9 +6,12 @@
     gather, of winners     scatter, "last"
     scatter, "sum"         gather
     scatter, "last"        gather, of winners
+    reduce                 replicate
+    replicate              reduce
 
-The residual is the offsets alone; they are integers and have no gradient. `implementation="xla"`
-goes around these rules: JAX then derives everything itself, in forward mode too.
+The residual of the first five is the offsets alone; they are integers and have no gradient. The last
+two are linear and keep nothing, unless they have a pattern. `implementation="xla"` goes around these
+rules: JAX then derives everything itself, in forward mode too.
 """
 
 from __future__ import annotations
@@ -33,12 +36,45 @@ def select(
     return (dispatch.select if implementation == "xla" else _select)(x, geometry)
 
 
+def gather(
+    u: jax.Array, indices: jax.Array, plane: Plane, implementation: Implementation
+) -> jax.Array:
+    """The element each index names."""
+    if implementation == "xla":
+        return dispatch.gather(u, indices, plane)
+    return _gather(u, indices, plane, "sum")
+
+
 def scatter(
     y: jax.Array, indices: jax.Array, plane: Plane, duplicates: str, implementation: Implementation
 ) -> jax.Array:
     """Each value at the element its index names, zero elsewhere."""
     run = dispatch.scatter if implementation == "xla" else _scatter
     return run(y, indices, plane, duplicates)
+
+
+def reduce(
+    u: jax.Array,
+    geometry: WindowGeometry,
+    implementation: Implementation,
+    weights: str = "sum",
+    pattern: jax.Array | None = None,
+) -> jax.Array:
+    """Weighted sum over each window."""
+    run = dispatch.reduce if implementation == "xla" else _reduce
+    return run(u, pattern, geometry, weights)
+
+
+def replicate(
+    y: jax.Array,
+    geometry: WindowGeometry,
+    implementation: Implementation,
+    weights: str = "sum",
+    pattern: jax.Array | None = None,
+) -> jax.Array:
+    """Weighted copies of each value in its window, added where windows meet."""
+    run = dispatch.replicate if implementation == "xla" else _replicate
+    return run(y, pattern, geometry, weights)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -75,6 +111,20 @@ def _wins(indices: jax.Array, plane: Plane) -> jax.Array:
     return dispatch.gather(left, indices, plane) == labels
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _reduce(
+    u: jax.Array, pattern: jax.Array | None, geometry: WindowGeometry, weights: str
+) -> jax.Array:
+    return dispatch.reduce(u, pattern, geometry, weights)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _replicate(
+    y: jax.Array, pattern: jax.Array | None, geometry: WindowGeometry, weights: str
+) -> jax.Array:
+    return dispatch.replicate(y, pattern, geometry, weights)
+
+
 def _select_fwd(x, geometry):
     y, offsets = _select(x, geometry)
     return (y, offsets), offsets
@@ -92,4 +142,24 @@ _scatter.defvjp(
 _gather.defvjp(
     lambda u, indices, plane, duplicates: (_gather(u, indices, plane, duplicates), indices),
     lambda plane, duplicates, indices, dy: (_scatter(dy, indices, plane, duplicates), None),
+)
+_reduce.defvjp(
+    lambda u, pattern, geometry, weights: (
+        _reduce(u, pattern, geometry, weights),
+        None if pattern is None else (pattern, u),
+    ),
+    lambda geometry, weights, kept, dy: (
+        _replicate(dy, kept and kept[0], geometry, weights),
+        kept and dispatch.correlate(kept[1], dy, geometry).astype(kept[0].dtype),
+    ),
+)
+_replicate.defvjp(
+    lambda y, pattern, geometry, weights: (
+        _replicate(y, pattern, geometry, weights),
+        None if pattern is None else (pattern, y),
+    ),
+    lambda geometry, weights, kept, du: (
+        _reduce(du, kept and kept[0], geometry, weights),
+        kept and dispatch.correlate(du, kept[1], geometry).astype(kept[0].dtype),
+    ),
 )

@@ -1,0 +1,177 @@
+"""Pooling to a given size: windows that share the input out as evenly as integers allow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxunpool import irregular, primitives
+from jaxunpool.arguments import Sizes, as_floats, as_poolable
+from jaxunpool.dispatch import Implementation, check_implementation
+from jaxunpool.geometry import (
+    DATA_FORMATS,
+    DataFormat,
+    Plane,
+    WindowGeometry,
+    along,
+    as_sequence,
+    check_choice,
+    per_axis,
+    spatial_ndim,
+    spatial_sizes,
+)
+from jaxunpool.indices import PoolIndices, check_plane
+from jaxunpool.resample import Taps, resample
+
+
+def adaptive_max_pool(
+    x: jax.typing.ArrayLike,
+    output_shape: Sizes,
+    *,
+    data_format: DataFormat = "channels_last",
+    implementation: Implementation = None,
+) -> jax.Array:
+    """Maximum over windows that divide the input into `output_shape` parts.
+
+    Equal to `torch.nn.functional.adaptive_max_pool1d/2d/3d`: window `i` of `o` over an axis of size
+    `n` goes from `floor(i * n / o)` to `ceil((i + 1) * n / o)`, so that neighbours may share an
+    element, and `o` may be larger than `n`. Ties, NaN as in `max_pool`.
+
+    Args:
+        x: floats or integers, as in `max_pool`.
+        output_shape: spatial sizes of the result; an int means the same for all `x.ndim - 2` spatial
+            axes.
+        data_format, implementation: as in `max_pool`.
+
+    Returns:
+        An array of x's type.
+
+    Raises:
+        ValueError, TypeError, NotImplementedError: as in `max_pool`.
+
+    Example:
+        >>> adaptive_max_pool(jnp.arange(5).reshape(5, 1), (3,))[..., 0]
+        Array([1, 3, 4], dtype=int32)
+    """
+    return adaptive_max_pool_with_indices(
+        x, output_shape, data_format=data_format, implementation=implementation
+    )[0]
+
+
+def adaptive_max_pool_with_indices(
+    x: jax.typing.ArrayLike,
+    output_shape: Sizes,
+    *,
+    data_format: DataFormat = "channels_last",
+    implementation: Implementation = None,
+) -> tuple[jax.Array, PoolIndices]:
+    """Maximum over windows that divide the input into `output_shape` parts, and where it was.
+
+    Equal to `torch.nn.functional.adaptive_max_pool2d(..., return_indices=True)` (and 1d, 3d).
+
+    Args:
+        x, output_shape, data_format, implementation: as in `adaptive_max_pool`.
+
+    Returns:
+        The pooled array and `PoolIndices` for `max_unpool`: one byte per window where the output
+        sizes divide the input's, otherwise flat int32 positions.
+
+    Raises:
+        ValueError, TypeError, NotImplementedError: as in `max_pool`.
+
+    Example:
+        >>> y, indices = adaptive_max_pool_with_indices(jnp.arange(5).reshape(5, 1), (3,))
+        >>> jaxunpool.max_unpool(y, indices)[..., 0]
+        Array([0, 1, 0, 3, 4], dtype=int32)
+    """
+    x = as_poolable("x", x)
+    plane, outputs = _parts(x, output_shape, data_format, implementation)
+    geometry = _even_windows(x, plane, outputs)
+    if geometry is not None:
+        y, offsets = primitives.select(x, geometry, implementation)
+        return y, PoolIndices(offsets, geometry)
+    check_plane("x", plane.input_shape)
+    bounds, widths = [], []
+    for size, output, axis in zip(plane.input_shape, outputs, plane.axes):
+        starts, stops = _windows(size, output)
+        bounds.append((jnp.asarray(along(starts, axis)), jnp.asarray(along(stops, axis))))
+        widths.append(int((stops - starts).max()))
+    bounds = [
+        tuple(bound.reshape((1,) * (x.ndim - bound.ndim) + bound.shape) for bound in pair)
+        for pair in bounds
+    ]
+    y, flat = irregular.select(x, bounds, widths, plane, implementation)
+    return y, PoolIndices(flat, plane)
+
+
+def adaptive_avg_pool(
+    x: jax.typing.ArrayLike,
+    output_shape: Sizes,
+    *,
+    data_format: DataFormat = "channels_last",
+    implementation: Implementation = None,
+) -> jax.Array:
+    """Mean over windows that divide the input into `output_shape` parts.
+
+    Equal to `torch.nn.functional.adaptive_avg_pool1d/2d/3d` up to the order of additions. The
+    windows are those of `adaptive_max_pool`; 16-bit floats are added in float32 and rounded once.
+
+    Args:
+        x: floats, as in `avg_pool`.
+        output_shape, data_format, implementation: as in `adaptive_max_pool`.
+
+    Returns:
+        An array of x's type.
+
+    Raises:
+        ValueError, TypeError, NotImplementedError: as in `max_pool`.
+
+    Example:
+        >>> adaptive_avg_pool(jnp.arange(5.0).reshape(5, 1), (3,))[..., 0]
+        Array([0.5, 2. , 3.5], dtype=float32)
+    """
+    x = as_floats("x", x)
+    plane, outputs = _parts(x, output_shape, data_format, implementation)
+    geometry = _even_windows(x, plane, outputs)
+    if geometry is not None:
+        return primitives.reduce(x, geometry, implementation, "mean")
+    taps = [mean_taps(size, output) for size, output in zip(plane.input_shape, outputs)]
+    return resample(x, taps, plane.axes, implementation)
+
+
+def mean_taps(size: int, output: int) -> Taps:
+    """The means of the windows along one axis."""
+    rows = [
+        {element: 1 / (stop - start) for element in range(start, stop)}
+        for start, stop in zip(*map(np.ndarray.tolist, _windows(size, output)))
+    ]
+    return Taps.from_lists(rows, size)
+
+
+def _windows(size: int, output: int) -> tuple[np.ndarray, np.ndarray]:
+    """First element of each window, and the one after its last."""
+    numbers = np.arange(output, dtype=np.int64)
+    return numbers * size // output, -(-(numbers + 1) * size // output)
+
+
+def _parts(
+    x: jax.Array, output_shape: Any, data_format: DataFormat, implementation: Implementation
+) -> tuple[Plane, tuple[int, ...]]:
+    check_choice("data_format", data_format, DATA_FORMATS)
+    check_implementation(implementation)
+    output_shape = as_sequence(output_shape)
+    n = spatial_ndim("x", x.shape, "output_shape", output_shape)
+    outputs = per_axis("output_shape", output_shape, n, minimum=1)
+    sizes = spatial_sizes("x", x.shape, n, data_format)
+    return Plane(input_shape=sizes, data_format=data_format), outputs
+
+
+def _even_windows(x: jax.Array, plane: Plane, outputs: tuple[int, ...]) -> WindowGeometry | None:
+    """The windows as those of ordinary pooling, where the sizes divide."""
+    if any(size % output for size, output in zip(plane.input_shape, outputs)):
+        return None
+    window = tuple(size // output for size, output in zip(plane.input_shape, outputs))
+    return WindowGeometry.for_input(x.shape, window, data_format=plane.data_format)

@@ -1,0 +1,163 @@
+"""Average pooling and its two inverses: the mean over covering windows, and the exact transpose."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxunpool import primitives
+from jaxunpool.arguments import Sizes, as_floats, whole_plane
+from jaxunpool.dispatch import Implementation, check_implementation
+from jaxunpool.geometry import DataFormat, Padding, WindowGeometry, check_choice
+
+
+def avg_pool(
+    x: jax.typing.ArrayLike,
+    window_shape: Sizes,
+    strides: Sizes | None = None,
+    padding: Padding = "VALID",
+    *,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    data_format: DataFormat = "channels_last",
+    implementation: Implementation = None,
+) -> jax.Array:
+    """Mean of each window.
+
+    Equal to `torch.nn.functional.avg_pool1d/2d/3d`, and to `flax.linen.avg_pool`, up to the order
+    of additions (here: raster order of the window; 16-bit floats are added in float32 and rounded
+    once). TensorFlow's `"SAME"` pooling is `count_include_pad=False`.
+
+    Args:
+        x: floats of shape `(*batch, *spatial, channels)`, 1 to 3 spatial axes, any number of batch
+            axes; `(*batch, channels, *spatial)` under `"channels_first"`.
+        window_shape, strides, padding, dilation, ceil_mode, data_format, implementation:
+            as in `max_pool`.
+        count_include_pad: divide by the elements of the window, padding included; False: by those
+            that are not padding. What hangs over the end (`ceil_mode`) never counts.
+
+    Returns:
+        An array of x's type, one element per window.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit; the message names it. At trace time.
+        NotImplementedError: there is no such kernel for this implementation.
+
+    Example:
+        >>> avg_pool(jnp.arange(16.0).reshape(4, 4, 1), (2, 2))[..., 0]
+        Array([[ 2.5,  4.5],
+               [10.5, 12.5]], dtype=float32)
+    """
+    x = as_floats("x", x)
+    check_implementation(implementation)
+    geometry = WindowGeometry.for_input(
+        x.shape,
+        window_shape,
+        strides,
+        padding,
+        dilation=dilation,
+        ceil_mode=ceil_mode,
+        data_format=data_format,
+    )
+    return primitives.reduce(x, geometry, implementation, _mean(count_include_pad))
+
+
+def avg_unpool(
+    y: jax.typing.ArrayLike,
+    window_shape: Sizes,
+    strides: Sizes | None = None,
+    padding: Padding = "VALID",
+    *,
+    mode: str = "mean",
+    output_shape: Sizes | None = None,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    data_format: DataFormat = "channels_last",
+    implementation: Implementation = None,
+) -> jax.Array:
+    """Undo average pooling.
+
+    With `"mean"` every element gets the mean of the averages of the windows that cover it, and zero
+    if there is none. Where windows do not overlap that is a copy, equal to
+    `torch.nn.functional.interpolate(y, mode="nearest")` for windows that tile the result, and
+    `avg_pool` of the result gives `y` back (where windows hold no padding that counts).
+    With `"adjoint"` it is the exact transpose of `avg_pool`, which is its gradient.
+
+    Args:
+        y: floats, the pooled array or one of its shape.
+        window_shape, strides, padding, dilation, ceil_mode, count_include_pad, data_format,
+            implementation: as in `avg_pool`, of which this is the inverse.
+            `count_include_pad` matters to `"adjoint"` alone.
+        mode: `"mean"` or `"adjoint"`.
+        output_shape: spatial sizes of the result: those of the array that was pooled. Any size that
+            has as many windows is restored exactly. By default the one that windows cover exactly.
+
+    Returns:
+        An array of y's type.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit; the message names it. At trace time.
+        NotImplementedError: as in `avg_pool`.
+
+    Example:
+        >>> x = jnp.arange(10.0).reshape(2, 5, 1)
+        >>> y = avg_pool(x, (2, 2))
+        >>> avg_unpool(y, (2, 2), output_shape=(2, 5))[..., 0]
+        Array([[3., 3., 5., 5., 0.],
+               [3., 3., 5., 5., 0.]], dtype=float32)
+    """
+    y = as_floats("y", y)
+    check_choice("mode", mode, ("mean", "adjoint"))
+    check_implementation(implementation)
+    geometry = WindowGeometry.for_output(
+        y.shape,
+        window_shape,
+        strides,
+        padding,
+        output_shape=output_shape,
+        dilation=dilation,
+        ceil_mode=ceil_mode,
+        data_format=data_format,
+    )
+    mean = _mean(count_include_pad)
+    return primitives.replicate(y, geometry, implementation, "cover" if mode == "mean" else mean)
+
+
+def global_avg_pool(
+    x: jax.typing.ArrayLike,
+    *,
+    spatial_ndim: int | None = None,
+    data_format: DataFormat = "channels_last",
+) -> jax.Array:
+    """Mean over all spatial axes, which stay with size 1.
+
+    This is `jnp.mean`, whose own gradient is the best there is; it agrees with `avg_pool` of a
+    window of the whole plane, and with `torch.nn.functional.adaptive_avg_pool2d(x, 1)`, to rounding.
+
+    Args:
+        x: floats, as in `avg_pool`.
+        spatial_ndim: number of spatial axes; `x.ndim - 2` by default.
+        data_format: `"channels_last"` or `"channels_first"`.
+
+    Returns:
+        An array of x's type with spatial sizes 1.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit; the message names it. At trace time.
+
+    Example:
+        >>> global_avg_pool(jnp.arange(16.0).reshape(1, 4, 4, 1)).shape
+        (1, 1, 1, 1)
+    """
+    x = as_floats("x", x)
+    plane = whole_plane(x, spatial_ndim, data_format)
+    return jnp.mean(x, plane.axes, keepdims=True)
+
+
+def _mean(count_include_pad: bool) -> str:
+    if not isinstance(count_include_pad, bool | np.bool_):
+        raise TypeError(f"count_include_pad: expected a bool, got {count_include_pad!r}")
+    return "mean" if count_include_pad else "mean_inside"

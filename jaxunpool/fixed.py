@@ -1,0 +1,141 @@
+"""Unpooling that needs no indices: by a fixed pattern, and into one fixed place of each window."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxunpool import primitives
+from jaxunpool.arguments import Sizes, as_poolable
+from jaxunpool.dispatch import Implementation, check_implementation
+from jaxunpool.geometry import DataFormat, Padding, WindowGeometry, as_sequence, per_axis
+
+
+def fixed_unpool(
+    y: jax.typing.ArrayLike,
+    pattern: jax.typing.ArrayLike,
+    strides: Sizes | None = None,
+    padding: Padding = "VALID",
+    *,
+    output_shape: Sizes | None = None,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+    data_format: DataFormat = "channels_last",
+    implementation: Implementation = None,
+) -> jax.Array:
+    """A copy of `pattern` for each value, multiplied by it.
+
+    The Kronecker product of each plane with the pattern where strides are the pattern's shape, which
+    is tensorpack's `FixedUnPooling`. Where windows overlap their products are added, in raster
+    order. The pattern has a gradient too: it can be learned.
+
+    Args:
+        y: floats or integers, the pooled array or one of its shape.
+        pattern: an array with one axis per spatial axis of `y`, the window; integers if `y` holds
+            integers.
+        strides, padding, dilation, ceil_mode, data_format, implementation: as in `max_pool`.
+        output_shape: spatial sizes of the result, as in `avg_unpool`.
+
+    Returns:
+        An array of y's type.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit; the message names it. At trace time.
+        NotImplementedError: as in `max_pool`.
+
+    Example:
+        >>> y = jnp.array([[1, 2], [3, 4]])[..., None]
+        >>> fixed_unpool(y, jnp.array([[1, 0], [0, -1]]))[..., 0]
+        Array([[ 1,  0,  2,  0],
+               [ 0, -1,  0, -2],
+               [ 3,  0,  4,  0],
+               [ 0, -3,  0, -4]], dtype=int32)
+    """
+    y, pattern = as_poolable("y", y), as_poolable("pattern", pattern)
+    check_implementation(implementation)
+    if jnp.issubdtype(y.dtype, jnp.integer) and not jnp.issubdtype(pattern.dtype, jnp.integer):
+        raise TypeError(f"pattern: expected integers, as y holds {y.dtype}, got {pattern.dtype}")
+    if not 1 <= pattern.ndim <= 3 or 0 in pattern.shape:
+        raise ValueError(
+            f"pattern: expected 1 to 3 axes, one per spatial axis, none of size 0, got shape"
+            f" {pattern.shape}"
+        )
+    geometry = WindowGeometry.for_output(
+        y.shape,
+        pattern.shape,
+        strides,
+        padding,
+        output_shape=output_shape,
+        dilation=dilation,
+        ceil_mode=ceil_mode,
+        data_format=data_format,
+    )
+    return primitives.replicate(y, geometry, implementation, pattern=pattern)
+
+
+def bed_of_nails_unpool(
+    y: jax.typing.ArrayLike,
+    window_shape: Sizes,
+    strides: Sizes | None = None,
+    padding: Padding = "VALID",
+    *,
+    position: Sizes = 0,
+    output_shape: Sizes | None = None,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+    data_format: DataFormat = "channels_last",
+    implementation: Implementation = None,
+) -> jax.Array:
+    """Each value at one and the same position of its window, zeros elsewhere.
+
+    With position 0 the zero-filled unpooling of FCN-like decoders ("bed of nails"), and tensorpack's
+    2x2 unpooling. A value whose position lies in the padding is dropped. This is `lax.pad`, whose
+    own derivatives (slices) are the best there are, on every platform.
+
+    Args:
+        y: floats or integers, the pooled array or one of its shape.
+        window_shape, strides, padding, dilation, ceil_mode, data_format, implementation: as in
+            `max_pool`, for the pooling this undoes.
+        position: where in the window, one int per spatial axis; an int means the same for all.
+        output_shape: spatial sizes of the result, as in `avg_unpool`.
+
+    Returns:
+        An array of y's type.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit; the message names it. At trace time.
+        NotImplementedError: as in `max_pool`.
+
+    Example:
+        >>> y = jnp.array([[1, 2], [3, 4]])[..., None]
+        >>> bed_of_nails_unpool(y, (2, 2), position=(0, 1))[..., 0]
+        Array([[0, 1, 0, 2],
+               [0, 0, 0, 0],
+               [0, 3, 0, 4],
+               [0, 0, 0, 0]], dtype=int32)
+    """
+    y = as_poolable("y", y)
+    check_implementation(implementation)
+    geometry = WindowGeometry.for_output(
+        y.shape,
+        window_shape,
+        strides,
+        padding,
+        output_shape=output_shape,
+        dilation=dilation,
+        ceil_mode=ceil_mode,
+        data_format=data_format,
+    )
+    taps = per_axis("position", as_sequence(position), geometry.ndim, minimum=0)
+    if any(tap >= k for tap, k in zip(taps, geometry.window_shape)):
+        raise ValueError(
+            f"position={position!r}: expected less than window_shape={geometry.window_shape}"
+        )
+    pads = [(0, 0, 0)] * y.ndim
+    for i, (axis, tap) in enumerate(zip(geometry.axes, taps)):
+        stride = geometry.strides[i]
+        first = tap * geometry.dilation[i] - geometry.padding[i][0]
+        last = first + (geometry.output_shape[i] - 1) * stride
+        pads[axis] = (first, geometry.input_shape[i] - last - 1, stride - 1)
+    return lax.pad(y, jnp.zeros((), y.dtype), pads)

@@ -1,0 +1,342 @@
+"""Fractional max pooling (Graham 2014): window positions advance by a random mix of two steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxunpool import irregular
+from jaxunpool.arguments import Sizes, as_poolable
+from jaxunpool.dispatch import Implementation, check_implementation
+from jaxunpool.geometry import (
+    DATA_FORMATS,
+    DataFormat,
+    Plane,
+    as_array,
+    as_sequence,
+    check_choice,
+    per_axis,
+    spatial_ndim,
+    spatial_sizes,
+)
+from jaxunpool.indices import PoolIndices, check_plane
+
+
+def fractional_max_pool(
+    x: jax.typing.ArrayLike,
+    window_shape: Sizes | None,
+    output_shape: Sizes | None = None,
+    *,
+    key: jax.Array | None = None,
+    random_samples: jax.typing.ArrayLike | None = None,
+    sequences: Sequence[Any] | None = None,
+    pseudo_random: bool = True,
+    overlapping: bool = False,
+    data_format: DataFormat = "channels_last",
+    implementation: Implementation = None,
+) -> jax.Array:
+    """Maximum over windows at randomly spaced positions.
+
+    As in Graham, "Fractional Max-Pooling" (2014), in two forms.
+
+    With a `window_shape` every window has that size, and each channel of each image positions of its
+    own: equal to `torch.nn.functional.fractional_max_pool2d/3d`, with `random_samples` bit for bit.
+
+    With `window_shape=None` windows reach from one element of a sequence to the next, and the whole
+    array shares one sequence per axis: equal to `tf.nn.fractional_max_pool`, whose sequences can be
+    given as `sequences`.
+
+    Args:
+        x: floats or integers, as in `max_pool`.
+        window_shape: sizes of the windows, or None: from one element of a sequence to the next.
+        output_shape: spatial sizes of the result; an int means the same for all `x.ndim - 2` spatial
+            axes. None only where `sequences` say it.
+        key: a `jax.random` key; the same key gives the same windows.
+        random_samples: instead of a key, and with a window: numbers in [0, 1) of shape
+            `(*batch, channels, spatial axes)`, PyTorch's `_random_samples`. PyTorch's order: in 2-D
+            the first is for columns, in 3-D for depth.
+        sequences: instead of a key, and without a window: per spatial axis the first element of each
+            window and the size of the axis, from 0 on, increasing; no tracers.
+        pseudo_random: with a key: `floor(alpha * (i + u))`, which keeps steps as even as possible;
+            False: the same steps in random order.
+        overlapping: without a window: each window includes the first element of the next.
+        data_format, implementation: as in `max_pool`.
+
+    Returns:
+        An array of x's type.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit; the message names it. At trace time.
+        NotImplementedError: as in `max_pool`.
+
+    Example:
+        >>> x = jnp.arange(7).reshape(7, 1)
+        >>> fractional_max_pool(x, None, sequences=[(0, 1, 3, 5, 7)])[..., 0]
+        Array([0, 2, 4, 6], dtype=int32)
+        >>> fractional_max_pool(x, (2,), (5,), key=jax.random.key(0)).shape
+        (5, 1)
+    """
+    return fractional_max_pool_with_indices(
+        x,
+        window_shape,
+        output_shape,
+        key=key,
+        random_samples=random_samples,
+        sequences=sequences,
+        pseudo_random=pseudo_random,
+        overlapping=overlapping,
+        data_format=data_format,
+        implementation=implementation,
+    )[0]
+
+
+def fractional_max_pool_with_indices(
+    x: jax.typing.ArrayLike,
+    window_shape: Sizes | None,
+    output_shape: Sizes | None = None,
+    *,
+    key: jax.Array | None = None,
+    random_samples: jax.typing.ArrayLike | None = None,
+    sequences: Sequence[Any] | None = None,
+    pseudo_random: bool = True,
+    overlapping: bool = False,
+    data_format: DataFormat = "channels_last",
+    implementation: Implementation = None,
+) -> tuple[jax.Array, PoolIndices]:
+    """Maximum over windows at randomly spaced positions, and where it was.
+
+    Args:
+        x, window_shape, output_shape, key, random_samples, sequences, pseudo_random, overlapping,
+            data_format, implementation: as in `fractional_max_pool`.
+
+    Returns:
+        The pooled array, and `PoolIndices` for `max_unpool`: flat int32 positions, equal to
+        PyTorch's indices.
+
+    Raises:
+        ValueError, TypeError, NotImplementedError: as in `fractional_max_pool`.
+
+    Example:
+        >>> x = jnp.arange(7).reshape(7, 1)
+        >>> y, indices = fractional_max_pool_with_indices(x, None, sequences=[(0, 1, 3, 5, 7)])
+        >>> jaxunpool.max_unpool(y, indices)[..., 0]
+        Array([0, 0, 2, 0, 4, 0, 6], dtype=int32)
+    """
+    x = as_poolable("x", x)
+    check_choice("data_format", data_format, DATA_FORMATS)
+    check_implementation(implementation)
+    _check_source(window_shape, output_shape, key, random_samples, sequences)
+    for name, flag in (("pseudo_random", pseudo_random), ("overlapping", overlapping)):
+        if not isinstance(flag, bool | np.bool_):
+            raise TypeError(f"{name}: expected a bool, got {flag!r}")
+    if overlapping and window_shape is not None:
+        raise ValueError("overlapping=True: only without a window (window_shape=None)")
+    plane, outputs = _sizes(x, window_shape, output_shape, sequences, data_format)
+    check_plane("x", plane.input_shape)
+    if window_shape is not None:
+        window = per_axis("window_shape", as_sequence(window_shape), plane.ndim, minimum=1)
+        _check_room(plane.input_shape, window, outputs)
+        if key is not None and not pseudo_random:
+            starts = _shuffled_starts(key, x, plane, window, outputs)
+        else:
+            samples = _samples(key, random_samples, x, plane)
+            starts = _starts(samples, plane, window, outputs)
+        bounds = [_for_planes(start, plane, i) for i, start in enumerate(starts)]
+        bounds = [(start, start + k) for start, k in zip(bounds, window)]
+        widths = list(window)
+    else:
+        if sequences is None:
+            edges = _random_edges(key, plane.input_shape, outputs, pseudo_random)
+            widths = [-(-size // output) for size, output in zip(plane.input_shape, outputs)]
+        else:
+            given = [
+                _sequence(s, n, i) for i, (s, n) in enumerate(zip(sequences, plane.input_shape))
+            ]
+            widths = [int(np.diff(edge).max()) for edge in given]
+            edges = list(map(jnp.asarray, given))
+        bounds = []
+        for edge, size, axis in zip(edges, plane.input_shape, plane.axes):
+            stop = jnp.minimum(edge[1:] + 1, size) if overlapping else edge[1:]
+            bounds.append((_aligned(edge[:-1], axis, x.ndim), _aligned(stop, axis, x.ndim)))
+        widths = [width + bool(overlapping) for width in widths]
+    y, flat = irregular.select(x, bounds, widths, plane, implementation)
+    return y, PoolIndices(flat, plane)
+
+
+def _check_source(window: Any, output_shape: Any, key: Any, samples: Any, sequences: Any) -> None:
+    """Exactly one source of positions, and one that fits the form of pooling."""
+    given = {"key": key, "random_samples": samples, "sequences": sequences}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) != 1:
+        raise ValueError(
+            "key, random_samples, sequences: expected one of them, got"
+            f" {' and '.join(names) or 'none'}"
+        )
+    if window is None and samples is not None:
+        raise ValueError("random_samples: expected a window_shape with them, got None")
+    if window is not None and sequences is not None:
+        raise ValueError(f"window_shape={window!r}: expected None with sequences")
+    if output_shape is None and sequences is None:
+        raise ValueError("output_shape=None: expected the spatial sizes of the result")
+    if key is not None:
+        is_typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        is_raw = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32
+        if not (is_typed and key.ndim == 0 or is_raw and key.ndim == 1):
+            raise TypeError(f"key: expected a jax.random key, got {key!r}")
+
+
+def _sizes(
+    x: jax.Array, window: Any, output_shape: Any, sequences: Any, data_format: DataFormat
+) -> tuple[Plane, tuple[int, ...]]:
+    """The spatial grid, from whichever argument has one entry per axis, and the result's sizes."""
+    if sequences is not None and not isinstance(sequences, Sequence):
+        raise TypeError(f"sequences: expected one per spatial axis, got {sequences!r}")
+    candidates = {"output_shape": output_shape, "window_shape": window}
+    if sequences is not None:
+        candidates["sequences"] = [1] * len(sequences)
+    given = {name: as_sequence(v) for name, v in candidates.items() if v is not None}
+    name = next((n for n, v in given.items() if isinstance(v, Sequence)), next(iter(given)))
+    n = spatial_ndim("x", x.shape, name, given[name])
+    plane = Plane(input_shape=spatial_sizes("x", x.shape, n, data_format), data_format=data_format)
+    if sequences is not None:
+        if len(sequences) != n:
+            raise ValueError(f"sequences: expected {n}, one per spatial axis, got {len(sequences)}")
+        found = tuple(len(sequence) - 1 for sequence in sequences)
+        if output_shape is not None:
+            outputs = per_axis("output_shape", given["output_shape"], n, minimum=1)
+            if outputs != found:
+                raise ValueError(f"output_shape={output_shape!r}: sequences have {found} windows")
+        return plane, found
+    outputs = per_axis("output_shape", given["output_shape"], n, minimum=1)
+    if any(output > size for output, size in zip(outputs, plane.input_shape)):
+        raise ValueError(
+            f"output_shape={output_shape!r}: expected at most the input's {plane.input_shape}"
+        )
+    return plane, outputs
+
+
+def _check_room(sizes: Sequence[int], window: Sequence[int], outputs: Sequence[int]) -> None:
+    """PyTorch's condition: the windows can start at as many different positions."""
+    for size, k, output in zip(sizes, window, outputs):
+        if output + k - 1 > size:
+            raise ValueError(
+                f"output_shape={tuple(outputs)}: expected at most {size - k + 1} windows of size"
+                f" {k} along an axis of size {size} (window_shape={tuple(window)})"
+            )
+
+
+def _samples(key: Any, samples: Any, x: jax.Array, plane: Plane) -> jax.Array:
+    """One number in [0, 1) per plane of x and spatial axis."""
+    shape = (*_planes(x, plane), plane.ndim)
+    if key is not None:
+        return jax.random.uniform(
+            key, shape, jnp.float64 if x.dtype == jnp.float64 else jnp.float32
+        )
+    samples = as_array("random_samples", samples)
+    if not jnp.issubdtype(samples.dtype, jnp.floating):
+        raise TypeError(f"random_samples: expected floats, got {samples.dtype}")
+    if samples.shape != shape:
+        raise ValueError(
+            f"random_samples: expected shape {shape} (batch, channels, spatial axes), got"
+            f" {samples.shape}"
+        )
+    return samples
+
+
+def _planes(x: jax.Array, plane: Plane) -> tuple[int, ...]:
+    """Shape of x without its spatial axes: batch and channels."""
+    spatial = {axis % x.ndim for axis in plane.axes}
+    return tuple(size for axis, size in enumerate(x.shape) if axis not in spatial)
+
+
+def _starts(
+    samples: jax.Array, plane: Plane, window: Sequence[int], outputs: Sequence[int]
+) -> list[jax.Array]:
+    """PyTorch's intervals, per spatial axis `(*batch, channels, windows)`, in the samples' type."""
+    starts = []
+    for i, (size, k, output) in enumerate(zip(plane.input_shape, window, outputs)):
+        # PyTorch counts columns first in two dimensions, depth first in three.
+        sample = samples[..., i if plane.ndim != 2 else 1 - i, None]
+        last = size - k
+        numbers = np.arange(output - 1)
+        dtype = np.dtype(samples.dtype)
+        alpha = dtype.type(last) / dtype.type(max(output - 1, 1))
+        steps = ((numbers.astype(dtype) + sample) * alpha).astype(jnp.int32)
+        steps -= (sample * alpha).astype(jnp.int32)
+        end = jnp.full((*steps.shape[:-1], 1), last, jnp.int32)
+        starts.append(jnp.concatenate([steps, end], -1))
+    return starts
+
+
+def _shuffled_starts(
+    key: jax.Array, x: jax.Array, plane: Plane, window: Sequence[int], outputs: Sequence[int]
+) -> list[jax.Array]:
+    """Starts whose steps come in random order, another one for each plane."""
+    starts = []
+    for part, size, k, output in zip(
+        jax.random.split(key, plane.ndim), plane.input_shape, window, outputs
+    ):
+        if output == 1:
+            starts.append(jnp.full((*_planes(x, plane), 1), size - k, jnp.int32))
+            continue
+        steps = jnp.broadcast_to(_steps(size - k, output - 1), (*_planes(x, plane), output - 1))
+        steps = jax.random.permutation(part, steps, axis=-1, independent=True)
+        starts.append(jnp.pad(jnp.cumsum(steps, -1), [(0, 0)] * (steps.ndim - 1) + [(1, 0)]))
+    return starts
+
+
+def _random_edges(
+    key: Any, sizes: Sequence[int], outputs: Sequence[int], pseudo_random: bool
+) -> list[jax.Array]:
+    """Per axis, the first element of each window and the size of the axis."""
+    edges = []
+    for part, size, output in zip(jax.random.split(key, len(sizes)), sizes, outputs):
+        if pseudo_random:
+            # floor(alpha * i + v) for alpha = size / output, in integers: v counts in parts of it.
+            v = jax.random.randint(part, (), 0, output)
+            whole, rest = np.divmod(np.arange(output + 1, dtype=np.int64) * size, output)
+            edges.append(whole.astype(np.int32) + (rest.astype(np.int32) + v >= output))
+        else:
+            steps = jax.random.permutation(part, _steps(size, output))
+            edges.append(jnp.pad(jnp.cumsum(steps), (1, 0)))
+    return edges
+
+
+def _steps(total: int, count: int) -> jax.Array:
+    """`count` steps that add up to `total`, of two neighbouring sizes at most."""
+    small, larger = divmod(total, count)
+    return jnp.asarray(np.where(np.arange(count) < larger, small + 1, small).astype(np.int32))
+
+
+def _sequence(sequence: Any, size: int, i: int) -> np.ndarray:
+    """A given sequence, checked."""
+    if isinstance(sequence, jax.core.Tracer):
+        raise TypeError(f"sequences[{i}]: expected concrete integers, got {sequence!r}")
+    values = np.asarray(sequence)
+    if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
+        raise TypeError(f"sequences[{i}]: expected a vector of integers, got {sequence!r}")
+    if len(values) < 2 or values[0] != 0 or values[-1] != size or (np.diff(values) < 1).any():
+        raise ValueError(
+            f"sequences[{i}]: expected increasing integers from 0 to {size}, got {values.tolist()}"
+        )
+    return values.astype(np.int32)
+
+
+def _for_planes(starts: jax.Array, plane: Plane, i: int) -> jax.Array:
+    """`(*batch, channels, windows)` with the windows along spatial axis `i` and 1 along others."""
+    shape = (*starts.shape[:-1], *(starts.shape[-1] if j == i else 1 for j in range(plane.ndim)))
+    starts = starts.reshape(shape)
+    if plane.data_format == "channels_last":
+        return jnp.moveaxis(starts, -plane.ndim - 1, -1)
+    return starts
+
+
+def _aligned(values: jax.Array, axis: int, ndim: int) -> jax.Array:
+    """A vector along one axis of an array of `ndim` axes."""
+    shape = [1] * ndim
+    shape[axis] = -1
+    return values.reshape(shape)

@@ -1,0 +1,377 @@
+"""Indices of other frameworks, in and out.
+
+| framework | layout | index |
+| --- | --- | --- |
+| PyTorch | channels first | position in the plane, `y * width + x` |
+| TensorFlow | channels last | `(y * width + x) * channels + c`, or with the batch in front |
+| ONNX | channels first | position in the whole tensor; planes by rows or by columns |
+
+In all of them `width` is that of the pooled array *without* padding. Code that computes it from the
+size after `"SAME"` padding, or from the pooled size times the stride, shears the unpooled image where
+the size is odd (tensorflow issue 10216); `PoolIndices` know the size and cannot.
+
+Arrays come in as they are (through DLPack or the array protocol, copied only to become int32), and go
+out as JAX arrays, int64 where x64 is enabled. Everything is exact both ways. Outside `jit`, an index
+that is no element of its window, or of its own channel or image, is a ValueError that names it; inside
+`jit` it selects nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxunpool.geometry import (
+    Plane,
+    WindowGeometry,
+    as_int,
+    as_sequence,
+    per_axis,
+)
+from jaxunpool.indices import (
+    MAX_INT32,
+    PoolIndices,
+    as_indices,
+    check_geometry,
+    check_plane,
+    check_pool_indices,
+    check_pooled_shape,
+)
+
+__all__ = ["from_onnx", "from_tensorflow", "from_torch", "to_onnx", "to_tensorflow", "to_torch"]
+
+
+def from_torch(indices: Any, geometry: Plane) -> PoolIndices:
+    """Indices of `torch.nn.functional.max_pool1d/2d/3d(..., return_indices=True)`.
+
+    Also of adaptive and fractional pooling, with a bare `Plane` for geometry.
+
+    Args:
+        indices: integers of shape `(*batch, channels, *spatial)`: a PyTorch tensor, NumPy or JAX
+            array.
+        geometry: the pooling, `WindowGeometry.for_input(...)` or that of other `PoolIndices`. Its
+            `data_format` is that of the result.
+
+    Returns:
+        `PoolIndices` in the layout of `geometry`.
+
+    Raises:
+        TypeError: `indices` are no integers.
+        ValueError: their shape does not fit, or one of them is no element of its window.
+
+    Example:
+        >>> window = jaxunpool.WindowGeometry.for_input((4, 4, 1), (2, 2))
+        >>> from_torch(np.array([[[5, 7], [13, 15]]]), window).offsets[..., 0]
+        Array([[3, 3],
+               [3, 3]], dtype=uint8)
+    """
+    flat = _incoming(indices)
+    theirs = _theirs(geometry, "channels_first")
+    _check(flat, theirs)
+    return _as_ours(flat, flat, theirs, geometry)
+
+
+def to_torch(indices: PoolIndices) -> jax.Array:
+    """Indices for `torch.nn.functional.max_unpool1d/2d/3d`.
+
+    Args:
+        indices: `PoolIndices` of either layout.
+
+    Returns:
+        Positions in the plane, `(*batch, channels, *spatial)`: int64 where x64 is enabled, as
+        PyTorch needs them (`torch.from_dlpack`), int32 otherwise. -1 for an offset that selects
+        nothing.
+
+    Raises:
+        TypeError: not `PoolIndices`.
+
+    Example:
+        >>> _, indices = jaxunpool.max_pool_with_indices(jnp.arange(16).reshape(4, 4, 1), (2, 2))
+        >>> to_torch(indices)
+        Array([[[ 5,  7],
+                [13, 15]]], dtype=int32)
+    """
+    theirs = _in_layout(_checked(indices), "channels_first")
+    return theirs.flat.astype(_widest())
+
+
+def from_tensorflow(
+    argmax: Any, geometry: Plane, *, include_batch_in_index: bool = False
+) -> PoolIndices:
+    """Indices of `tf.nn.max_pool_with_argmax`, whatever its padding.
+
+    Args:
+        argmax: integers of shape `(*batch, *spatial, channels)`: a TensorFlow tensor, NumPy or JAX
+            array.
+        geometry: the pooling, `WindowGeometry.for_input(...)`, for example with `"SAME"` padding.
+            Its `data_format` is that of the result.
+        include_batch_in_index: as it was given to TensorFlow.
+
+    Returns:
+        `PoolIndices` in the layout of `geometry`.
+
+    Raises:
+        TypeError: `argmax` are no integers.
+        ValueError: their shape does not fit, or one of them is no element of its window, channel
+            and image.
+
+    Example:
+        >>> window = jaxunpool.WindowGeometry.for_input((1, 3, 3, 1), (2, 2), padding="SAME")
+        >>> argmax = np.array([[4, 5], [7, 8]]).reshape(1, 2, 2, 1)
+        >>> from_tensorflow(argmax, window).flat[0, ..., 0]
+        Array([[4, 5],
+               [7, 8]], dtype=int32)
+    """
+    given = _incoming(argmax, "argmax")
+    _check_bool("include_batch_in_index", include_batch_in_index)
+    theirs = _theirs(geometry, "channels_last")
+    _check(given, theirs, "argmax")
+    channels = given.shape[-1]
+    places, channel = given // channels, given % channels
+    wrong = channel != np.arange(channels)
+    if include_batch_in_index:
+        volume = math.prod(theirs.input_shape)
+        wrong |= places // volume != _batch_numbers(given.shape, theirs.ndim)
+        places = places % volume
+    return _as_ours(_without(places, wrong | (given < 0)), given, theirs, geometry, "argmax")
+
+
+def to_tensorflow(indices: PoolIndices, *, include_batch_in_index: bool = False) -> jax.Array:
+    """Indices as `tf.nn.max_pool_with_argmax` returns them.
+
+    Args:
+        indices: `PoolIndices` of either layout.
+        include_batch_in_index: `((b * H + y) * W + x) * C + c` instead of `(y * W + x) * C + c`,
+            where `b` numbers the images.
+
+    Returns:
+        Integers of shape `(*batch, *spatial, channels)`: int64 where x64 is enabled, int32
+        otherwise. -1 for an offset that selects nothing.
+
+    Raises:
+        TypeError: not `PoolIndices`.
+        ValueError: the numbers need int64, and x64 is not enabled.
+
+    Example:
+        >>> _, indices = jaxunpool.max_pool_with_indices(jnp.arange(16).reshape(4, 2, 2), (2, 2))
+        >>> to_tensorflow(indices)
+        Array([[[ 6,  7]],
+        <BLANKLINE>
+               [[14, 15]]], dtype=int32)
+    """
+    _check_bool("include_batch_in_index", include_batch_in_index)
+    theirs = _in_layout(_checked(indices), "channels_last")
+    flat, n, channels = theirs.flat, theirs.geometry.ndim, theirs.shape[-1]
+    volume = math.prod(theirs.geometry.input_shape)
+    images = math.prod(theirs.shape[: -n - 1]) if include_batch_in_index else 1
+    _check_range(images * volume * channels)
+    places = flat.astype(_widest())
+    if include_batch_in_index:
+        places = places + _batch_numbers(theirs.shape, n) * volume
+    places = places * channels + np.arange(channels)
+    return jnp.where(flat < 0, -1, places).astype(_widest())
+
+
+def from_onnx(
+    indices: Any,
+    geometry: Plane,
+    *,
+    storage_order: int = 0,
+    output_shape: int | tuple[int, ...] | None = None,
+) -> PoolIndices:
+    """Indices of ONNX `MaxPool`, and those that `MaxUnpool` takes.
+
+    ONNX `MaxUnpool` reads indices in the plane that kernel, strides and pads imply
+    (`WindowGeometry.for_output(y.shape, ...)`) and then grows it, at the end, to an explicit
+    `output_shape`. Here the window's offsets simply go to a plane of that size.
+
+    Args:
+        indices: integers of shape `(*batch, channels, *spatial)`: a NumPy or JAX array.
+        geometry: the pooling, `WindowGeometry.for_input(...)` or `for_output(...)`. Its
+            `data_format` is that of the result.
+        storage_order: 0: planes are counted by rows; 1: by columns, the first spatial axis fastest.
+        output_shape: spatial sizes of the unpooled array, if others than the geometry's.
+
+    Returns:
+        `PoolIndices` in the layout of `geometry`.
+
+    Raises:
+        TypeError: `indices` are no integers.
+        ValueError: their shape does not fit, or one of them is no element of its window and plane.
+
+    Example:
+        >>> y, places = np.array([[[[1, 2], [3, 4]]]]), np.array([[[[5, 7], [13, 15]]]])
+        >>> implied = jaxunpool.WindowGeometry.for_output(
+        ...     y.shape, (2, 2), data_format="channels_first")
+        >>> jaxunpool.max_unpool(y, from_onnx(places, implied, output_shape=(5, 5)))[0, 0]
+        Array([[0, 0, 0, 0, 0],
+               [0, 1, 0, 2, 0],
+               [0, 0, 0, 0, 0],
+               [0, 3, 0, 4, 0],
+               [0, 0, 0, 0, 0]], dtype=int32)
+    """
+    given = _incoming(indices)
+    _check_order(storage_order)
+    theirs = _theirs(geometry, "channels_first")
+    _check(given, theirs)
+    n, volume = theirs.ndim, math.prod(theirs.input_shape)
+    planes = _plane_numbers(given.shape, n)
+    places = given % volume
+    if storage_order:
+        places = _reordered(places, theirs.input_shape[::-1])
+    wrong = (given < 0) | (given // volume != planes)
+    found = _as_ours(_without(places, wrong), given, theirs, geometry)
+    if output_shape is None:
+        return found
+    sizes = per_axis("output_shape", as_sequence(output_shape), n, minimum=1)
+    if not isinstance(found.geometry, WindowGeometry):
+        raise ValueError(f"output_shape={output_shape!r}: expected a WindowGeometry with it")
+    found = PoolIndices(found.offsets, dataclasses.replace(found.geometry, input_shape=sizes))
+    positions = found.geometry.positions(found.offsets)
+    if not isinstance(positions[0], jax.core.Tracer):
+        outside = [bool((p >= size).any()) for p, size in zip(positions, sizes)]
+        if any(outside):
+            raise ValueError(f"output_shape={output_shape!r}: too small for some of the indices")
+    return found
+
+
+def to_onnx(indices: PoolIndices, *, storage_order: int = 0) -> jax.Array:
+    """Indices as ONNX `MaxPool` returns them.
+
+    Args:
+        indices: `PoolIndices` of either layout.
+        storage_order: as in `from_onnx`.
+
+    Returns:
+        Positions in the whole tensor, `(*batch, channels, *spatial)`: int64 where x64 is enabled,
+        int32 otherwise. -1 for an offset that selects nothing.
+
+    Raises:
+        TypeError: not `PoolIndices`.
+        ValueError: the numbers need int64, and x64 is not enabled.
+
+    Example:
+        >>> _, indices = jaxunpool.max_pool_with_indices(jnp.arange(32).reshape(4, 4, 2), (2, 2))
+        >>> to_onnx(indices, storage_order=1)
+        Array([[[ 5, 13],
+                [ 7, 15]],
+        <BLANKLINE>
+               [[21, 29],
+                [23, 31]]], dtype=int32)
+    """
+    _check_order(storage_order)
+    theirs = _in_layout(_checked(indices), "channels_first")
+    flat, n = theirs.flat, theirs.geometry.ndim
+    volume = math.prod(theirs.geometry.input_shape)
+    _check_range(math.prod(theirs.shape[:-n]) * volume)
+    places = flat
+    if storage_order:
+        places = _reordered(places, theirs.geometry.input_shape)
+    places = places.astype(_widest()) + _plane_numbers(theirs.shape, n) * volume
+    return jnp.where(flat < 0, -1, places).astype(_widest())
+
+
+def _incoming(array: Any, name: str = "indices") -> Any:
+    """An array as JAX's or NumPy's, without a copy; anything but integers is a TypeError."""
+    if not isinstance(array, jax.Array | np.ndarray):
+        on_cpu = not hasattr(array, "__dlpack_device__") or array.__dlpack_device__()[0] == 1
+        try:
+            array = np.asarray(array) if on_cpu else jnp.from_dlpack(array)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"{name}: expected an array of integers") from None
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"{name}: expected integers, got {array.dtype}{list(array.shape)}")
+    if array.dtype.itemsize < 4 or array.dtype == np.uint32:
+        array = array.astype(np.int32 if array.dtype.itemsize < 4 else np.int64)
+    return array
+
+
+def _theirs(geometry: Any, data_format: Any) -> Plane:
+    """The geometry in the layout of a framework."""
+    check_geometry("geometry", geometry)
+    check_plane("geometry.input_shape", geometry.input_shape)
+    return dataclasses.replace(geometry, data_format=data_format)
+
+
+def _check(array: Any, theirs: Plane, name: str = "indices") -> None:
+    check_pooled_shape(name, array.shape, theirs)
+
+
+def _checked(indices: Any) -> PoolIndices:
+    if not isinstance(indices, PoolIndices):
+        raise TypeError(f"indices: expected PoolIndices, got {type(indices).__name__}")
+    check_pool_indices(indices)
+    return indices
+
+
+def _as_ours(
+    flat: Any, given: Any, theirs: Plane, geometry: Plane, name: str = "indices"
+) -> PoolIndices:
+    """Positions in the planes of a framework's layout as PoolIndices in the user's."""
+    found = PoolIndices.from_positions(name, as_indices(name, flat), given, theirs)
+    return _in_layout(found, geometry.data_format)
+
+
+def _in_layout(indices: PoolIndices, data_format: Any) -> PoolIndices:
+    """The same indices with their channels in another place."""
+    geometry = indices.geometry
+    if geometry.data_format == data_format:
+        return indices
+    channel = -1, -geometry.ndim - 1
+    source, destination = channel if data_format == "channels_first" else channel[::-1]
+    offsets = jnp.moveaxis(indices.offsets, source, destination)
+    return PoolIndices(offsets, dataclasses.replace(geometry, data_format=data_format))
+
+
+def _without(places: Any, wrong: Any) -> Any:
+    """Positions, with -1 for those that are wrong."""
+    where = np.where if isinstance(places, np.ndarray) else jnp.where
+    return where(wrong, -1, places)
+
+
+def _batch_numbers(shape: tuple[int, ...], n: int) -> np.ndarray:
+    """The number of each image of a channels-last array, along its axes."""
+    batch = shape[: -n - 1]
+    return np.arange(math.prod(batch)).reshape(batch + (1,) * (n + 1))
+
+
+def _plane_numbers(shape: tuple[int, ...], n: int) -> np.ndarray:
+    """The number of each plane of a channels-first array, along its axes."""
+    planes = shape[:-n]
+    return np.arange(math.prod(planes)).reshape(planes + (1,) * n)
+
+
+def _reordered(flat: Any, sizes: tuple[int, ...]) -> Any:
+    """Positions counted by rows of a plane of the given sizes, counted by columns."""
+    result, rest = 0, flat
+    for i in reversed(range(len(sizes))):
+        position = rest % sizes[i] if i else rest
+        rest = rest // sizes[i]
+        result = result + position * math.prod(sizes[:i])
+    return result
+
+
+def _widest() -> Any:
+    return np.int64 if jax.config.read("jax_enable_x64") else np.int32
+
+
+def _check_range(count: int) -> None:
+    if count - 1 > MAX_INT32 and _widest() == np.int32:
+        raise ValueError(
+            f"indices: of {count} elements not all have an int32 number; enable jax_enable_x64"
+        )
+
+
+def _check_bool(name: str, value: Any) -> None:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: expected a bool, got {value!r}")
+
+
+def _check_order(storage_order: Any) -> None:
+    if as_int("storage_order", storage_order) not in (0, 1):
+        raise ValueError(f"storage_order={storage_order!r}: expected 0 (rows) or 1 (columns)")

@@ -1,0 +1,83 @@
+"""The transposed Jacobian of any function, as a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def inverse(fn: Callable[[Any], Any], x: Any) -> Callable[[Any], Any]:
+    """The function that applies the transposed Jacobian of `fn` at `x`.
+
+    Lasagne's `InverseLayer`: for a convolution its transposed convolution, for a dense layer its
+    transposed weights, for max pooling `max_unpool(..., duplicates="sum")`, for a whole encoder all
+    of these in reverse order. It is `jax.vjp` with a check of what is passed; its derivatives are
+    JAX's own, with respect to `y` and to `x`.
+
+    Args:
+        fn: a function of one argument; arguments and results are pytrees of arrays.
+        x: where the Jacobian is taken: floats, or a pytree of them.
+
+    Returns:
+        A function `y -> x-like`: takes a pytree with the structure, shapes and types of `fn(x)` and
+        returns one with those of `x`. Integer leaves of `fn(x)`, such as `PoolIndices`, have no
+        derivative: what stands in their place is ignored.
+
+    Raises:
+        TypeError: `fn` is not a function, or `x` holds something else than floats.
+        ValueError: raised by the returned function where `y` does not fit; names the leaf.
+
+    Example:
+        >>> x = jnp.array([[1.0, 2.0], [3.0, 4.0]])[..., None]
+        >>> unpool = inverse(lambda x: jaxunpool.max_pool(x, (2, 2)), x)
+        >>> unpool(jnp.array([[[5.0]]]))[..., 0]
+        Array([[0., 0.],
+               [0., 5.]], dtype=float32)
+    """
+    if not callable(fn):
+        raise TypeError(f"fn: expected a function, got {type(fn).__name__}")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(x):
+        if not _is_floating(leaf):
+            raise TypeError(f"x{_name(path)}: expected floats, got {_describe(leaf)}")
+    result, pullback = jax.vjp(fn, x)
+    expected, structure = jax.tree_util.tree_flatten_with_path(jax.eval_shape(lambda: result))
+
+    def apply(y: Any) -> Any:
+        leaves, found = jax.tree_util.tree_flatten(y)
+        if found != structure:
+            raise ValueError(f"y: expected the structure of fn(x), {structure}, got {found}")
+        cotangents = []
+        for (path, like), leaf in zip(expected, leaves):
+            if not jnp.issubdtype(like.dtype, jnp.inexact):
+                cotangents.append(np.zeros(like.shape, jax.dtypes.float0))
+                continue
+            if jnp.shape(leaf) != like.shape or jnp.result_type(leaf) != like.dtype:
+                raise ValueError(
+                    f"y{_name(path)}: expected {_describe(like)} like fn(x), got {_describe(leaf)}"
+                )
+            cotangents.append(jnp.asarray(leaf))
+        return pullback(jax.tree_util.tree_unflatten(structure, cotangents))[0]
+
+    return apply
+
+
+def _is_floating(leaf: Any) -> bool:
+    try:
+        return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+    except TypeError:
+        return False
+
+
+def _describe(leaf: Any) -> str:
+    try:
+        return f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
+    except TypeError:
+        return type(leaf).__name__
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path)

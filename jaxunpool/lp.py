@@ -1,0 +1,71 @@
+"""Power-average pooling: the p-norm of each window."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxunpool import primitives
+from jaxunpool.arguments import Sizes, as_floats
+from jaxunpool.dispatch import Implementation, check_implementation
+from jaxunpool.geometry import DataFormat, Padding, WindowGeometry
+
+
+def lp_pool(
+    x: jax.typing.ArrayLike,
+    norm_type: float,
+    window_shape: Sizes,
+    strides: Sizes | None = None,
+    padding: Padding = "VALID",
+    *,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+    data_format: DataFormat = "channels_last",
+    implementation: Implementation = None,
+) -> jax.Array:
+    """The p-norm of each window, `sum(|x| ** p) ** (1 / p)`.
+
+    Equal to `torch.nn.functional.lp_pool1d/2d/3d` for inputs whose powers are not negative (for odd
+    p PyTorch adds signed powers, and roots of negative sums are NaN) and windows that do not hang
+    over the end (where PyTorch rescales the sum to a whole window). As there, the gradient of a norm
+    of zero is zero.
+
+    Args:
+        x: floats, as in `avg_pool`.
+        norm_type: p, at least 1: 1 is the sum of magnitudes, 2 the Euclidean norm.
+        window_shape, strides, padding, dilation, ceil_mode, data_format, implementation:
+            as in `avg_pool`.
+
+    Returns:
+        An array of x's type, one element per window.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit; the message names it. At trace time.
+        NotImplementedError: as in `avg_pool`.
+
+    Example:
+        >>> lp_pool(jnp.array([[3.0, -4.0], [0.0, 0.0]])[..., None], 2, (2, 2))[..., 0]
+        Array([[5.]], dtype=float32)
+    """
+    x = as_floats("x", x)
+    if isinstance(norm_type, bool) or not isinstance(norm_type, int | float):
+        raise TypeError(f"norm_type: expected a number, got {norm_type!r}")
+    if not 1 <= norm_type < math.inf:
+        raise ValueError(f"norm_type={norm_type!r}: expected a finite number of at least 1")
+    check_implementation(implementation)
+    geometry = WindowGeometry.for_input(
+        x.shape,
+        window_shape,
+        strides,
+        padding,
+        dilation=dilation,
+        ceil_mode=ceil_mode,
+        data_format=data_format,
+    )
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # powers overflow 16 bits
+    total = primitives.reduce(jnp.abs(wide) ** norm_type, geometry, implementation)
+    is_zero = total == 0
+    norm = jnp.where(is_zero, 0, jnp.where(is_zero, 1, total) ** (1 / norm_type))
+    return norm.astype(x.dtype)

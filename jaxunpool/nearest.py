@@ -1,0 +1,66 @@
+"""Nearest-neighbour unpooling: every element of a window gets the window's value."""
+
+from __future__ import annotations
+
+import jax
+
+from jaxunpool import primitives
+from jaxunpool.arguments import Sizes, as_floats, as_poolable
+from jaxunpool.dispatch import Implementation, check_implementation
+from jaxunpool.geometry import DataFormat, Padding, WindowGeometry, check_choice
+
+
+def nearest_unpool(
+    y: jax.typing.ArrayLike,
+    window_shape: Sizes,
+    strides: Sizes | None = None,
+    padding: Padding = "VALID",
+    *,
+    output_shape: Sizes | None = None,
+    duplicates: str = "last",
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+    data_format: DataFormat = "channels_last",
+    implementation: Implementation = None,
+) -> jax.Array:
+    """Copies of each value in all elements of its window, zero where there is no window.
+
+    Equal to `torch.nn.functional.interpolate(y, scale_factor=window_shape, mode="nearest")` and
+    `jnp.repeat` where strides are the window. Larger strides leave gaps of zeros; where smaller
+    ones make windows overlap, `duplicates` decides.
+
+    Args:
+        y: floats or integers (floats for `"mean"`), the pooled array or one of its shape.
+        window_shape, strides, padding, dilation, ceil_mode, data_format, implementation: as in
+            `max_pool`, for the pooling this undoes.
+        output_shape: spatial sizes of the result, as in `avg_unpool`.
+        duplicates: `"last"`: the copy of the last window in raster order stays, and alone has a
+            gradient. `"mean"`: the mean of the copies, which is `avg_unpool`.
+
+    Returns:
+        An array of y's type.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit; the message names it. At trace time.
+        NotImplementedError: as in `max_pool`.
+
+    Example:
+        >>> nearest_unpool(jnp.array([[1, 2], [3, 4]])[..., None], (1, 2), (1, 3))[..., 0]
+        Array([[1, 1, 0, 2, 2],
+               [3, 3, 0, 4, 4]], dtype=int32)
+    """
+    check_choice("duplicates", duplicates, ("last", "mean"))
+    y = as_floats("y", y) if duplicates == "mean" else as_poolable("y", y)
+    check_implementation(implementation)
+    geometry = WindowGeometry.for_output(
+        y.shape,
+        window_shape,
+        strides,
+        padding,
+        output_shape=output_shape,
+        dilation=dilation,
+        ceil_mode=ceil_mode,
+        data_format=data_format,
+    )
+    weights = "cover" if duplicates == "mean" else "last"
+    return primitives.replicate(y, geometry, implementation, weights)

@@ -1,0 +1,38 @@
+"""correlate: (u, y) -> pattern, what reduce and replicate need to have a gradient for their pattern.
+
+Element `t` is the sum, over all windows, of `y` times element `t` of the window. No backend needs
+one of its own: it is a plain reduction.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxunpool.geometry import WindowGeometry
+from jaxunpool.kernels.xla import regions, windows
+from jaxunpool.kernels.xla.flat import accumulator
+from jaxunpool.kernels.xla.reduce import UNROLLED_VOLUME
+
+
+def correlate(u: jax.Array, y: jax.Array, geometry: WindowGeometry) -> jax.Array:
+    """An array of the window's shape, in the type sums run in."""
+    over, dtype = range(geometry.ndim), accumulator(y.dtype)
+    region = [(0, size) for size in geometry.output_shape]
+    reach = [windows.reach(geometry, i, part) for i, part in zip(over, region)]
+    slab = regions.slab(u, geometry.axes, reach, 0).astype(dtype)
+    y = y.astype(dtype)
+
+    def entry(taps: Sequence[Any]) -> jax.Array:
+        return jnp.sum(y * windows.element(slab, geometry, over, taps, region))
+
+    if geometry.volume <= UNROLLED_VOLUME:
+        entries = list(map(entry, itertools.product(*map(range, geometry.window_shape))))
+        return jnp.stack(entries).reshape(geometry.window_shape)
+    taps = jnp.stack(jnp.unravel_index(jnp.arange(geometry.volume), geometry.window_shape), -1)
+    return lax.map(entry, taps).reshape(geometry.window_shape)

@@ -1,0 +1,106 @@
+"""reduce: u -> y, the sum over each window. The transpose of replicate."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxunpool.geometry import WindowGeometry
+from jaxunpool.kernels.xla import regions, weighting, windows
+from jaxunpool.kernels.xla.flat import accumulator
+
+# Up to here every element of a window is a slice in one fused program; beyond, a loop over chunks
+# of the window keeps the program small.
+UNROLLED_VOLUME, CHUNK = 32, 16
+
+
+def reduce(
+    u: jax.Array,
+    pattern: jax.Array | None,
+    geometry: WindowGeometry,
+    weights: str = "sum",
+    *,
+    borders_apart: bool = True,
+) -> jax.Array:
+    """Sums of the elements times `pattern` (of the window's shape; None: ones), in raster order."""
+    dtype = accumulator(u.dtype)
+    over = range(geometry.ndim)
+    axes, sizes = geometry.axes, geometry.output_shape
+    values = u.astype(dtype)
+    if weights == "cover":
+        positions = [lax.broadcasted_iota(jnp.int32, u.shape, axis % u.ndim) for axis in axes]
+        values = weighting.by_element(values, geometry, positions)
+    factors = None if pattern is None else pattern.astype(dtype)
+    unrolled = geometry.volume <= UNROLLED_VOLUME
+    inner = [(0, n) for n in sizes]
+    if borders_apart and unrolled:
+        inner = [windows.interior(geometry, i) for i in over]
+
+    def compute(region: regions.Region) -> tuple[jax.Array]:
+        reach = [windows.reach(geometry, i, part) for i, part in zip(over, region)]
+        slab = regions.slab(values, axes, reach, 0)
+        shape = list(slab.shape)
+        for axis, (start, stop) in zip(axes, region):
+            shape[axis] = stop - start
+        numbers = [
+            lax.broadcasted_iota(jnp.int32, shape, axis % len(shape)) + start
+            for axis, (start, _) in zip(axes, region)
+        ]
+
+        def add(y: jax.Array, taps: Sequence[Any]) -> jax.Array:
+            value = windows.element(slab, geometry, over, taps, region)
+            if factors is not None:
+                value = value * lax.dynamic_index_in_dim(
+                    factors.ravel(), _raster(taps, geometry), keepdims=False
+                )
+            if weights == "last":
+                counts: Any = functools.reduce(
+                    operator.and_,
+                    [weighting.is_last(geometry, i, taps[i], numbers[i]) for i in over],
+                )
+                value = jnp.where(counts, value, 0)
+            return y + value
+
+        y = _sum_over_window(add, jnp.zeros(shape, dtype), geometry.window_shape, unrolled)
+        return (weighting.by_window(y, geometry, weights, numbers).astype(u.dtype),)
+
+    return regions.fill(compute, inner, sizes, axes, fence=borders_apart)[0]
+
+
+def _raster(taps: Sequence[Any], g: WindowGeometry) -> Any:
+    offset: Any = 0
+    for tap, k in zip(taps, g.window_shape):
+        offset = offset * k + tap
+    return offset
+
+
+def _sum_over_window(add: Any, y: jax.Array, window: tuple[int, ...], unrolled: bool) -> jax.Array:
+    """`y = add(y, taps)` for every element of the window, in raster order."""
+    if unrolled:
+        return functools.reduce(add, itertools.product(*map(range, window)), y)
+
+    def taps_of(number: Any) -> list[Any]:
+        taps: list[Any] = []
+        for k in reversed(window):
+            number, tap = divmod(number, k)
+            taps.insert(0, tap)
+        return taps
+
+    def chunk(number: Any, y: jax.Array) -> jax.Array:
+        for i in range(CHUNK):
+            y = add(y, taps_of(number * CHUNK + i))
+        return y
+
+    volume = math.prod(window)
+    y = lax.fori_loop(0, volume // CHUNK, chunk, y)
+    for number in range(volume // CHUNK * CHUNK, volume):
+        y = add(y, taps_of(number))
+    return y

@@ -1,0 +1,68 @@
+"""replicate: y -> u, each window's value copied into its elements; where windows meet, added."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxunpool.geometry import WindowGeometry
+from jaxunpool.kernels.xla import blocks, weighting
+from jaxunpool.kernels.xla.flat import accumulator
+
+
+def replicate(
+    y: jax.Array,
+    pattern: jax.Array | None,
+    geometry: WindowGeometry,
+    weights: str = "sum",
+    *,
+    borders_apart: bool = True,
+) -> jax.Array:
+    """Copies times `pattern` (of the window's shape; None: ones), weighted, in raster order."""
+    dtype = accumulator(y.dtype)
+    windows = [lax.broadcasted_iota(jnp.int32, y.shape, axis % y.ndim) for axis in geometry.axes]
+    value = weighting.by_window(y.astype(dtype), geometry, weights, windows)
+    spread = None if pattern is None else _spread(pattern.astype(dtype), geometry)
+
+    def contribute(u: jax.Array, reached: list[blocks.Reached], value: jax.Array) -> jax.Array:
+        conditions = [axis.inside for axis in reached]
+        if weights == "last":
+            conditions += [
+                weighting.is_last(geometry, i, axis.tap, axis.window)
+                for i, axis in enumerate(reached)
+            ]
+        if spread is not None:
+            value = value * _piece(spread, geometry, reached, u)
+        hit: Any = functools.reduce(operator.and_, conditions)
+        return u + value if hit is True else jnp.where(hit, u + value, u)
+
+    def finish(u: jax.Array, positions: list[jax.Array]) -> jax.Array:
+        return weighting.by_element(u, geometry, positions) if weights == "cover" else u
+
+    return blocks.assemble(
+        [(value, 0)], geometry, contribute, y.dtype, borders_apart=borders_apart, finish=finish
+    )
+
+
+def _spread(pattern: jax.Array, g: WindowGeometry) -> jax.Array:
+    """The pattern with its elements `dilation` apart, and zeros around it as wide as a block."""
+    pads = [(block, block, d - 1) for block, d in zip(blocks.sizes(g), g.dilation)]
+    return lax.pad(pattern, jnp.zeros((), pattern.dtype), pads)
+
+
+def _piece(
+    spread: jax.Array, g: WindowGeometry, reached: list[blocks.Reached], like: jax.Array
+) -> jax.Array:
+    """The part of the pattern that the shifted window lays over a block."""
+    sizes = blocks.sizes(g)
+    starts = [axis.start + size for axis, size in zip(reached, sizes)]
+    piece = lax.dynamic_slice(spread, starts, sizes)
+    shape = [1] * like.ndim
+    for axis, size in zip(blocks.split(g), sizes):
+        shape[axis + 1] = size
+    return piece.reshape(shape)
