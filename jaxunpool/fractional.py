@@ -60,7 +60,8 @@ def fractional_max_pool(
             `(*batch, channels, spatial axes)`, PyTorch's `_random_samples`. PyTorch's order: in 2-D
             the first is for columns, in 3-D for depth.
         sequences: instead of a key, and without a window: per spatial axis the first element of each
-            window and the size of the axis, from 0 on, increasing; no tracers.
+            window and the size of the axis (its last element will do where they overlap), from 0 on,
+            increasing; no tracers.
         pseudo_random: with a key: `floor(alpha * (i + u))`, which keeps steps as even as possible;
             False: the same steps in random order.
         overlapping: without a window: each window includes the first element of the next.
@@ -154,7 +155,7 @@ def fractional_max_pool_with_indices(
             widths = [-(-size // output) for size, output in zip(plane.input_shape, outputs)]
         else:
             given = [
-                _sequence(s, n, i) for i, (s, n) in enumerate(zip(sequences, plane.input_shape))
+                _sequence(s, n, i, overlapping) for i, (s, n) in enumerate(zip(sequences, plane.input_shape))
             ]
             widths = [int(np.diff(edge).max()) for edge in given]
             edges = list(map(jnp.asarray, given))
@@ -312,14 +313,15 @@ def _steps(total: int, count: int) -> jax.Array:
     return jnp.asarray(np.where(np.arange(count) < larger, small + 1, small).astype(np.int32))
 
 
-def _sequence(sequence: Any, size: int, i: int) -> np.ndarray:
+def _sequence(sequence: Any, size: int, i: int, overlapping: bool) -> np.ndarray:
     """A given sequence, checked."""
     if isinstance(sequence, jax.core.Tracer):
         raise TypeError(f"sequences[{i}]: expected concrete integers, got {sequence!r}")
     values = np.asarray(sequence)
     if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
         raise TypeError(f"sequences[{i}]: expected a vector of integers, got {sequence!r}")
-    if len(values) < 2 or values[0] != 0 or values[-1] != size or (np.diff(values) < 1).any():
+    ends = (size - 1, size) if overlapping else (size,)
+    if len(values) < 2 or values[0] != 0 or values[-1] not in ends or (np.diff(values) < 1).any():
         raise ValueError(
             f"sequences[{i}]: expected increasing integers from 0 to {size}, got {values.tolist()}"
         )

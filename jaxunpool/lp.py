@@ -34,7 +34,8 @@ def lp_pool(
 
     Args:
         x: floats, as in `avg_pool`.
-        norm_type: p, at least 1: 1 is the sum of magnitudes, 2 the Euclidean norm.
+        norm_type: p, at least 1: 1 is the sum of magnitudes, 2 the Euclidean norm, infinity the
+            largest magnitude.
         window_shape, strides, padding, dilation, ceil_mode, data_format, implementation:
             as in `avg_pool`.
 
@@ -52,8 +53,8 @@ def lp_pool(
     x = as_floats("x", x)
     if isinstance(norm_type, bool) or not isinstance(norm_type, int | float):
         raise TypeError(f"norm_type: expected a number, got {norm_type!r}")
-    if not 1 <= norm_type < math.inf:
-        raise ValueError(f"norm_type={norm_type!r}: expected a finite number of at least 1")
+    if not norm_type >= 1:
+        raise ValueError(f"norm_type={norm_type!r}: expected at least 1")
     check_implementation(implementation)
     geometry = WindowGeometry.for_input(
         x.shape,
@@ -64,6 +65,8 @@ def lp_pool(
         ceil_mode=ceil_mode,
         data_format=data_format,
     )
+    if norm_type == math.inf:
+        return primitives.select(jnp.abs(x), geometry, implementation)[0]
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # powers overflow 16 bits
     total = primitives.reduce(jnp.abs(wide) ** norm_type, geometry, implementation)
     is_zero = total == 0

@@ -1,4 +1,4 @@
-"""Max pooling and unpooling from their definitions: NumPy and loops, nothing of the library.
+"""Every operator from its definition: NumPy and loops, nothing of the library.
 
 One channels-last image without batch axes at a time, `(*spatial, channels)`; `over_layout` lifts
 a function of such images to any leading axes and to channels first.
@@ -94,6 +94,88 @@ def max_unpool_gradient(du, flat, duplicates):
             if 0 <= to < total and (duplicates == "sum" or last[to, c] == o):
                 dy[(*o, c)] = du[to, c]
     return dy
+
+
+def windows(sizes, window, strides, padding, dilation, ceil_mode):
+    """Pooled sizes, and per window in raster order: `{flat position: offset}`, elements with padding.
+
+    What hangs over the end (`ceil_mode`) is no element.
+    """
+    pads, outputs = pads_and_outputs(sizes, window, strides, padding, dilation, ceil_mode)
+    table, counts = [], []
+    for o in np.ndindex(*outputs):
+        inside = elements(o, sizes, window, strides, pads, dilation)
+        table.append({int(np.ravel_multi_index(p, sizes)): offset for offset, p in inside})
+        count = 1
+        for i, number in enumerate(o):
+            taps = number * strides[i] - pads[i][0] + np.arange(window[i]) * dilation[i]
+            count *= int((taps < sizes[i] + pads[i][1]).sum())
+        counts.append(count)
+    return outputs, table, counts
+
+
+def window_sums(x, table, outputs, weight):
+    """y[o] = sum of weight(o, position, offset) * x[position], in float64."""
+    flat = x.astype(np.float64).reshape(-1, x.shape[-1])
+    y = np.zeros((len(table), x.shape[-1]))
+    for o, members in enumerate(table):
+        for position, offset in members.items():
+            y[o] += weight(o, position, offset) * flat[position]
+    return y.reshape(*outputs, -1)
+
+
+def window_copies(y, table, sizes, weight):
+    """u[position] = sum of weight(o, position, offset) * y[o], in float64."""
+    flat = y.astype(np.float64).reshape(-1, y.shape[-1])
+    u = np.zeros((math.prod(sizes), y.shape[-1]))
+    for o, members in enumerate(table):
+        for position, offset in members.items():
+            u[position] += weight(o, position, offset) * flat[o]
+    return u.reshape(*sizes, -1)
+
+
+def irregular_max(x, bounds):
+    """Maximum and flat position over windows given as (start, stop) pairs, per spatial axis."""
+    *sizes, channels = x.shape
+    outputs = [len(pairs) for pairs in bounds]
+    y, flat = np.zeros((*outputs, channels), x.dtype), np.zeros((*outputs, channels), np.int64)
+    for o in np.ndindex(*outputs):
+        for c in range(channels):
+            best = None
+            for position in itertools.product(*(range(*b[i]) for b, i in zip(bounds, o))):
+                value = x[(*position, c)]
+                if best is None or value > best or value != value:
+                    best = value
+                    y[(*o, c)] = value
+                    flat[(*o, c)] = np.ravel_multi_index(position, sizes)
+    return y, flat
+
+
+def adaptive_bounds(size, output):
+    """PyTorch's rule."""
+    return [
+        (math.floor(i * size / output), math.ceil((i + 1) * size / output)) for i in range(output)
+    ]
+
+
+def conv_transpose(x, kernel, strides, padding, extra, dilation):
+    """Channels first, one group: every value adds its kernel to the result, which is then cut."""
+    n = len(strides)
+    sizes, window = x.shape[-n:], kernel.shape[-n:]
+    full = [
+        (size - 1) * s + d * (k - 1) + 1 + e + 2 * p  # room for what is cut off
+        for size, s, d, k, e, p in zip(sizes, strides, dilation, window, extra, padding)
+    ]
+    u = np.zeros((x.shape[0], kernel.shape[1], *full))
+    for position in np.ndindex(*sizes):
+        for tap in np.ndindex(*window):
+            to = tuple(p * s + t * d for p, s, t, d in zip(position, strides, tap, dilation))
+            u[(..., *to)] += x[(..., *position)] @ kernel[(..., *tap)]
+    ends = [
+        (size - 1) * s + d * (k - 1) + 1 + e - p
+        for size, s, d, k, e, p in zip(sizes, strides, dilation, window, extra, padding)
+    ]
+    return u[(..., *(slice(p, end) for p, end in zip(padding, ends)))]
 
 
 def over_layout(function, n, data_format, *arrays):

@@ -1,0 +1,142 @@
+"""Adaptive and global pooling against the oracle."""
+
+import functools
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+from strategies import FLOATS, INTEGERS, KINDS, per_axis, values
+from test_linear import close
+from test_max import assert_same
+
+import jaxunpool as jup
+
+
+@st.composite
+def calls(draw):
+    n = draw(st.integers(1, 3))
+    sizes, outputs = draw(per_axis(n, 1, (30, 11, 6)[n - 1])), draw(per_axis(n, 1, 9))
+    batch, layout = draw(st.sampled_from([(), (2,), (1, 2)])), draw(st.sampled_from(LAYOUTS))
+    shape = (*batch, *sizes, 2) if layout == "channels_last" else (*batch, 2, *sizes)
+    return sizes, outputs, shape, layout
+
+
+LAYOUTS = ("channels_last", "channels_first")
+
+
+@hypothesis.settings(max_examples=60)
+@hypothesis.given(
+    call=calls(),
+    dtype=st.sampled_from(FLOATS + INTEGERS),
+    kind=st.sampled_from(KINDS),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_everything_agrees_with_the_oracle(call, dtype, kind, seed):
+    sizes, outputs, shape, layout = call
+    rng = np.random.default_rng(seed)
+    x = values(rng, shape, dtype, kind)
+    n, options = len(sizes), {"data_format": layout}
+    bounds = [oracle.adaptive_bounds(*pair) for pair in zip(sizes, outputs)]
+    expected, flat = oracle.over_layout(
+        functools.partial(oracle.irregular_max, bounds=bounds), n, layout, x
+    )
+    for implementation in (None, "xla"):
+        y, indices = jup.adaptive_max_pool_with_indices(
+            x, outputs, implementation=implementation, **options
+        )
+        assert_same(y, expected)
+        assert_same(indices.flat, flat.astype(np.int32))
+    assert_same(jup.adaptive_max_pool(x, outputs, **options), expected)
+    jup.validate_indices(indices)
+    again = jup.PoolIndices.from_flat(flat, indices.geometry)
+    assert_same(again.offsets, np.asarray(indices.offsets).astype(again.offsets.dtype))
+    dy = values(rng, expected.shape, dtype, "plain")
+    unpool = functools.partial(oracle.max_unpool, sizes=sizes, duplicates="last")
+    assert_same(jup.max_unpool(dy, indices), oracle.over_layout(unpool, n, layout, dy, flat))
+    if dtype not in FLOATS:
+        return
+    pool = functools.partial(jup.adaptive_max_pool, output_shape=outputs, **options)
+    add = functools.partial(oracle.max_unpool, sizes=sizes, duplicates="sum")
+    dx = oracle.over_layout(add, n, layout, dy.astype(np.float64), flat)
+    close(jax.vjp(pool, x)[1](dy)[0], dx, dtype, 8)
+
+    x = values(rng, shape, dtype, "plain")
+    means = lambda image: _means(image, bounds)
+    y, pullback = jax.vjp(
+        functools.partial(jup.adaptive_avg_pool, output_shape=outputs, **options), x
+    )
+    close(y, oracle.over_layout(means, n, layout, x), dtype, np.prod(sizes) + 4)
+    # The transpose, by the dot product with one random array.
+    dx = np.asarray(pullback(dy)[0], np.float64)
+    left = np.vdot(oracle.over_layout(means, n, layout, x), dy.astype(np.float64))
+    eps = 2.0 ** -(7 if dtype.itemsize == 2 and dtype != np.float16 else 10)
+    bound = np.vdot(np.abs(dx), np.abs(x.astype(np.float64))) + 1e-3
+    assert abs(left - np.vdot(dx, x.astype(np.float64))) <= (
+        eps if dtype.itemsize == 2 else 1e-5
+    ) * bound
+
+
+def _means(image, bounds):
+    y = np.zeros((*map(len, bounds), image.shape[-1]))
+    for o in np.ndindex(*y.shape[:-1]):
+        part = image[tuple(slice(*b[i]) for b, i in zip(bounds, o))].astype(np.float64)
+        y[o] = part.reshape(-1, image.shape[-1]).mean(0)
+    return y
+
+
+@pytest.mark.parametrize("size", [(5, 7), (6, 8)])
+def test_derivatives(rng, size):
+    x = jnp.asarray(rng.permutation(2 * 70 * 2)[: 2 * size[0] * size[1]] / 10.0)
+    x = x.reshape(*size, 2)
+    for pool in (jup.adaptive_max_pool, jup.adaptive_avg_pool):
+        run = functools.partial(pool, output_shape=(3, 4))
+        check_grads(lambda x: run(x) ** 2, (x,), order=2, modes=["rev"], eps=1e-3)
+        plain = functools.partial(run, implementation="xla")
+        check_grads(lambda x: plain(x) ** 2, (x,), order=2, modes=["fwd", "rev"], eps=1e-3)
+    check_grads(lambda x: jup.global_avg_pool(x, spatial_ndim=2) ** 2, (x,), order=2, eps=1e-3)
+
+
+def test_larger_than_the_input():
+    x = jnp.array([1.0, 2, 3])[:, None]
+    np.testing.assert_array_equal(jup.adaptive_max_pool(x, (5,))[:, 0], [1, 2, 2, 3, 3])
+    np.testing.assert_array_equal(jup.adaptive_avg_pool(x, (5,))[:, 0], [1, 1.5, 2, 2.5, 3])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_global(rng, layout):
+    x = rng.standard_normal((2, 9, 10, 4)).astype(np.float32)
+    axes = (1, 2) if layout == "channels_last" else (2, 3)
+    y, indices = jup.global_max_pool_with_indices(x, data_format=layout)
+    np.testing.assert_array_equal(y, x.max(axes, keepdims=True))
+    np.testing.assert_array_equal(jup.global_max_pool(x, data_format=layout), y)
+    assert jup.max_unpool(y, indices).shape == x.shape
+    mean = jup.global_avg_pool(x, data_format=layout)
+    np.testing.assert_allclose(mean, x.mean(axes, keepdims=True, dtype=np.float64), atol=1e-6)
+    np.testing.assert_array_equal(jup.global_max_pool(x[0], spatial_ndim=1), x[0].max(1, keepdims=True))
+
+
+def test_indices_know_their_plane():
+    y, indices = jup.adaptive_max_pool_with_indices(jnp.arange(35.0).reshape(5, 7, 1), (2, 3))
+    assert repr(indices) == "PoolIndices(int32[2,3,1], flat, input=(5, 7), 24 bytes)"
+    assert jup.max_unpool(y, indices).shape == (5, 7, 1)
+    with pytest.raises(ValueError, match="made for an input of spatial size"):
+        jup.max_unpool(y, indices, output_shape=(5, 8))
+    even = jup.adaptive_max_pool_with_indices(jnp.zeros((6, 8, 1)), (2, 4))[1]
+    assert even.offsets.dtype == np.uint8
+
+
+@pytest.mark.parametrize("size", [224, 223])
+def test_programs_stay_small(size):
+    """The number of operations grows neither with the input nor with the output."""
+
+    def count(size, outputs):
+        x = jax.ShapeDtypeStruct((1, size, size, 4), np.float32)
+        run = jax.jit(lambda x: jax.vjp(lambda x: jup.adaptive_max_pool(x, outputs), x))
+        return len(run.lower(x).as_text().splitlines())
+
+    assert count(size, 7) < 1.5 * count(70 + size % 7, 7) + 200

@@ -1,0 +1,194 @@
+"""Fractional max pooling: windows, given and drawn, and maxima over them against the oracle."""
+
+import functools
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+from strategies import FLOATS, INTEGERS, KINDS, values
+from test_linear import close
+from test_max import assert_same
+
+import jaxunpool as jup
+
+LAYOUTS = ("channels_last", "channels_first")
+
+
+def pytorchs_starts(size, k, output, sample):
+    """Its interval rule, in the sample's own precision."""
+    if output == 1:
+        return [size - k]
+    alpha = type(sample)(size - k) / type(sample)(output - 1)
+    first = int(sample * alpha)
+    steps = [int((type(sample)(i) + sample) * alpha) - first for i in range(output - 1)]
+    return [*steps, size - k]
+
+
+@st.composite
+def calls(draw):
+    n = draw(st.integers(1, 3))
+    axes = [
+        (draw(st.integers(1, 3)), draw(st.integers(1, (12, 7, 4)[n - 1])), draw(st.integers(0, 9)))
+        for _ in range(n)
+    ]
+    window, outputs, extra = zip(*axes)
+    sizes = tuple(k + o - 1 + e for k, o, e in zip(window, outputs, extra))
+    return window, outputs, sizes, draw(st.sampled_from(LAYOUTS)), draw(st.booleans())
+
+
+@hypothesis.settings(max_examples=40)
+@hypothesis.given(
+    call=calls(),
+    dtype=st.sampled_from(FLOATS + INTEGERS),
+    kind=st.sampled_from(KINDS),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_everything_agrees_with_the_oracle(call, dtype, kind, seed):
+    window, outputs, sizes, layout, batched = call
+    rng, n = np.random.default_rng(seed), len(sizes)
+    batch = (2,) if batched else ()
+    shape = (*batch, *sizes, 2) if layout == "channels_last" else (*batch, 2, *sizes)
+    x = values(rng, shape, dtype, kind)
+    samples = rng.random((*batch, 2, n)).astype(np.float32)
+    planes = np.moveaxis(x, -1, len(batch)) if layout == "channels_last" else x
+    expected = np.zeros((*planes.shape[: len(batch) + 1], *outputs), dtype)
+    flat = np.zeros(expected.shape, np.int32)
+    for number in np.ndindex(*planes.shape[: len(batch) + 1]):
+        order = samples[number][::-1] if n == 2 else samples[number]
+        bounds = [
+            [(start, start + k) for start in pytorchs_starts(size, k, output, sample)]
+            for size, k, output, sample in zip(sizes, window, outputs, order)
+        ]
+        y, places = oracle.irregular_max(planes[number][..., None], bounds)
+        expected[number], flat[number] = y[..., 0], places[..., 0]
+    if layout == "channels_last":
+        expected, flat = (np.moveaxis(a, len(batch), -1) for a in (expected, flat))
+    pool = functools.partial(
+        jup.fractional_max_pool_with_indices,
+        window_shape=window,
+        output_shape=outputs,
+        random_samples=samples,
+        data_format=layout,
+    )
+    y, indices = pool(x)
+    assert_same(y, expected)
+    assert_same(indices.flat, flat)
+    plain, places = pool(x, implementation="xla")
+    assert_same(plain, expected)
+    assert_same(places.flat, flat)
+    jup.validate_indices(indices)
+    u = jup.max_unpool(y, indices)
+    assert u.shape == x.shape
+    if kind == "plain":
+        np.testing.assert_array_equal(np.asarray(u)[np.asarray(u) != 0], x[np.asarray(u) != 0])
+    if dtype in FLOATS:
+        dy = values(rng, expected.shape, dtype, "plain")
+        dx = jax.vjp(lambda x: pool(x)[0], x)[1](dy)[0]
+        add = functools.partial(oracle.max_unpool, sizes=sizes, duplicates="sum")
+        exact = oracle.over_layout(add, n, layout, dy.astype(np.float64), flat)
+        close(dx, exact, dtype, 8)
+
+
+def test_tensorflows_example():
+    """From its documentation: 16, at index 2, is in both windows."""
+    x = np.array([20, 5, 16, 3, 7])[:, None]
+    y = jup.fractional_max_pool(x, None, sequences=[[0, 2, 4]], overlapping=True)
+    np.testing.assert_array_equal(y[:, 0], [20, 16])
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_given_sequences(rng, overlapping):
+    x = rng.standard_normal((2, 9, 7, 3))
+    rows, columns = [0, 1, 3, 5, 7, 9], [0, 2, 3, 5, 7]
+    ends = lambda s, size: [
+        (a, min(b + overlapping, size)) for a, b in zip(s[:-1], s[1:])
+    ]
+    bounds = [ends(rows, 9), ends(columns, 7)]
+    expected, flat = oracle.over_layout(
+        functools.partial(oracle.irregular_max, bounds=bounds), 2, "channels_last", x
+    )
+    y, indices = jup.fractional_max_pool_with_indices(
+        x, None, sequences=(np.array(rows), columns), overlapping=overlapping
+    )
+    assert_same(y, expected)
+    assert_same(indices.flat, flat.astype(np.int32))
+
+
+def drawn_windows(key, size, output, **options):
+    """First positions of the windows: the index of the maximum of a falling input."""
+    x = -np.arange(float(size))[:, None]
+    _, indices = jup.fractional_max_pool_with_indices(x, None, (output,), key=key, **options)
+    return np.asarray(indices.flat[:, 0])
+
+
+@pytest.mark.parametrize(("size", "output"), [(25, 17), (30, 20), (17, 16), (11, 11), (40, 9)])
+@pytest.mark.parametrize("pseudo_random", [True, False])
+def test_drawn_windows_are_grahams(size, output, pseudo_random):
+    """They start at 0, end at the size, and step by the two integers around the ratio."""
+    seen = set()
+    for seed in range(40):
+        key = jax.random.key(seed)
+        starts = drawn_windows(key, size, output, pseudo_random=pseudo_random)
+        assert starts[0] == 0
+        steps = np.diff([*starts, size])
+        assert set(steps) <= {size // output, -(-size // output)}
+        assert steps.sum() == size
+        overlapping = drawn_windows(key, size, output, pseudo_random=pseudo_random, overlapping=True)
+        np.testing.assert_array_equal(overlapping, starts)
+        if pseudo_random:  # as even as possible: any run of steps is within one of the ratio
+            for width in (2, 3, 5):
+                runs = np.convolve(steps, np.ones(width, int), "valid")
+                assert np.ptp(runs) <= 1
+        seen.add(tuple(starts))
+    assert len(seen) > 1 or size % output == 0
+
+
+@pytest.mark.parametrize("pseudo_random", [True, False])
+def test_drawn_positions_of_fixed_windows(pseudo_random):
+    x = np.broadcast_to(-np.arange(23.0)[None, :, None], (4, 23, 5))
+    _, indices = jup.fractional_max_pool_with_indices(
+        x, (3,), (9,), key=jax.random.key(1), pseudo_random=pseudo_random
+    )
+    starts = np.asarray(indices.flat)
+    assert (starts[:, 0] == 0).all()
+    assert (starts[:, -1] == 20).all()
+    assert set(np.diff(starts, axis=1).ravel()) <= {2, 3}
+    assert len(np.unique(starts.swapaxes(1, 2).reshape(-1, 9), axis=0)) > 1  # one for each plane
+
+
+def test_a_key_decides_everything():
+    x = jax.random.normal(jax.random.key(7), (3, 12, 13, 2))
+    for options in (
+        {"window_shape": (2, 2)},
+        {"window_shape": (2, 2), "pseudo_random": False},
+        {"window_shape": None},
+        {"window_shape": None, "pseudo_random": False, "overlapping": True},
+    ):
+        pool = functools.partial(jup.fractional_max_pool_with_indices, output_shape=(8, 9), **options)
+        one, two = pool(x, key=jax.random.key(3)), pool(x, key=jax.random.key(3))
+        np.testing.assert_array_equal(one[1].flat, two[1].flat)
+        jitted = jax.jit(lambda x, key, pool=pool: pool(x, key=key))(x, jax.random.key(3))
+        np.testing.assert_array_equal(one[1].flat, jitted[1].flat)
+        np.testing.assert_array_equal(one[0], jitted[0])
+        keys = jax.random.split(jax.random.key(3), 3)
+        mapped = jax.vmap(lambda x, key, pool=pool: pool(x, key=key)[0])(x, keys)
+        each = jnp.stack([pool(image, key=key)[0] for image, key in zip(x, keys)])
+        np.testing.assert_array_equal(mapped, each)
+        other = pool(x, key=jax.random.key(4))[1]
+        assert (other.flat != one[1].flat).any()
+        raw = pool(x, key=jax.random.PRNGKey(3))
+        np.testing.assert_array_equal(raw[1].flat, one[1].flat)
+
+
+def test_derivatives(rng):
+    x = jnp.asarray(rng.permutation(2 * 7 * 8 * 2).reshape(2, 7, 8, 2) / 10.0)
+    key = jax.random.key(2)
+    for window in ((2, 2), None):
+        run = lambda x, i=None, w=window: jup.fractional_max_pool(x, w, (4, 5), key=key, implementation=i)
+        check_grads(lambda x: run(x) ** 2, (x,), order=2, modes=["rev"], eps=1e-3)
+        check_grads(lambda x: run(x, "xla") ** 2, (x,), order=2, modes=["fwd", "rev"], eps=1e-3)
