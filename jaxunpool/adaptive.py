@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxunpool import irregular, primitives
@@ -16,7 +15,6 @@ from jaxunpool.geometry import (
     DataFormat,
     Plane,
     WindowGeometry,
-    along,
     as_sequence,
     check_choice,
     per_axis,
@@ -42,8 +40,8 @@ def adaptive_max_pool(
 
     Args:
         x: floats or integers, as in `max_pool`.
-        output_shape: spatial sizes of the result; an int means the same for all `x.ndim - 2` spatial
-            axes.
+        output_shape: spatial sizes of the result; an int means the same for all `x.ndim - 2` of
+            them.
         data_format, implementation: as in `max_pool`.
 
     Returns:
@@ -97,12 +95,10 @@ def adaptive_max_pool_with_indices(
     bounds, widths = [], []
     for size, output, axis in zip(plane.input_shape, outputs, plane.axes):
         starts, stops = _windows(size, output)
-        bounds.append((jnp.asarray(along(starts, axis)), jnp.asarray(along(stops, axis))))
+        bounds.append(
+            (irregular.aligned(starts, axis, x.ndim), irregular.aligned(stops, axis, x.ndim))
+        )
         widths.append(int((stops - starts).max()))
-    bounds = [
-        tuple(bound.reshape((1,) * (x.ndim - bound.ndim) + bound.shape) for bound in pair)
-        for pair in bounds
-    ]
     y, flat = irregular.select(x, bounds, widths, plane, implementation)
     return y, PoolIndices(flat, plane)
 
@@ -145,7 +141,7 @@ def adaptive_avg_pool(
 def mean_taps(size: int, output: int) -> Taps:
     """The means of the windows along one axis."""
     rows = [
-        {element: 1 / (stop - start) for element in range(start, stop)}
+        dict.fromkeys(range(start, stop), 1 / (stop - start))
         for start, stop in zip(*map(np.ndarray.tolist, _windows(size, output)))
     ]
     return Taps.from_lists(rows, size)

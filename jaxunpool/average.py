@@ -134,8 +134,8 @@ def global_avg_pool(
 ) -> jax.Array:
     """Mean over all spatial axes, which stay with size 1.
 
-    This is `jnp.mean`, whose own gradient is the best there is; it agrees with `avg_pool` of a
-    window of the whole plane, and with `torch.nn.functional.adaptive_avg_pool2d(x, 1)`, to rounding.
+    This is `jnp.mean`, whose own gradient is the best there is. It agrees to rounding with
+    `avg_pool` of the whole plane and with `torch.nn.functional.adaptive_avg_pool2d(x, 1)`.
 
     Args:
         x: floats, as in `avg_pool`.

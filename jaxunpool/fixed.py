@@ -26,8 +26,8 @@ def fixed_unpool(
 ) -> jax.Array:
     """A copy of `pattern` for each value, multiplied by it.
 
-    The Kronecker product of each plane with the pattern where strides are the pattern's shape, which
-    is tensorpack's `FixedUnPooling`. Where windows overlap their products are added, in raster
+    Where strides are the pattern's shape, the Kronecker product of each plane with the pattern:
+    tensorpack's `FixedUnPooling`. Where windows overlap their products are added, in raster
     order. The pattern has a gradient too: it can be learned.
 
     Args:
@@ -89,9 +89,9 @@ def bed_of_nails_unpool(
 ) -> jax.Array:
     """Each value at one and the same position of its window, zeros elsewhere.
 
-    With position 0 the zero-filled unpooling of FCN-like decoders ("bed of nails"), and tensorpack's
-    2x2 unpooling. A value whose position lies in the padding is dropped. This is `lax.pad`, whose
-    own derivatives (slices) are the best there are, on every platform.
+    With position 0 the zero-filled unpooling of FCN-like decoders ("bed of nails"), and
+    tensorpack's 2x2 unpooling. A value whose position lies in the padding is dropped. This is
+    `lax.pad`, whose own derivatives (slices) are the best there are, on every platform.
 
     Args:
         y: floats or integers, the pooled array or one of its shape.

@@ -43,8 +43,8 @@ def fractional_max_pool(
 
     As in Graham, "Fractional Max-Pooling" (2014), in two forms.
 
-    With a `window_shape` every window has that size, and each channel of each image positions of its
-    own: equal to `torch.nn.functional.fractional_max_pool2d/3d`, with `random_samples` bit for bit.
+    With a `window_shape` every window has that size, and each channel of each image its own
+    positions: equal to `torch.nn.functional.fractional_max_pool2d/3d`, with `random_samples` bit for bit.
 
     With `window_shape=None` windows reach from one element of a sequence to the next, and the whole
     array shares one sequence per axis: equal to `tf.nn.fractional_max_pool`, whose sequences can be
@@ -53,15 +53,15 @@ def fractional_max_pool(
     Args:
         x: floats or integers, as in `max_pool`.
         window_shape: sizes of the windows, or None: from one element of a sequence to the next.
-        output_shape: spatial sizes of the result; an int means the same for all `x.ndim - 2` spatial
-            axes. None only where `sequences` say it.
+        output_shape: spatial sizes of the result; an int means the same for all `x.ndim - 2` of
+            them. None only where `sequences` say it.
         key: a `jax.random` key; the same key gives the same windows.
         random_samples: instead of a key, and with a window: numbers in [0, 1) of shape
             `(*batch, channels, spatial axes)`, PyTorch's `_random_samples`. PyTorch's order: in 2-D
             the first is for columns, in 3-D for depth.
-        sequences: instead of a key, and without a window: per spatial axis the first element of each
-            window and the size of the axis (its last element will do where they overlap), from 0 on,
-            increasing; no tracers.
+        sequences: instead of a key, and without a window: per spatial axis the first element of
+            each window and the size of the axis (its last element will do where they overlap), from
+            0 on, increasing; no tracers.
         pseudo_random: with a key: `floor(alpha * (i + u))`, which keeps steps as even as possible;
             False: the same steps in random order.
         overlapping: without a window: each window includes the first element of the next.
@@ -146,8 +146,8 @@ def fractional_max_pool_with_indices(
         else:
             samples = _samples(key, random_samples, x, plane)
             starts = _starts(samples, plane, window, outputs)
-        bounds = [_for_planes(start, plane, i) for i, start in enumerate(starts)]
-        bounds = [(start, start + k) for start, k in zip(bounds, window)]
+        first = [_for_planes(start, plane, i) for i, start in enumerate(starts)]
+        bounds = [(start, start + k) for start, k in zip(first, window)]
         widths = list(window)
     else:
         if sequences is None:
@@ -155,14 +155,17 @@ def fractional_max_pool_with_indices(
             widths = [-(-size // output) for size, output in zip(plane.input_shape, outputs)]
         else:
             given = [
-                _sequence(s, n, i, overlapping) for i, (s, n) in enumerate(zip(sequences, plane.input_shape))
+                _sequence(s, n, i, overlapping)
+                for i, (s, n) in enumerate(zip(sequences, plane.input_shape))
             ]
             widths = [int(np.diff(edge).max()) for edge in given]
             edges = list(map(jnp.asarray, given))
         bounds = []
         for edge, size, axis in zip(edges, plane.input_shape, plane.axes):
             stop = jnp.minimum(edge[1:] + 1, size) if overlapping else edge[1:]
-            bounds.append((_aligned(edge[:-1], axis, x.ndim), _aligned(stop, axis, x.ndim)))
+            bounds.append(
+                (irregular.aligned(edge[:-1], axis, x.ndim), irregular.aligned(stop, axis, x.ndim))
+            )
         widths = [width + bool(overlapping) for width in widths]
     y, flat = irregular.select(x, bounds, widths, plane, implementation)
     return y, PoolIndices(flat, plane)
@@ -186,7 +189,7 @@ def _check_source(window: Any, output_shape: Any, key: Any, samples: Any, sequen
     if key is not None:
         is_typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
         is_raw = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32
-        if not (is_typed and key.ndim == 0 or is_raw and key.ndim == 1):
+        if not ((is_typed and key.ndim == 0) or (is_raw and key.ndim == 1)):
             raise TypeError(f"key: expected a jax.random key, got {key!r}")
 
 
@@ -294,13 +297,15 @@ def _random_edges(
     key: Any, sizes: Sequence[int], outputs: Sequence[int], pseudo_random: bool
 ) -> list[jax.Array]:
     """Per axis, the first element of each window and the size of the axis."""
-    edges = []
+    edges: list[jax.Array] = []
     for part, size, output in zip(jax.random.split(key, len(sizes)), sizes, outputs):
         if pseudo_random:
             # floor(alpha * i + v) for alpha = size / output, in integers: v counts in parts of it.
             v = jax.random.randint(part, (), 0, output)
             whole, rest = np.divmod(np.arange(output + 1, dtype=np.int64) * size, output)
-            edges.append(whole.astype(np.int32) + (rest.astype(np.int32) + v >= output))
+            edges.append(
+                jnp.asarray(whole.astype(np.int32)) + (rest.astype(np.int32) + v >= output)
+            )
         else:
             steps = jax.random.permutation(part, _steps(size, output))
             edges.append(jnp.pad(jnp.cumsum(steps), (1, 0)))
@@ -335,10 +340,3 @@ def _for_planes(starts: jax.Array, plane: Plane, i: int) -> jax.Array:
     if plane.data_format == "channels_last":
         return jnp.moveaxis(starts, -plane.ndim - 1, -1)
     return starts
-
-
-def _aligned(values: jax.Array, axis: int, ndim: int) -> jax.Array:
-    """A vector along one axis of an array of `ndim` axes."""
-    shape = [1] * ndim
-    shape[axis] = -1
-    return values.reshape(shape)

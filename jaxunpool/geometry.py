@@ -25,6 +25,10 @@ class Plane:
     Attributes:
         input_shape: spatial sizes of what is pooled, which is the output of unpooling.
         data_format: `"channels_last"` or `"channels_first"`.
+
+    Example:
+        >>> Plane(input_shape=(6, 7)).unpooled_shape((8, 3, 3, 64))
+        (8, 6, 7, 64)
     """
 
     input_shape: tuple[int, ...]

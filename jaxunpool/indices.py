@@ -270,6 +270,7 @@ def _offsets_from_flat(flat: jax.Array, geometry: WindowGeometry) -> tuple[jax.A
 
 
 def raise_first(name: str, values: Any, ok: Any, expected: str) -> None:
+    """A ValueError that shows the first of the values that are not ok."""
     wrong = np.argwhere(~np.asarray(ok))
     if len(wrong):
         at = tuple(wrong[0].tolist())

@@ -6,14 +6,14 @@
 | TensorFlow | channels last | `(y * width + x) * channels + c`, or with the batch in front |
 | ONNX | channels first | position in the whole tensor; planes by rows or by columns |
 
-In all of them `width` is that of the pooled array *without* padding. Code that computes it from the
-size after `"SAME"` padding, or from the pooled size times the stride, shears the unpooled image where
-the size is odd (tensorflow issue 10216); `PoolIndices` know the size and cannot.
+In all of them `width` is that of the pooled array *without* padding. Code that computes it from
+the size after `"SAME"` padding, or from the pooled size times the stride, shears the unpooled image
+where the size is odd (tensorflow issue 10216); `PoolIndices` know the size and cannot.
 
-Arrays come in as they are (through DLPack or the array protocol, copied only to become int32), and go
-out as JAX arrays, int64 where x64 is enabled. Everything is exact both ways. Outside `jit`, an index
-that is no element of its window, or of its own channel or image, is a ValueError that names it; inside
-`jit` it selects nothing.
+Arrays come in as they are (through DLPack or the array protocol, copied only to become int32), and
+go out as JAX arrays, int64 where x64 is enabled. Everything is exact both ways. Outside `jit`, an
+index that is no element of its window, or of its own channel or image, is a ValueError that names
+it; inside `jit` it selects nothing.
 """
 
 from __future__ import annotations
@@ -231,12 +231,11 @@ def from_onnx(
     sizes = per_axis("output_shape", as_sequence(output_shape), n, minimum=1)
     if not isinstance(found.geometry, WindowGeometry):
         raise ValueError(f"output_shape={output_shape!r}: expected a WindowGeometry with it")
-    found = PoolIndices(found.offsets, dataclasses.replace(found.geometry, input_shape=sizes))
-    positions = found.geometry.positions(found.offsets)
-    if not isinstance(positions[0], jax.core.Tracer):
-        outside = [bool((p >= size).any()) for p, size in zip(positions, sizes)]
-        if any(outside):
-            raise ValueError(f"output_shape={output_shape!r}: too small for some of the indices")
+    grown = dataclasses.replace(found.geometry, input_shape=sizes)
+    found = PoolIndices(found.offsets, grown)
+    outside = (found.flat < 0) & grown.names_element(found.offsets)
+    if not isinstance(outside, jax.core.Tracer) and bool(outside.any()):
+        raise ValueError(f"output_shape={output_shape!r}: too small for some of the indices")
     return found
 
 

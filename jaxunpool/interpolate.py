@@ -61,7 +61,8 @@ def interpolate(
             axes; `(*batch, channels, *spatial)` under `"channels_first"`.
         output_shape: spatial sizes of the result; an int means the same for all `x.ndim - 2` axes.
         scale: instead of `output_shape`: sizes are multiplied by it and rounded down, coordinates
-            use it as it is (PyTorch's `scale_factor`); a number means the same for all
+            use it as it is (PyTorch's `scale_factor`; as there, not in an axis whose size stays,
+            and in 2-D for `"nearest"` not in one that doubles); a number means the same for all
             `x.ndim - 2` spatial axes.
         mode: `"nearest"` (element `floor(i / scale)`), `"nearest-exact"` (the nearest centre),
             `"linear"`, `"cubic"` (Keys, a = -0.75; with antialias -0.5), or `"area"` (the mean of
@@ -98,9 +99,14 @@ def interpolate(
     if output_shape is not None:
         outputs = per_axis("output_shape", value, plane.ndim, minimum=1)
     else:
-        outputs = tuple(math.floor(n * s) for n, s in zip(plane.input_shape, scales))
+        outputs = tuple(math.floor(n * (s or 1)) for n, s in zip(plane.input_shape, scales))
         if min(outputs) < 1:
             raise ValueError(f"scale={scale!r}: leaves nothing, spatial sizes {outputs}")
+    if mode == "nearest" and plane.ndim == 2:  # PyTorch goes by the sizes here, if they are simple
+        scales = tuple(
+            None if output in (size, 2 * size) else factor
+            for size, output, factor in zip(plane.input_shape, outputs, scales)
+        )
     taps = [
         _taps(size, output, factor, mode, antialias, coordinates)
         for size, output, factor in zip(plane.input_shape, outputs, scales)
@@ -134,7 +140,7 @@ def _check_coordinates(mode: Any, align_corners: Any, antialias: Any, coordinate
 def _plane_and_scales(
     x: jax.Array, name: str, value: Any, data_format: DataFormat
 ) -> tuple[Plane, tuple[float | None, ...]]:
-    """The spatial grid that `output_shape` or `scale` asks for, and the scales if they are given."""
+    """The spatial grid that `output_shape` or `scale` asks for, and the scales if given."""
     if name == "output_shape":
         n = spatial_ndim("x", x.shape, name, value)
         scales: tuple[float | None, ...] = (None,) * n
@@ -158,8 +164,8 @@ def _taps(
     """Elements and weights along one axis."""
     if mode == "area":
         return mean_taps(size, output)
-    # Positions are float32, as PyTorch has them: where two elements are equally near, or a weight is
-    # tiny, rounding decides.
+    # Positions are float32, as PyTorch has them: where two elements are equally near, or a weight
+    # is tiny, rounding decides.
     f32 = np.float32
     numbers = np.arange(output, dtype=f32)
     step = f32(1 / scale) if scale else f32(size) / f32(output)
@@ -169,6 +175,8 @@ def _taps(
         return Taps.from_lists([{int(element): 1.0} for element in nearest], size)
     if coordinates == "align_corners":
         step = f32(size - 1) / f32(output - 1) if output > 1 else f32(0)
+    if output == size and coordinates == "half_pixel" and (antialias or mode == "linear"):
+        return Taps.from_lists([{element: 1.0} for element in range(size)], size)
     if antialias:
         return _widened(size, (numbers + f32(0.5)) * step, max(float(step), 1.0), mode)
     centres = (

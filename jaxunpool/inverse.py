@@ -44,39 +44,45 @@ def inverse(fn: Callable[[Any], Any], x: Any) -> Callable[[Any], Any]:
         if not _is_floating(leaf):
             raise TypeError(f"x{_name(path)}: expected floats, got {_describe(leaf)}")
     result, pullback = jax.vjp(fn, x)
-    expected, structure = jax.tree_util.tree_flatten_with_path(jax.eval_shape(lambda: result))
+    shapes = jax.eval_shape(lambda: result)
+    expected = jax.tree_util.tree_leaves_with_path(shapes)
+    structure: Any = jax.tree.structure(shapes)
 
     def apply(y: Any) -> Any:
-        leaves, found = jax.tree_util.tree_flatten(y)
+        leaves, found = jax.tree.flatten(y)
         if found != structure:
             raise ValueError(f"y: expected the structure of fn(x), {structure}, got {found}")
-        cotangents = []
+        cotangents: list[Any] = []
         for (path, like), leaf in zip(expected, leaves):
             if not jnp.issubdtype(like.dtype, jnp.inexact):
                 cotangents.append(np.zeros(like.shape, jax.dtypes.float0))
                 continue
-            if jnp.shape(leaf) != like.shape or jnp.result_type(leaf) != like.dtype:
+            if (
+                not _is_array(leaf)
+                or jnp.shape(leaf) != like.shape
+                or jnp.result_type(leaf) != like.dtype
+            ):
                 raise ValueError(
                     f"y{_name(path)}: expected {_describe(like)} like fn(x), got {_describe(leaf)}"
                 )
             cotangents.append(jnp.asarray(leaf))
-        return pullback(jax.tree_util.tree_unflatten(structure, cotangents))[0]
+        return pullback(jax.tree.unflatten(structure, cotangents))[0]
 
     return apply
 
 
 def _is_floating(leaf: Any) -> bool:
-    try:
-        return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
-    except TypeError:
-        return False
+    return _is_array(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
 
 
 def _describe(leaf: Any) -> str:
-    try:
-        return f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
-    except TypeError:
+    if not _is_array(leaf):
         return type(leaf).__name__
+    return f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
+
+
+def _is_array(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") or isinstance(leaf, int | float | complex)
 
 
 def _name(path: Any) -> str:

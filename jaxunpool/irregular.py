@@ -43,6 +43,13 @@ def select(
     return primitives.gather(x, flat, plane, implementation), flat
 
 
+def aligned(values: jax.typing.ArrayLike, axis: int, ndim: int) -> jax.Array:
+    """A vector of integers along one axis of an array of `ndim` axes."""
+    shape = [1] * ndim
+    shape[axis] = -1
+    return jnp.asarray(values, jnp.int32).reshape(shape)
+
+
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _passes(
     x: jax.Array, bounds: tuple[Bounds, ...], widths: tuple[int, ...], plane: Plane

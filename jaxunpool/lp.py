@@ -29,8 +29,8 @@ def lp_pool(
 
     Equal to `torch.nn.functional.lp_pool1d/2d/3d` for inputs whose powers are not negative (for odd
     p PyTorch adds signed powers, and roots of negative sums are NaN) and windows that do not hang
-    over the end (where PyTorch rescales the sum to a whole window). As there, the gradient of a norm
-    of zero is zero.
+    over the end (where PyTorch rescales the sum to a whole window). As there, the gradient of a
+    norm of zero is zero.
 
     Args:
         x: floats, as in `avg_pool`.

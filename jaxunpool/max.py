@@ -191,7 +191,7 @@ def max_unpool_like(
 
     Equal to TensorFlow's recipe of calling the gradient of max pooling on another array,
     `gen_nn_ops.max_pool_grad(pool_input, pool_output, unpool_input, ...)`, whose gradient had to be
-    registered by hand; here it flows to `unpool_input` (none to `pool_input`, which only says where).
+    registered by hand. Here it flows to `unpool_input`; `pool_input` only says where.
 
     Args:
         pool_input: the array that was pooled: floats or integers.

@@ -9,9 +9,9 @@
     reduce                 replicate
     replicate              reduce
 
-The residual of the first five is the offsets alone; they are integers and have no gradient. The last
-two are linear and keep nothing, unless they have a pattern. `implementation="xla"` goes around these
-rules: JAX then derives everything itself, in forward mode too.
+The residual of the first five is the offsets alone; they are integers and have no gradient. The
+last two are linear and keep nothing, unless they have a pattern. `implementation="xla"` goes around
+these rules: JAX then derives everything itself, in forward mode too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A fixed linear map along one axis, a few elements of the input for each of the output.
 
-Interpolation and adaptive averages are such maps, one axis after the other. The transpose is another,
-so gradients read too and scatter nothing: fast on CPU, the same bits every time on GPU.
+Interpolation and adaptive averages are such maps, one axis after the other. The transpose is
+another, so gradients read too and scatter nothing: fast on CPU, the same bits every time on GPU.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Taps:
     """Which elements of the input each element of the output reads, and their weights.
 
     Attributes:
-        elements, weights: per tap, a tuple with one entry per element of the output. Weight 0 stands
-            for no tap at all.
+        elements, weights: per tap, a tuple with one entry per element of the output. Weight 0
+            stands for no tap at all.
         input_size: size of the input.
     """
 
@@ -89,8 +89,9 @@ def _apply(x: jax.Array, taps: Taps, axis: int) -> jax.Array:
     nothing = jnp.zeros((*x.shape[:axis], elements.shape[1], *x.shape[axis + 1 :]), x.dtype)
     if len(elements) > UNROLLED_TAPS:
         table = jnp.asarray(elements), jnp.asarray(weights, x.dtype)
-        body = lambda t, y: add(y, table[0][t], table[1][t], True)
-        return lax.fori_loop(0, len(elements), body, nothing)
+        return lax.fori_loop(
+            0, len(elements), lambda t, y: add(y, table[0][t], table[1][t], True), nothing
+        )
     gaps = (weights == 0).any(axis=1)
     return functools.reduce(lambda y, tap: add(y, *tap), zip(elements, weights, gaps), nothing)
 

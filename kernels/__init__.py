@@ -6,7 +6,7 @@
     reduce(u, pattern, geometry, weights)     -> y               sums over each window
     replicate(y, pattern, geometry, weights)  -> u               copies into each window
 
-`gather` is the transpose of `scatter(duplicates="sum")` and the derivative of `select`; `reduce` and
-`replicate` are each other's transpose. Kernels know arrays and `WindowGeometry`; gradients, sharding
-and public functions are the callers' affair.
+`gather` is the transpose of `scatter(duplicates="sum")` and the derivative of `select`; `reduce`
+and `replicate` are each other's transpose. Kernels know arrays and `WindowGeometry`; gradients,
+sharding and public functions are the callers' affair.
 """

@@ -76,9 +76,10 @@ def test_everything_agrees_with_the_oracle(call, dtype, kind, seed):
     left = np.vdot(oracle.over_layout(means, n, layout, x), dy.astype(np.float64))
     eps = 2.0 ** -(7 if dtype.itemsize == 2 and dtype != np.float16 else 10)
     bound = np.vdot(np.abs(dx), np.abs(x.astype(np.float64))) + 1e-3
-    assert abs(left - np.vdot(dx, x.astype(np.float64))) <= (
-        eps if dtype.itemsize == 2 else 1e-5
-    ) * bound
+    assert (
+        abs(left - np.vdot(dx, x.astype(np.float64)))
+        <= (eps if dtype.itemsize == 2 else 1e-5) * bound
+    )
 
 
 def _means(image, bounds):
@@ -117,7 +118,9 @@ def test_global(rng, layout):
     assert jup.max_unpool(y, indices).shape == x.shape
     mean = jup.global_avg_pool(x, data_format=layout)
     np.testing.assert_allclose(mean, x.mean(axes, keepdims=True, dtype=np.float64), atol=1e-6)
-    np.testing.assert_array_equal(jup.global_max_pool(x[0], spatial_ndim=1), x[0].max(1, keepdims=True))
+    np.testing.assert_array_equal(
+        jup.global_max_pool(x[0], spatial_ndim=1), x[0].max(1, keepdims=True)
+    )
 
 
 def test_indices_know_their_plane():

@@ -1,17 +1,17 @@
 """The examples in docstrings and in the README do what they say."""
 
 import doctest
+import inspect
 import pathlib
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxunpool
-import jaxunpool.geometry
-import jaxunpool.indices
-import jaxunpool.max
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -23,20 +23,36 @@ def _as_users_have_it():
         yield
 
 
-@pytest.mark.parametrize("module", ["geometry", "indices", "max"])
+PUBLIC = {name: getattr(jaxunpool, name) for name in jaxunpool.__all__ if name != "interop"}
+PUBLIC |= {
+    f"interop.{name}": getattr(jaxunpool.interop, name) for name in jaxunpool.interop.__all__
+}
+
+
+@pytest.mark.parametrize("module", sorted({public.__module__ for public in PUBLIC.values()}))
 def test_docstring_examples(module):
-    module = getattr(jaxunpool, module)
-    names = {"jax": jax, "jnp": jnp, "jaxunpool": jaxunpool}
+    module = sys.modules[module]
+    names = {"jax": jax, "jnp": jnp, "np": np, "jaxunpool": jaxunpool}
     result = doctest.testmod(module, extraglobs=names)
     assert result.attempted > 0
     assert result.failed == 0
 
 
 def test_every_public_function_has_an_example():
-    for name in jaxunpool.__all__:
-        documented = getattr(jaxunpool, name)
+    for name, documented in PUBLIC.items():
         text = documented.__doc__ + (getattr(documented, "for_input", documented).__doc__)
         assert ">>> " in text, name
+
+
+def test_docstrings_are_whole():
+    """What it takes, what it returns and what it raises, of every public function."""
+    for name, documented in PUBLIC.items():
+        if isinstance(documented, type):
+            continue
+        for section in ("Args:", "Raises:") + (() if name == "validate_indices" else ("Returns:",)):
+            assert section in documented.__doc__, (name, section)
+        for parameter in inspect.signature(documented).parameters:
+            assert re.search(rf"\b{parameter}\b", documented.__doc__), (name, parameter)
 
 
 def test_readme_examples():

@@ -1,5 +1,7 @@
 """Wrong calls: the exception, and what its message names. Every one at trace time."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,11 @@ def pool(*args, **kwargs):
 
 def unpool(*args, **kwargs):
     return lambda: jup.max_unpool(*args, **kwargs)
+
+
+def call(name, *args, **kwargs):
+    function = functools.reduce(getattr, name.split("."), jup)
+    return lambda: function(*args, **kwargs)
 
 
 WRONG_CALLS = {
@@ -245,6 +252,161 @@ WRONG_CALLS = {
         r"indices\[0, 0, 0, 0\] = 4: expected an offset to an element of its window",
     ),
 }
+
+
+# One row per wrong call of the other functions: name, arguments, keywords, exception, message.
+KEY = jax.random.key(0)
+KERNEL = np.zeros((3, 3, 3, 4), np.float32)
+INTEGERS = np.zeros((4, 4, 1), np.int32)
+GEOMETRY = INDICES.geometry
+NCHW = np.moveaxis(np.asarray(FLAT), -1, 1)
+TWO = (2, 2)
+HALVES = np.full((2, 3, 2), 0.5, np.float32)
+MORE = [
+    ("avg_pool", (INTEGERS, TWO), {}, TypeError, "x: expected floats .*got int32"),
+    ("avg_pool", ("x", TWO), {}, TypeError, "x: expected an array, got str"),
+    ("avg_pool", (X, (7, 2)), {}, ValueError, r"window_shape=\(7, 2\).*larger"),
+    ("avg_pool", (X, TWO), {"count_include_pad": 1}, TypeError, "count_include_pad: .*got 1"),
+    ("avg_pool", (X, TWO), {"implementation": "cuda"}, ValueError, "implementation='cuda'"),
+    ("avg_pool", (X, TWO, 2, 2), {}, ValueError, "padding=2.*less than"),
+    ("avg_unpool", (INTEGERS, TWO), {}, TypeError, "y: expected floats .*got int32"),
+    ("avg_unpool", (Y, TWO), {"mode": "sum"}, ValueError, "mode='sum'.*'mean', 'adjoint'"),
+    ("avg_unpool", (Y, TWO), {"output_shape": (9, 7)}, ValueError,
+     r"output_shape=\(9, 7\): .*\(4, 3\) windows, but y .*\(3, 3\)"),
+    ("avg_unpool", (Y, TWO), {"output_shape": (6.0, 7)}, TypeError, "output_shape: .*got 6.0"),
+    ("avg_unpool", (Y, TWO), {"output_shape": (6,)}, ValueError, r"output_shape=\(6,\)"),
+    ("avg_unpool", (Y[0, 0], TWO), {}, ValueError, r"window_shape=\(2, 2\) does not fit y"),
+    ("avg_unpool", (Y[:, :1, :1], (3, 3), 1, 2), {}, ValueError, "padding=2.*nothing but padding"),
+    ("nearest_unpool", (Y > 0, TWO), {}, TypeError, "y: .*got bool"),
+    ("nearest_unpool", (INTEGERS, TWO), {"duplicates": "mean"}, TypeError, "y: expected floats"),
+    ("nearest_unpool", (Y, TWO), {"duplicates": "sum"}, ValueError, "duplicates='sum'.*'mean'"),
+    ("nearest_unpool", (Y, TWO, 0), {}, ValueError, "strides=0: expected at least 1"),
+    ("nearest_unpool", (Y, TWO), {"output_shape": (5, 7)}, ValueError, r"output_shape=\(5, 7\)"),
+    ("fixed_unpool", (INTEGERS, np.ones(TWO)), {}, TypeError, "pattern: expected integers"),
+    ("fixed_unpool", (Y, np.ones(())), {}, ValueError, "pattern: expected 1 to 3 axes"),
+    ("fixed_unpool", (Y, np.ones((2, 0))), {}, ValueError, "pattern: .*none of size 0"),
+    ("fixed_unpool", (Y, "pattern"), {}, TypeError, "pattern: expected an array, got str"),
+    ("fixed_unpool", (Y, np.ones(TWO)), {"dilation": 0}, ValueError, "dilation=0"),
+    ("bed_of_nails_unpool", (Y, TWO), {"position": (0, 2)}, ValueError,
+     r"position=\(0, 2\): expected less than window_shape=\(2, 2\)"),
+    ("bed_of_nails_unpool", (Y, TWO), {"position": -1}, ValueError, "position=-1: .*at least 0"),
+    ("bed_of_nails_unpool", (Y, TWO), {"position": 0.5}, TypeError, "position: .*got 0.5"),
+    ("bed_of_nails_unpool", (Y, TWO), {"data_format": "NHWC"}, ValueError, "data_format='NHWC'"),
+    ("max_unpool_like", (X, Y[:1], TWO), {}, ValueError,
+     r"unpool_input: expected the shape \(2, 3, 3, 3\)"),
+    ("max_unpool_like", ("x", Y, TWO), {}, TypeError, "pool_input: expected an array"),
+    ("max_unpool_like", (X, None, TWO), {}, TypeError, "unpool_input: expected an array"),
+    ("max_unpool_like", (X, Y, TWO), {"duplicates": "mean"}, ValueError, "duplicates='mean'"),
+    ("max_pool_with_argmax_and_mask", (X > 0, TWO), {}, TypeError, "x: .*got bool"),
+    ("max_pool_with_argmax_and_mask", (X, 9), {}, ValueError, "window_shape=.*larger"),
+    ("max_pool_with_indices", (X, TWO), {"ceil_mode": None}, TypeError, "ceil_mode: .*got None"),
+    ("adaptive_max_pool", (X, (0, 3)), {},
+     ValueError, r"output_shape=\(0, 3\): expected at least 1"),
+    ("adaptive_max_pool", (X, (3,) * 4), {}, ValueError, "output_shape=.*1 to 3 spatial axes"),
+    ("adaptive_max_pool", (X, 2.5), {}, TypeError, "output_shape: expected an int, got 2.5"),
+    ("adaptive_max_pool", (X[:, :0], TWO), {}, ValueError, "x: spatial sizes"),
+    ("adaptive_max_pool_with_indices", (X, None), {}, TypeError, "output_shape: .*got None"),
+    ("adaptive_max_pool_with_indices", (X, TWO), {"data_format": 1}, ValueError, "data_format=1"),
+    ("adaptive_avg_pool", (INTEGERS, TWO), {}, TypeError, "x: expected floats"),
+    ("adaptive_avg_pool", (X, "7"), {}, TypeError, "output_shape: expected an int, got '7'"),
+    ("global_avg_pool", (INTEGERS,), {}, TypeError, "x: expected floats"),
+    ("global_avg_pool", (X[0, 0],), {}, ValueError, "spatial_ndim=None does not fit x"),
+    ("global_avg_pool", (X,), {"spatial_ndim": 4}, ValueError, "spatial_ndim=4 does not fit"),
+    ("global_max_pool", (X,), {"spatial_ndim": 1.5}, TypeError, "spatial_ndim: .*got 1.5"),
+    ("global_max_pool", (None,), {}, TypeError, "x: expected an array"),
+    ("global_max_pool_with_indices", (X,), {"data_format": "NCHW"}, ValueError, "data_format="),
+    ("lp_pool", (X, 0.5, TWO), {}, ValueError, "norm_type=0.5: expected at least 1"),
+    ("lp_pool", (X, "2", TWO), {}, TypeError, "norm_type: expected a number, got '2'"),
+    ("lp_pool", (X, np.nan, TWO), {}, ValueError, "norm_type=nan"),
+    ("lp_pool", (INTEGERS, 2, TWO), {}, TypeError, "x: expected floats"),
+    ("fractional_max_pool", (X, TWO, (4, 4)), {}, ValueError, "key, random_samples.*got none"),
+    ("fractional_max_pool", (X, TWO, (4, 4)), {"key": KEY, "random_samples": HALVES}, ValueError,
+     "got key and random_samples"),
+    ("fractional_max_pool", (X, TWO, None), {"key": KEY}, ValueError, "output_shape=None"),
+    ("fractional_max_pool", (X, TWO, (6, 4)), {"key": KEY},
+     ValueError, "at most 5 windows of size 2"),
+    ("fractional_max_pool", (X, None, (7, 4)), {"key": KEY}, ValueError, "at most the input's"),
+    ("fractional_max_pool", (X, TWO, (4, 4)), {"key": 0},
+     TypeError, "key: expected a jax.random key"),
+    ("fractional_max_pool", (X, TWO, (4, 4)), {"random_samples": HALVES[:1]}, ValueError,
+     r"random_samples: expected shape \(2, 3, 2\)"),
+    ("fractional_max_pool", (X, TWO, (4, 4)), {"random_samples": HALVES > 0}, TypeError,
+     "random_samples: expected floats"),
+    ("fractional_max_pool", (X, None, (4, 4)), {"random_samples": HALVES}, ValueError,
+     "random_samples: expected a window_shape"),
+    ("fractional_max_pool", (X, TWO, (4, 4)), {"key": KEY, "overlapping": True}, ValueError,
+     "overlapping=True: only without a window"),
+    ("fractional_max_pool", (X, None, (4, 4)), {"key": KEY, "pseudo_random": 1}, TypeError,
+     "pseudo_random: expected a bool"),
+    ("fractional_max_pool_with_indices", (X, TWO, None), {"sequences": [[0, 6], [0, 7]]},
+     ValueError, r"window_shape=\(2, 2\): expected None with sequences"),
+    ("fractional_max_pool_with_indices", (X, None), {"sequences": [[0, 6], [0, 3, 6]]}, ValueError,
+     r"sequences\[1\]: expected increasing integers from 0 to 7"),
+    ("fractional_max_pool_with_indices", (X, None), {"sequences": [[0, 6], [0, 7.5]]}, TypeError,
+     r"sequences\[1\]: expected a vector of integers"),
+    ("fractional_max_pool_with_indices", (X, None, (2, 2)), {"sequences": [[0, 6], [0, 7]]},
+     ValueError, r"output_shape=\(2, 2\): sequences have \(1, 1\)"),
+    ("fractional_max_pool_with_indices", (X, None), {"sequences": 3}, TypeError, "sequences: "),
+    ("interpolate", (INTEGERS, TWO), {}, TypeError, "x: expected floats"),
+    ("interpolate", (X,), {}, ValueError, "output_shape=None, scale=None: expected one"),
+    ("interpolate", (X, TWO, 2.0), {}, ValueError, r"output_shape=\(2, 2\), scale=2.0"),
+    ("interpolate", (X, TWO), {"mode": "bilinear"}, ValueError, "mode='bilinear'.*'linear'"),
+    ("interpolate", (X, TWO), {"align_corners": True},
+     ValueError, "align_corners=True: .*'nearest'"),
+    ("interpolate", (X, TWO), {"mode": "area", "antialias": True}, ValueError, "antialias=True: "),
+    ("interpolate", (X, TWO), {"mode": "linear", "antialias": 1}, TypeError, "antialias: .*bool"),
+    ("interpolate", (X, TWO), {"mode": "linear", "coordinates": "tf"},
+     ValueError, "coordinates='tf'"),
+    ("interpolate", (X, TWO), {"mode": "cubic", "coordinates": "half_pixel", "align_corners": True},
+     ValueError, "coordinates='half_pixel': contradicts"),
+    ("interpolate", (X, TWO), {"mode": "cubic", "coordinates": "asymmetric", "antialias": True},
+     ValueError, "antialias=True: not for coordinates='asymmetric'"),
+    ("interpolate", (X, None, "2"), {}, TypeError, "scale: expected a number"),
+    ("interpolate", (X, None, -1), {}, ValueError, "scale=-1: expected finite numbers above 0"),
+    ("interpolate", (X, None, 0.1), {}, ValueError, "scale=0.1: leaves nothing"),
+    ("interpolate", (X, None, (2,) * 4), {}, ValueError, "scale=.*1 to 3 spatial axes"),
+    ("conv_transpose", (X, KERNEL[0, 0, 0]), {}, ValueError, "kernel: expected 1 to 3 window axes"),
+    ("conv_transpose", (X[0, 0], KERNEL), {}, ValueError, "x: expected 2 spatial axes"),
+    ("conv_transpose", (X[..., :2], KERNEL), {}, ValueError, "kernel: .*takes 3 input channels, x"),
+    ("conv_transpose", (X, KERNEL.astype(np.float64)), {}, TypeError, "kernel: expected float32"),
+    ("conv_transpose", (X, KERNEL, np.zeros(3, np.float32)), {}, ValueError,
+     r"bias: expected shape \(4,\), got \(3,\)"),
+    ("conv_transpose", (X, KERNEL), {"groups": 2},
+     ValueError, "groups=2: expected a divisor of the 3"),
+    ("conv_transpose", (X, KERNEL), {"output_padding": 1},
+     ValueError, "output_padding=1: .*less than"),
+    ("conv_transpose", (X, KERNEL, None, 0), {}, ValueError, "strides=0"),
+    ("conv_transpose", (X, KERNEL, None, 1, 4), {}, ValueError, "padding=4: leaves nothing"),
+    ("conv_transpose", (X, KERNEL, None, 1, "SAME"), {}, TypeError, "padding: .*got 'SAME'"),
+    ("inverse", (3, X), {}, TypeError, "fn: expected a function, got int"),
+    ("inverse", (abs, INTEGERS), {}, TypeError, "x: expected floats, got int32"),
+    ("inverse", (abs, {"a": "b"}), {}, TypeError, r"x\['a'\]: expected floats, got str"),
+    ("interop.from_torch", (NCHW + 0.5, GEOMETRY), {}, TypeError, "indices: expected integers"),
+    ("interop.from_torch", (NCHW[0], (2, 2)), {}, TypeError, "geometry: expected a WindowGeometry"),
+    ("interop.from_torch", (np.asarray(FLAT)[..., :2], GEOMETRY), {}, ValueError, "indices: shape"),
+    ("interop.from_torch", (np.where(NCHW[1, 2, 0, 1] == NCHW, 41, NCHW), GEOMETRY), {}, ValueError,
+     r"indices\[0, 0, 0, 1\] = 41: expected an element of its window"),
+    ("interop.to_torch", (FLAT,), {}, TypeError, "indices: expected PoolIndices, got"),
+    ("interop.from_tensorflow", (np.asarray(FLAT), GEOMETRY), {}, ValueError,
+     r"argmax\[0, 0, 0, 1\] = 0: expected"),
+    ("interop.from_tensorflow", (np.asarray(FLAT), GEOMETRY), {"include_batch_in_index": "yes"},
+     TypeError, "include_batch_in_index: expected a bool"),
+    ("interop.to_tensorflow", (None,), {},
+     TypeError, "indices: expected PoolIndices, got NoneType"),
+    ("interop.from_onnx", (NCHW, GEOMETRY), {}, ValueError, r"indices\[0, 1, 0, 0\] = 0: expected"),
+    ("interop.from_onnx", (NCHW, GEOMETRY), {"storage_order": 2}, ValueError, "storage_order=2"),
+    ("interop.from_onnx", ("NCHW", GEOMETRY), {}, TypeError, "indices: expected"),
+    ("interop.to_onnx", (INDICES,), {"storage_order": "F"}, TypeError, "storage_order: .*got 'F'"),
+]  # fmt: skip
+for number, (name, args, kwargs, exception, message) in enumerate(MORE):
+    WRONG_CALLS[f"{number} {name}"] = call(name, *args, **kwargs), exception, message
+
+
+def test_every_public_function_has_a_wrong_call():
+    named = {name for name, *_ in MORE} | {"max_pool", "max_unpool", "validate_indices"}
+    public = {name for name in jup.__all__ if callable(getattr(jup, name))}
+    public |= {f"interop.{name}" for name in jup.interop.__all__}
+    assert public - named == {"Plane", "PoolIndices", "WindowGeometry"}
 
 
 @pytest.mark.parametrize("name", WRONG_CALLS)

@@ -1,6 +1,7 @@
 """Fractional max pooling: windows, given and drawn, and maxima over them against the oracle."""
 
 import functools
+import itertools
 
 import hypothesis
 import jax
@@ -105,9 +106,7 @@ def test_tensorflows_example():
 def test_given_sequences(rng, overlapping):
     x = rng.standard_normal((2, 9, 7, 3))
     rows, columns = [0, 1, 3, 5, 7, 9], [0, 2, 3, 5, 7]
-    ends = lambda s, size: [
-        (a, min(b + overlapping, size)) for a, b in zip(s[:-1], s[1:])
-    ]
+    ends = lambda s, size: [(a, min(b + overlapping, size)) for a, b in itertools.pairwise(s)]
     bounds = [ends(rows, 9), ends(columns, 7)]
     expected, flat = oracle.over_layout(
         functools.partial(oracle.irregular_max, bounds=bounds), 2, "channels_last", x
@@ -138,7 +137,9 @@ def test_drawn_windows_are_grahams(size, output, pseudo_random):
         steps = np.diff([*starts, size])
         assert set(steps) <= {size // output, -(-size // output)}
         assert steps.sum() == size
-        overlapping = drawn_windows(key, size, output, pseudo_random=pseudo_random, overlapping=True)
+        overlapping = drawn_windows(
+            key, size, output, pseudo_random=pseudo_random, overlapping=True
+        )
         np.testing.assert_array_equal(overlapping, starts)
         if pseudo_random:  # as even as possible: any run of steps is within one of the ratio
             for width in (2, 3, 5):
@@ -169,7 +170,9 @@ def test_a_key_decides_everything():
         {"window_shape": None},
         {"window_shape": None, "pseudo_random": False, "overlapping": True},
     ):
-        pool = functools.partial(jup.fractional_max_pool_with_indices, output_shape=(8, 9), **options)
+        pool = functools.partial(
+            jup.fractional_max_pool_with_indices, output_shape=(8, 9), **options
+        )
         one, two = pool(x, key=jax.random.key(3)), pool(x, key=jax.random.key(3))
         np.testing.assert_array_equal(one[1].flat, two[1].flat)
         jitted = jax.jit(lambda x, key, pool=pool: pool(x, key=key))(x, jax.random.key(3))
@@ -189,6 +192,8 @@ def test_derivatives(rng):
     x = jnp.asarray(rng.permutation(2 * 7 * 8 * 2).reshape(2, 7, 8, 2) / 10.0)
     key = jax.random.key(2)
     for window in ((2, 2), None):
-        run = lambda x, i=None, w=window: jup.fractional_max_pool(x, w, (4, 5), key=key, implementation=i)
+        run = lambda x, i=None, w=window: jup.fractional_max_pool(
+            x, w, (4, 5), key=key, implementation=i
+        )
         check_grads(lambda x: run(x) ** 2, (x,), order=2, modes=["rev"], eps=1e-3)
         check_grads(lambda x: run(x, "xla") ** 2, (x,), order=2, modes=["fwd", "rev"], eps=1e-3)

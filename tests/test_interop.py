@@ -1,4 +1,4 @@
-"""Index conventions: arrays recorded from the frameworks' documentation and tests, and round trips."""
+"""Index conventions: arrays from the frameworks' own documentation, and round trips."""
 
 import dataclasses
 import itertools
@@ -154,7 +154,7 @@ def test_int32_without_x64(rng):
 
 
 def test_wrong_indices_select_nothing_inside_jit(rng):
-    y, indices = jup.max_pool_with_indices(rng.standard_normal((1, 4, 4, 1)), (2, 2))
+    _, indices = jup.max_pool_with_indices(rng.standard_normal((1, 4, 4, 1)), (2, 2))
     theirs = np.array(interop.to_tensorflow(indices, include_batch_in_index=True))
     theirs[0, 0, 0, 0] += 16  # the next image
     theirs[0, 1, 1, 0] = 0  # another window

@@ -12,7 +12,19 @@ from jax.test_util import check_grads
 
 import jaxunpool as jup
 
-SIZES = [(1, 1), (1, 6), (6, 1), (2, 3), (5, 5), (7, 4), (7, 15), (13, 6), (4, 16), (9, 10), (20, 3)]
+SIZES = [
+    (1, 1),
+    (1, 6),
+    (6, 1),
+    (2, 3),
+    (5, 5),
+    (7, 4),
+    (7, 15),
+    (13, 6),
+    (4, 16),
+    (9, 10),
+    (20, 3),
+]
 MODES = ("nearest", "nearest-exact", "linear", "cubic", "area")
 
 
@@ -74,9 +86,7 @@ def test_axes_are_independent(rng, mode, layout):
     move = lambda a: np.moveaxis(a, -1, 1) if layout == "channels_first" else a
     y = jup.interpolate(move(x), (7, 2, 9), **options)
     np.testing.assert_allclose(y, move(expected), rtol=0, atol=3e-5)
-    np.testing.assert_array_equal(
-        jup.interpolate(move(x)[0], (7, 2, 9), **options), y[0]
-    )
+    np.testing.assert_array_equal(jup.interpolate(move(x)[0], (7, 2, 9), **options), y[0])
 
 
 @pytest.mark.parametrize("antialias", [False, True])

@@ -140,8 +140,10 @@ def test_large_windows(rng, window, strides):
         expected = oracle.window_sums(x, table, outputs, weights[name])
         close(pullback(x)[0], expected, x.dtype, np.prod(window))
     pattern = rng.standard_normal(window)
-    u, pullback = jax.vjp(lambda y, p: jup.fixed_unpool(y, p, strides, padding, **shape), dy, pattern)
-    dy_, dpattern = pullback(x)
+    u, pullback = jax.vjp(
+        lambda y, p: jup.fixed_unpool(y, p, strides, padding, **shape), dy, pattern
+    )
+    _, dpattern = pullback(x)
     by_hand = np.zeros(window)
     for o, members in enumerate(table):
         for position, offset in members.items():

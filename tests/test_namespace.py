@@ -85,9 +85,7 @@ TABLE = {
         lambda x: jup.global_max_pool_with_indices(x, spatial_ndim=2)
     ),
     "interop.from_onnx": round_trip(interop.to_onnx, interop.from_onnx, FIRST),
-    "interop.from_tensorflow": round_trip(
-        interop.to_tensorflow, interop.from_tensorflow, GEOMETRY
-    ),
+    "interop.from_tensorflow": round_trip(interop.to_tensorflow, interop.from_tensorflow, GEOMETRY),
     "interop.from_torch": round_trip(interop.to_torch, interop.from_torch, GEOMETRY),
     "interop.to_onnx": Entry(lambda x: interop.to_onnx(indices_of(x)), differentiable=False),
     "interop.to_tensorflow": Entry(
@@ -98,7 +96,9 @@ TABLE = {
     "inverse": Entry(lambda x: jup.inverse(lambda x: jup.max_pool(x**2, **WINDOW), x)(x[:4, :4])),
     "lp_pool": Entry(lambda x: jup.lp_pool(x, 2, **WINDOW)),
     "max_pool": Entry(lambda x: jup.max_pool(x, **WINDOW)),
-    "max_pool_with_argmax_and_mask": Entry(lambda x: jup.max_pool_with_argmax_and_mask(x, **WINDOW)),
+    "max_pool_with_argmax_and_mask": Entry(
+        lambda x: jup.max_pool_with_argmax_and_mask(x, **WINDOW)
+    ),
     "max_pool_with_indices": Entry(lambda x: jup.max_pool_with_indices(x, **WINDOW)),
     "max_unpool": Entry(lambda x: jup.max_unpool(x[:4, :4] ** 2, indices_of(x))),
     "max_unpool_like": Entry(lambda x: jup.max_unpool_like(x, x[:4, :4], **WINDOW)),
@@ -176,8 +176,8 @@ def test_export(entry):
     restored = export.deserialize(exported.serialize(vjp_order=order))
     close(restored.call(x), run(x))
     if entry.differentiable:
-        total = lambda f: lambda x: sum(
-            leaf.sum() for leaf in f(x) if jnp.issubdtype(leaf.dtype, jnp.floating)
+        total = lambda f: (
+            lambda x: sum(leaf.sum() for leaf in f(x) if jnp.issubdtype(leaf.dtype, jnp.floating))
         )
         close(jax.grad(total(restored.call))(x), jax.grad(total(run))(x))
 

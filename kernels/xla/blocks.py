@@ -1,4 +1,4 @@
-"""Putting an unpooled array together from its side: every element looks at the windows that cover it.
+"""Putting an unpooled array together: every element looks at the windows that cover it.
 
 The array is seen as blocks of `strides` elements. The windows that reach block `a` are `a + shift`
 for a few shifts, the same for every block, and what they contribute is added shift by shift: no

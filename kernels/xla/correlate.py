@@ -1,4 +1,4 @@
-"""correlate: (u, y) -> pattern, what reduce and replicate need to have a gradient for their pattern.
+"""correlate: (u, y) -> pattern, for the gradient of reduce and replicate for their pattern.
 
 Element `t` is the sum, over all windows, of `y` times element `t` of the window. No backend needs
 one of its own: it is a plain reduction.

@@ -1,4 +1,4 @@
-"""scatter: (y, offsets) -> u, each window's value at the element its offset names, zero elsewhere."""
+"""scatter: (y, offsets) -> u, each window's value at the element its offset names, else zero."""
 
 from __future__ import annotations
 
