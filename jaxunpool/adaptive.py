@@ -92,14 +92,13 @@ def adaptive_max_pool_with_indices(
         y, offsets = primitives.select(x, geometry, implementation)
         return y, PoolIndices(offsets, geometry)
     check_plane("x", plane.input_shape)
-    bounds, widths = [], []
+    all_starts, all_stops, widths = [], [], []
     for size, output, axis in zip(plane.input_shape, outputs, plane.axes):
         starts, stops = _windows(size, output)
-        bounds.append(
-            (irregular.aligned(starts, axis, x.ndim), irregular.aligned(stops, axis, x.ndim))
-        )
+        all_starts.append(irregular.aligned(starts, axis, x.ndim))
+        all_stops.append(irregular.aligned(stops, axis, x.ndim))
         widths.append(int((stops - starts).max()))
-    y, flat = irregular.select(x, bounds, widths, plane, implementation)
+    y, flat = irregular.select(x, all_starts, all_stops, widths, plane, implementation)
     return y, PoolIndices(flat, plane)
 
 

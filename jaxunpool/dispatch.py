@@ -78,6 +78,25 @@ def correlate(u: jax.Array, y: jax.Array, geometry: WindowGeometry) -> jax.Array
     return xla.correlate(u, y, geometry)
 
 
+def fence(arrays: tuple[jax.Array, ...], axis: int) -> tuple[jax.Array, ...]:
+    """The same arrays, which XLA does not compute again for everything that reads them.
+
+    An optimization barrier; on CPU, where that is not enough before jax 0.11, the last row along an
+    axis is written again in a loop of two steps.
+    """
+    rows = [lax.slice_in_dim(a, a.shape[axis] - 1, None, axis=axis) for a in arrays]
+
+    def write(_: Any, arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        return tuple(
+            lax.dynamic_update_slice_in_dim(a, row, a.shape[axis] - 1, axis)
+            for a, row in zip(arrays, rows)
+        )
+
+    return lax.platform_dependent(
+        arrays, cpu=lambda a: lax.fori_loop(0, 2, write, a), default=lax.optimization_barrier
+    )
+
+
 def _by_platform(kernel: Callable, geometry: WindowGeometry, **options: Any) -> Callable:
     """A kernel of the XLA backend, formulated for the platform it is lowered for."""
     kernel = functools.partial(kernel, geometry=geometry, **options)

@@ -44,7 +44,8 @@ def fractional_max_pool(
     As in Graham, "Fractional Max-Pooling" (2014), in two forms.
 
     With a `window_shape` every window has that size, and each channel of each image its own
-    positions: equal to `torch.nn.functional.fractional_max_pool2d/3d`, with `random_samples` bit for bit.
+    positions: equal to `torch.nn.functional.fractional_max_pool2d/3d`, bit for bit with
+    `random_samples`.
 
     With `window_shape=None` windows reach from one element of a sequence to the next, and the whole
     array shares one sequence per axis: equal to `tf.nn.fractional_max_pool`, whose sequences can be
@@ -146,8 +147,7 @@ def fractional_max_pool_with_indices(
         else:
             samples = _samples(key, random_samples, x, plane)
             starts = _starts(samples, plane, window, outputs)
-        first = [_for_planes(start, plane, i) for i, start in enumerate(starts)]
-        bounds = [(start, start + k) for start, k in zip(first, window)]
+        starts, stops = [_for_planes(start, plane, i) for i, start in enumerate(starts)], None
         widths = list(window)
     else:
         if sequences is None:
@@ -160,14 +160,13 @@ def fractional_max_pool_with_indices(
             ]
             widths = [int(np.diff(edge).max()) for edge in given]
             edges = list(map(jnp.asarray, given))
-        bounds = []
+        starts, stops = [], []
         for edge, size, axis in zip(edges, plane.input_shape, plane.axes):
             stop = jnp.minimum(edge[1:] + 1, size) if overlapping else edge[1:]
-            bounds.append(
-                (irregular.aligned(edge[:-1], axis, x.ndim), irregular.aligned(stop, axis, x.ndim))
-            )
+            starts.append(irregular.aligned(edge[:-1], axis, x.ndim))
+            stops.append(irregular.aligned(stop, axis, x.ndim))
         widths = [width + bool(overlapping) for width in widths]
-    y, flat = irregular.select(x, bounds, widths, plane, implementation)
+    y, flat = irregular.select(x, starts, stops, widths, plane, implementation)
     return y, PoolIndices(flat, plane)
 
 

@@ -1,4 +1,8 @@
-"""Maxima over windows that are not evenly spaced: each has a start and a stop of its own."""
+"""Maxima over windows that are not evenly spaced: each starts, and may stop, where it likes.
+
+Windows of one size are pooled at every position first (stride 1, no gather) and then picked out at
+their starts; windows of several sizes are compared element by element, one axis after the other.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +13,20 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxunpool import primitives
+from jaxunpool import dispatch, primitives
 from jaxunpool.dispatch import Implementation
-from jaxunpool.geometry import Plane
+from jaxunpool.geometry import Plane, WindowGeometry
 
 # Up to here the elements along one axis are unrolled; beyond, a loop keeps the program small.
 UNROLLED_WIDTH = 8
 
-Bounds = tuple[jax.Array, jax.Array]
+Bounds = tuple[jax.Array, ...]
 
 
 def select(
     x: jax.Array,
-    bounds: Sequence[Bounds],
+    starts: Sequence[jax.Array],
+    stops: Sequence[jax.Array] | None,
     widths: Sequence[int],
     plane: Plane,
     implementation: Implementation,
@@ -30,16 +35,17 @@ def select(
 
     Args:
         x: what is pooled.
-        bounds: per spatial axis, first element and the one after the last of each window: integers
-            that broadcast to the result along all axes but this one.
+        starts: per spatial axis, the first element of each window: integers that broadcast to the
+            result along all axes but this one.
+        stops: the elements after the last ones; None: all windows are as wide as `widths`.
         widths: per spatial axis, as many elements as no window exceeds.
         plane: the spatial grid of `x`.
         implementation: `"xla"` for plain JAX.
     """
-    bounds, widths = tuple(bounds), tuple(widths)
+    starts, stops, widths = tuple(starts), stops and tuple(stops), tuple(widths)
     if implementation != "xla":
-        return _select(x, bounds, widths, plane)
-    _, flat = _passes(lax.stop_gradient(x), bounds, widths, plane)
+        return _select(x, starts, stops, widths, plane)
+    _, flat = _find(lax.stop_gradient(x), starts, stops, widths, plane)
     return primitives.gather(x, flat, plane, implementation), flat
 
 
@@ -50,14 +56,39 @@ def aligned(values: jax.typing.ArrayLike, axis: int, ndim: int) -> jax.Array:
     return jnp.asarray(values, jnp.int32).reshape(shape)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _passes(
-    x: jax.Array, bounds: tuple[Bounds, ...], widths: tuple[int, ...], plane: Plane
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _find(
+    x: jax.Array, starts: Bounds, stops: Bounds | None, widths: tuple[int, ...], plane: Plane
+) -> tuple[jax.Array, jax.Array]:
+    if stops is None:
+        return _pick(x, starts, widths, plane)
+    return _compare(x, starts, stops, widths, plane)
+
+
+def _pick(
+    x: jax.Array, starts: Bounds, widths: tuple[int, ...], plane: Plane
+) -> tuple[jax.Array, jax.Array]:
+    """Windows of one size, from those that start at every element."""
+    dense = WindowGeometry.for_input(x.shape, widths, 1, data_format=plane.data_format)
+    y, offsets = dispatch.select(x, dense)
+    for start, axis in zip(starts, plane.axes):
+        y, offsets = _take(y, start, axis), _take(offsets, start, axis)
+    rest, flat, stride = offsets.astype(jnp.int32), jnp.int32(0), 1
+    for i in reversed(range(plane.ndim)):
+        rest, tap = jnp.divmod(rest, widths[i])
+        flat += (starts[i] + tap) * stride
+        stride *= plane.input_shape[i]
+    return y, flat
+
+
+def _compare(
+    x: jax.Array, starts: Bounds, stops: Bounds, widths: tuple[int, ...], plane: Plane
 ) -> tuple[jax.Array, jax.Array]:
     """One axis after the other, the last first: the first maximum of the first best row wins."""
     y, flat, stride = x, None, 1
     for i in reversed(range(plane.ndim)):
-        y, flat = _pass(y, flat, *bounds[i], widths[i], plane.axes[i], stride)
+        best = _pass(y, flat, starts[i], stops[i], widths[i], plane.axes[i], stride)
+        y, flat = dispatch.fence(best, plane.axes[i] % x.ndim)
         stride *= plane.input_shape[i]
     assert flat is not None
     return y, flat
@@ -98,20 +129,20 @@ def _take(x: jax.Array, position: jax.Array, axis: int) -> jax.Array:
     return jnp.take_along_axis(x, position, axis % x.ndim, mode="clip")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _select(
-    x: jax.Array, bounds: tuple[Bounds, ...], widths: tuple[int, ...], plane: Plane
+    x: jax.Array, starts: Bounds, stops: Bounds | None, widths: tuple[int, ...], plane: Plane
 ) -> tuple[jax.Array, jax.Array]:
-    return _passes(x, bounds, widths, plane)
+    return _find(x, starts, stops, widths, plane)
 
 
-def _select_fwd(x, bounds, widths, plane):
-    y, flat = _select(x, bounds, widths, plane)
+def _select_fwd(x, starts, stops, widths, plane):
+    y, flat = _select(x, starts, stops, widths, plane)
     return (y, flat), flat
 
 
 def _select_bwd(widths, plane, flat, cotangents):
-    return primitives.scatter(cotangents[0], flat, plane, "sum", None), None
+    return primitives.scatter(cotangents[0], flat, plane, "sum", None), None, None
 
 
 _select.defvjp(_select_fwd, _select_bwd)

@@ -19,8 +19,9 @@ from jaxunpool.kernels.xla import regions, windows
 
 # Up to here every element of a window is a slice in one fused program; beyond, axis after axis.
 DIRECT_VOLUME, DIRECT_WIDTH = 16, 3
-# Up to here the elements along one axis are unrolled; beyond, a loop keeps the program small.
-UNROLLED_WIDTH = 8
+# Up to here the elements along one axis are unrolled; beyond, a loop over a few at a time keeps the
+# program small.
+UNROLLED_WIDTH, CHUNK = 8, 4
 
 
 def select(
@@ -71,7 +72,10 @@ def _pass(
         first = None if inside else _first_elements(geometry, over, region)
         return _running_maximum(values, found, geometry, over, region, first)
 
-    y, offsets = regions.fill(compute, inner, sizes, axes, fence=borders_apart)
+    is_loop = _is_rolled([geometry.window_shape[i] for i in over])
+    is_loop &= all(part == (0, n) for part, n in zip(inner, sizes))
+    fence = borders_apart and not is_loop  # a loop is a fence by itself
+    y, offsets = regions.fill(compute, inner, sizes, axes, fence=fence)
     # Fused with what follows, the pass would be computed again for each of its elements, and x kept
     # for it. (`fill` has to see to that itself on CPU.)
     return lax.optimization_barrier((y, offsets))
@@ -118,9 +122,19 @@ def _running_maximum(
             take |= functools.reduce(operator.and_, [f == tap for f, tap in zip(first, taps)])
         return jnp.where(take, value, best[0]), jnp.where(take, offset, best[1])
 
-    best = candidate([0] * len(window))
-    if len(window) == 1 and window[0] > UNROLLED_WIDTH:
-        return lax.fori_loop(1, window[0], lambda tap, best: update(best, [tap]), best)
-    for taps in itertools.islice(itertools.product(*map(range, window)), 1, None):
-        best = update(best, taps)
-    return best
+    taps = list(itertools.product(*map(range, window)))
+    if not _is_rolled(window):
+        return functools.reduce(update, taps[1:], candidate(taps[0]))
+    # What does not fill a chunk comes first: then the loop is the last step, and a fence.
+    begin = 1 + (len(taps) - 1) % CHUNK
+
+    def chunk(number: jax.Array, best: tuple[jax.Array, jax.Array]):
+        return functools.reduce(update, ([begin + number * CHUNK + i] for i in range(CHUNK)), best)
+
+    best = functools.reduce(update, taps[1:begin], candidate(taps[0]))
+    return lax.fori_loop(0, (len(taps) - begin) // CHUNK, chunk, best)
+
+
+def _is_rolled(window: Sequence[int]) -> bool:
+    """Whether the elements of a window are compared in a loop."""
+    return len(window) == 1 and window[0] > UNROLLED_WIDTH
