@@ -6,6 +6,7 @@ import argparse
 import datetime
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
@@ -38,7 +39,7 @@ def main() -> None:
     from rich.progress import track
     from rich.table import Table
 
-    from benchmarks import cases, timing
+    from benchmarks import cases, modes, timing
 
     on_gpu = jax.default_backend() == "gpu"
     shape = tuple(int(size) for size in options.shape.split(","))
@@ -57,7 +58,8 @@ def main() -> None:
         table.add_column(column, justify="left" if column in ("operation", "layout") else "right")
     table.add_column("peer's time / ours", justify="left")
     results = []
-    selected = cases.cases(shape, options.dtype, "cuda" if on_gpu else "cpu", options.only)
+    wanted = (shape, options.dtype, "cuda" if on_gpu else "cpu", options.only)
+    selected = itertools.chain(cases.cases(*wanted), modes.cases(*wanted))
     for case in track(selected, "measuring", console=console, transient=True):
         rounds = list(
             timing.interleaved(

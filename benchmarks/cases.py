@@ -1,4 +1,4 @@
-"""What is measured: each operation of jaxunpool and the same one of its peers."""
+"""Max pooling and unpooling, and the same operations of their peers."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _pooling_cases(
     window: str, layout: Any, shape: tuple[int, ...], dtype: str, device: str
 ) -> Iterator[Case]:
     k, s, p = WINDOWS[window]
-    ours = _Ours(k, s, p, layout, _image(shape, layout, dtype))
+    ours = _Ours(k, s, p, layout, image(shape, layout, dtype))
     peers = _torch_peers(k, s, p, layout, shape, dtype, device)
     flax = _Flax(k, s, p, ours.x) if layout == "channels_last" else None
     # Each of them reads or writes x, y and the offsets once; a pooling and its gradient, twice.
@@ -72,17 +72,18 @@ def _pooling_cases(
         contenders |= {name: getattr(peer, method) for name, peer in peers.items()}
         if flax is not None and hasattr(flax, method):
             contenders["flax"] = getattr(flax, method)
-        contenders["copy"] = _copy_moving(moved_bytes)
+        contenders["copy"] = copy_moving(moved_bytes)
         yield Case(operation, window, layout, moved_bytes, contenders)
 
 
-def _image(shape: tuple[int, ...], layout: str, dtype: str) -> jax.Array:
+def image(shape: tuple[int, ...], layout: str, dtype: str) -> jax.Array:
+    """Random numbers of a channels-last shape, in either layout."""
     x = np.random.default_rng(0).standard_normal(shape, np.float32)
     x = np.ascontiguousarray(np.moveaxis(x, -1, 1)) if layout == "channels_first" else x
     return jnp.asarray(x, dtype)
 
 
-def _copy_moving(moved_bytes: int) -> Callable[[], object]:
+def copy_moving(moved_bytes: int) -> Callable[[], object]:
     """A copy that reads and writes that many bytes together."""
     source = jnp.zeros(moved_bytes // 8, jnp.float32)
     return functools.partial(jax.jit(lambda a: a + 1), source)
@@ -172,11 +173,11 @@ class _Torch:
 
         functional: Any = torch.nn.functional
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        image = torch.from_numpy(np.array(_image(shape, "channels_first", "float32")))
+        first = torch.from_numpy(np.array(image(shape, "channels_first", "float32")))
         window: dict[str, Any] = {"kernel_size": k, "stride": s, "padding": p}
         self._grad = torch.autograd.grad
         self._pool = functools.partial(functional.max_pool2d, **window)
-        self._x = image.to(device, getattr(torch, dtype), memory_format=memory_format)
+        self._x = first.to(device, getattr(torch, dtype), memory_format=memory_format)
         self._y, indices = self._pool(self._x, return_indices=True)
         self._unpool = functools.partial(
             functional.max_unpool2d, indices=indices, output_size=self._x.shape[2:], **window

@@ -97,7 +97,7 @@ def max_unpool_gradient(du, flat, duplicates):
 
 
 def windows(sizes, window, strides, padding, dilation, ceil_mode):
-    """Pooled sizes; per window, in raster order, `{flat position: offset}` and its size when padded.
+    """Pooled sizes; per window in raster order `{flat position: offset}`, its size with padding.
 
     What hangs over the end (`ceil_mode`) is no element.
     """

@@ -1,5 +1,6 @@
 """Worked examples of unpooling that are passed around, with the numbers they should give."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -79,3 +80,155 @@ def test_zero_filled_unpooling_is_pooled_back_to_itself():
     np.testing.assert_array_equal(u[::2, ::2], x)
     assert int(u.sum()) == int(x.sum())
     np.testing.assert_array_equal(jup.max_pool(u, (2, 2)), x)
+
+
+def test_zero_filled_and_fixed_unpooling_agree():
+    """The same 3x6x6 array by a fixed position, by the Kronecker product, and pooled back."""
+    x = jnp.tile(jnp.array([1, 1, 2, 2, 3, 3]), (3, 6, 1))
+    u = jup.bed_of_nails_unpool(x, (2, 2))
+    assert u.shape == (6, 12, 6)
+    np.testing.assert_array_equal(u[::2, ::2], x)
+    assert int(u.sum()) == int(x.sum())
+    np.testing.assert_array_equal(jup.fixed_unpool(x, jnp.array([[1, 0], [0, 0]])), u)
+    np.testing.assert_array_equal(jup.max_pool(u, (2, 2)), x)
+
+
+def test_filling_with_copies_and_other_strides():
+    x = jnp.arange(1, 7).reshape(2, 3, 1)
+    u = jup.nearest_unpool(x, (1, 3))
+    np.testing.assert_array_equal(u[..., 0], np.repeat(x[..., 0], 3, 1))
+    u = jup.nearest_unpool(x, (2, 2), (2, 3))
+    np.testing.assert_array_equal(u[0, :, 0], [1, 1, 0, 2, 2, 0, 3, 3])
+
+
+def test_nearest_unpooling_of_the_tutorial(rng):
+    pool = rng.standard_normal((2, 3, 4, 5))
+    expected = np.zeros((2, 3, 12, 15))
+    for i, j in np.ndindex(12, 15):
+        expected[:, :, i, j] = pool[:, :, i // 3, j // 3]
+    u = jup.nearest_unpool(pool, 3, data_format="channels_first")
+    np.testing.assert_array_equal(u, expected)
+
+
+def test_average_unpooling_restores_eight_by_nine():
+    """A (8, 9) input pooled by (2, 3); every block of the result has its average."""
+    pooled = jnp.array(
+        [
+            [-0.6849, -0.1410, 0.3709],
+            [0.3756, -0.0544, 0.1330],
+            [-0.1566, -0.0414, 0.1511],
+            [-0.0715, 0.4222, -0.1394],
+        ]
+    )[None, None]
+    first = {"data_format": "channels_first"}
+    u = jup.avg_unpool(pooled, (2, 3), **first)
+    assert u.shape == (1, 1, 8, 9)
+    np.testing.assert_array_equal(u[0, 0], np.kron(pooled[0, 0], np.ones((2, 3))))
+    for mode in ("nearest", "area"):  # the text says area, its call is nearest: here they agree
+        np.testing.assert_array_equal(jup.interpolate(pooled, (8, 9), mode=mode, **first), u)
+    np.testing.assert_allclose(jup.avg_pool(u, (2, 3), **first), pooled, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(9, 10), (8, 11)])
+def test_average_unpooling_needs_no_crop(size):
+    """Padded or indivisible pooling, whose result the post crops by hand."""
+    x = jnp.arange(float(np.prod(size))).reshape(1, 1, *size)
+    for options in ({"padding": 1}, {"padding": "SAME"}, {"ceil_mode": True}, {}):
+        options |= {"window_shape": (2, 3), "data_format": "channels_first"}
+        y = jup.avg_pool(x, **options)
+        assert jup.avg_unpool(y, output_shape=size, **options).shape == x.shape
+
+
+def test_unpooling_by_the_gradient_of_pooling(rng):
+    """pool_input says where, unpool_input says what, and gradients flow to the latter."""
+    x, maps = rng.standard_normal((2, 9, 8, 3)), rng.standard_normal((2, 5, 4, 3))
+    pool = lambda x: jup.max_pool(x, (2, 2), padding="SAME")
+    expected = jax.vjp(pool, x)[1](maps)[0]
+    unpool = lambda maps: jup.max_unpool_like(x, maps, (2, 2), padding="SAME")
+    np.testing.assert_array_equal(unpool(maps), expected)
+    # Its own gradient reads the same places (TensorFlow's max_pool_grad_grad).
+    du = rng.standard_normal(x.shape)
+    y, indices = jup.max_pool_with_indices(x, (2, 2), padding="SAME")
+    read = du.reshape(-1)[jup.interop.to_tensorflow(indices, include_batch_in_index=True)]
+    np.testing.assert_array_equal(jax.vjp(unpool, maps)[1](du)[0], read)
+    np.testing.assert_array_equal(pool(unpool(np.abs(y))), np.abs(y))
+
+
+def test_no_gradient_of_a_network_with_unpooling_is_zero(rng):
+    """A convolution, pooling, unpooling by the pooled input, twice: all weights learn."""
+    x = rng.standard_normal((4, 12, 12, 2))
+    weights = [rng.standard_normal((3, 3, i, o)) / 5 for i, o in ((2, 4), (4, 6), (6, 4), (4, 2))]
+
+    def conv(x, w):
+        y = jax.lax.conv_general_dilated(
+            x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return jax.nn.relu(y)
+
+    def loss(weights):
+        a = conv(x, weights[0])
+        b = conv(jup.max_pool(a, 2), weights[1])
+        c = conv(jup.max_unpool_like(b, jup.max_pool(b, 2), 2), weights[2])
+        return ((conv(jup.max_unpool_like(a, c, 2), weights[3]) - x) ** 2).mean()
+
+    for gradient in jax.grad(loss)(weights):
+        assert (np.abs(gradient) > 0).mean() > 0.9
+
+
+def test_miniature_cedn_learns():
+    """The recipe: 12x20x20x3, two pools, ten steps of Adam at rate 1, dropout one half."""
+    optax = pytest.importorskip("optax")
+    rng = np.random.default_rng(123)
+    x = np.where(rng.random((12, 20, 20, 3)) > 0.5, 1.0, -1.0).astype(np.float32)
+    labels = np.where(rng.random((12, 20, 20, 1)) > 0.5, 1.0, 0.0).astype(np.float32)
+    shapes = {"conv1": (3, 16), "conv2": (16, 32), "conv3": (32, 32), "deconv2": (32, 16)}
+    shapes["deconv1"] = (16, 1)
+    keys = jax.random.split(jax.random.key(123), 2 * len(shapes))
+    parameters = {
+        name: (
+            jax.random.normal(key, (3, 3, *size), jnp.float32),
+            jax.random.normal(other, size[1:], jnp.float32),
+        )
+        for (name, size), key, other in zip(shapes.items(), keys[::2], keys[1::2])
+    }
+
+    def conv(x, parameters):
+        kernel, bias = parameters
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return jax.nn.relu(y + bias)
+
+    def network(p, key):
+        pool = lambda x: jup.max_pool_with_argmax_and_mask(x, 2, padding="SAME")
+        y, first, mask = pool(conv(x, p["conv1"]))
+        assert mask.shape == (12, 20, 20, 16)
+        y, second, _ = pool(conv(y, p["conv2"]))
+        y = jup.max_unpool(conv(y, p["conv3"]), second)
+        y = jax.nn.relu(jup.conv_transpose(y, *p["deconv2"], padding=1))
+        if key is not None:
+            y = jnp.where(jax.random.bernoulli(key, 0.5, y.shape), y * 2, 0)
+        return jup.conv_transpose(jup.max_unpool(y, first), *p["deconv1"], padding=1)
+
+    def loss(p, key=None):
+        return optax.sigmoid_binary_cross_entropy(network(p, key), labels).sum()
+
+    optimizer = optax.adam(1.0)
+
+    @jax.jit
+    def step(p, state, key):
+        updates, state = optimizer.update(jax.grad(loss)(p, key), state)
+        return optax.apply_updates(p, updates), state
+
+    state, before = optimizer.init(parameters), float(jax.jit(loss)(parameters))
+    for number in range(10):
+        parameters, state = step(parameters, state, jax.random.key(number))
+    assert float(jax.jit(loss)(parameters)) < 0.7 * before
+
+
+def test_inverse_layer(rng):
+    """Lasagne's: the transposed Jacobian of a pooling layer puts values where indices would."""
+    x, maps = rng.standard_normal((1, 8, 8, 4)), rng.standard_normal((1, 4, 4, 4))
+    _, indices = jup.max_pool_with_indices(x, (2, 2))
+    undo = jup.inverse(lambda x: jup.max_pool(x, (2, 2)), x)
+    np.testing.assert_array_equal(undo(maps), jup.max_unpool(maps, indices))
