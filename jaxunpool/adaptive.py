@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -139,11 +140,10 @@ def adaptive_avg_pool(
 
 def mean_taps(size: int, output: int) -> Taps:
     """The means of the windows along one axis."""
-    rows = [
-        dict.fromkeys(range(start, stop), 1 / (stop - start))
-        for start, stop in zip(*map(np.ndarray.tolist, _windows(size, output)))
-    ]
-    return Taps.from_lists(rows, size)
+    starts, stops = _windows(size, output)
+    rows = [dict.fromkeys(range(a, b), 1.0) for a, b in zip(starts.tolist(), stops.tolist())]
+    taps = Taps.from_lists(rows, size)
+    return dataclasses.replace(taps, divisors=tuple((stops - starts).tolist()))
 
 
 def _windows(size: int, output: int) -> tuple[np.ndarray, np.ndarray]:

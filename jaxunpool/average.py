@@ -134,8 +134,9 @@ def global_avg_pool(
 ) -> jax.Array:
     """Mean over all spatial axes, which stay with size 1.
 
-    This is `jnp.mean`, whose own gradient is the best there is. It agrees to rounding with
-    `avg_pool` of the whole plane and with `torch.nn.functional.adaptive_avg_pool2d(x, 1)`.
+    This is `jnp.mean`, whose own gradient is the best there is: the mathematics of `avg_pool` of
+    the whole plane and of `torch.nn.functional.adaptive_avg_pool2d(x, 1)`, which add one element
+    after the other and so lose digits where the plane is large.
 
     Args:
         x: floats, as in `avg_pool`.

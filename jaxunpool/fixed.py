@@ -33,7 +33,7 @@ def fixed_unpool(
     Args:
         y: floats or integers, the pooled array or one of its shape.
         pattern: an array with one axis per spatial axis of `y`, the window; integers if `y` holds
-            integers.
+            integers. It is cast to y's type.
         strides, padding, dilation, ceil_mode, data_format, implementation: as in `max_pool`.
         output_shape: spatial sizes of the result, as in `avg_unpool`.
 
@@ -60,6 +60,11 @@ def fixed_unpool(
         raise ValueError(
             f"pattern: expected 1 to 3 axes, one per spatial axis, none of size 0, got shape"
             f" {pattern.shape}"
+        )
+    if y.ndim <= pattern.ndim:
+        raise ValueError(
+            f"pattern: shape {pattern.shape} has {pattern.ndim} axes, more than the spatial ones of"
+            f" y of shape {y.shape}"
         )
     geometry = WindowGeometry.for_output(
         y.shape,

@@ -23,7 +23,7 @@ from jaxunpool.geometry import (
     spatial_ndim,
     spatial_sizes,
 )
-from jaxunpool.indices import PoolIndices, check_plane
+from jaxunpool.indices import PoolIndices, check_plane, raise_first
 
 
 def fractional_max_pool(
@@ -186,10 +186,10 @@ def _check_source(window: Any, output_shape: Any, key: Any, samples: Any, sequen
     if output_shape is None and sequences is None:
         raise ValueError("output_shape=None: expected the spatial sizes of the result")
     if key is not None:
-        is_typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-        is_raw = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32
-        if not ((is_typed and key.ndim == 0) or (is_raw and key.ndim == 1)):
-            raise TypeError(f"key: expected a jax.random key, got {key!r}")
+        try:
+            jax.eval_shape(jax.random.bits, key)
+        except (TypeError, ValueError, AttributeError):
+            raise TypeError(f"key: expected a jax.random key, got {key!r}") from None
 
 
 def _sizes(
@@ -208,6 +208,9 @@ def _sizes(
     if sequences is not None:
         if len(sequences) != n:
             raise ValueError(f"sequences: expected {n}, one per spatial axis, got {len(sequences)}")
+        for i, sequence in enumerate(sequences):
+            if not hasattr(sequence, "__len__"):
+                raise TypeError(f"sequences[{i}]: expected a vector of integers, got {sequence!r}")
         found = tuple(len(sequence) - 1 for sequence in sequences)
         if output_shape is not None:
             outputs = per_axis("output_shape", given["output_shape"], n, minimum=1)
@@ -247,6 +250,8 @@ def _samples(key: Any, samples: Any, x: jax.Array, plane: Plane) -> jax.Array:
             f"random_samples: expected shape {shape} (batch, channels, spatial axes), got"
             f" {samples.shape}"
         )
+    if not isinstance(samples, jax.core.Tracer):
+        raise_first("random_samples", samples, (samples >= 0) & (samples < 1), "a number in [0, 1)")
     return samples
 
 
@@ -270,6 +275,7 @@ def _starts(
         alpha = dtype.type(last) / dtype.type(max(output - 1, 1))
         steps = ((numbers.astype(dtype) + sample) * alpha).astype(jnp.int32)
         steps -= (sample * alpha).astype(jnp.int32)
+        steps = jnp.clip(steps, 0, last)  # a traced sample may be anything
         end = jnp.full((*steps.shape[:-1], 1), last, jnp.int32)
         starts.append(jnp.concatenate([steps, end], -1))
     return starts
@@ -321,9 +327,13 @@ def _sequence(sequence: Any, size: int, i: int, overlapping: bool) -> np.ndarray
     """A given sequence, checked."""
     if isinstance(sequence, jax.core.Tracer):
         raise TypeError(f"sequences[{i}]: expected concrete integers, got {sequence!r}")
-    values = np.asarray(sequence)
+    try:
+        values = np.asarray(sequence)
+    except (TypeError, ValueError):  # tracers inside, or ragged lists
+        raise TypeError(f"sequences[{i}]: expected concrete integers, got {sequence!r}") from None
     if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
         raise TypeError(f"sequences[{i}]: expected a vector of integers, got {sequence!r}")
+    values = values.astype(np.int64)  # differences of unsigned integers wrap around
     ends = (size - 1, size) if overlapping else (size,)
     if len(values) < 2 or values[0] != 0 or values[-1] not in ends or (np.diff(values) < 1).any():
         raise ValueError(

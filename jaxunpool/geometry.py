@@ -16,6 +16,7 @@ DataFormat = Literal["channels_last", "channels_first"]
 Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
 
 DATA_FORMATS = ("channels_last", "channels_first")
+MAX_INT32 = np.iinfo(np.int32).max
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,14 @@ class Plane:
 
     input_shape: tuple[int, ...]
     data_format: DataFormat = "channels_last"
+
+    def __post_init__(self) -> None:
+        sizes = self.input_shape
+        if not isinstance(sizes, tuple) or not all(type(size) is int for size in sizes):
+            raise TypeError(f"input_shape: expected a tuple of ints, got {sizes!r}")
+        if not 1 <= len(sizes) <= 3 or min(sizes) < 1:
+            raise ValueError(f"input_shape={sizes}: expected 1 to 3 sizes of at least 1")
+        check_choice("data_format", self.data_format, DATA_FORMATS)
 
     @property
     def ndim(self) -> int:
@@ -113,8 +122,9 @@ class WindowGeometry(Plane):
             >>> WindowGeometry.for_input((8, 224, 224, 64), (3, 3), 2, 1).output_shape
             (112, 112)
         """
-        window = _Window("x", shape, window_shape, strides, dilation, ceil_mode, data_format)
-        return cls._over(window, window.sizes, padding)
+        return cls._for_named(
+            "x", shape, window_shape, strides, padding, dilation, ceil_mode, data_format
+        )
 
     @classmethod
     def for_output(
@@ -171,6 +181,22 @@ class WindowGeometry(Plane):
                 f" {geometry.output_shape} windows, but y of shape {tuple(shape)} has {pooled}"
             )
         return geometry
+
+    @classmethod
+    def _for_named(
+        cls,
+        name: str,
+        shape: Sequence[int],
+        window_shape: Any,
+        strides: Any,
+        padding: Any,
+        dilation: Any,
+        ceil_mode: Any,
+        data_format: Any,
+    ) -> Self:
+        """`for_input` of an argument with a name of its own."""
+        window = _Window(name, shape, window_shape, strides, dilation, ceil_mode, data_format)
+        return cls._over(window, window.sizes, padding)
 
     @classmethod
     def _over(cls, window: _Window, sizes: tuple[int, ...], padding: Any) -> Self:
@@ -363,6 +389,8 @@ def per_axis(name: str, value: Any, n: int, minimum: int) -> tuple[int, ...]:
     values = tuple(as_int(name, v) for v in values)
     if min(values) < minimum:
         raise ValueError(f"{name}={value!r}: expected at least {minimum} along every axis")
+    if max(values) > MAX_INT32:
+        raise ValueError(f"{name}={value!r}: expected at most {MAX_INT32} along every axis")
     return values
 
 

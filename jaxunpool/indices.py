@@ -13,9 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
-from jaxunpool.geometry import Plane, WindowGeometry, along, as_array, as_sequence, per_axis
-
-MAX_INT32 = np.iinfo(np.int32).max
+from jaxunpool.geometry import (
+    MAX_INT32,
+    Plane,
+    WindowGeometry,
+    along,
+    as_array,
+    as_sequence,
+    per_axis,
+)
 
 
 @jax.tree_util.register_dataclass

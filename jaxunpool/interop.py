@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunpool.geometry import (
+    MAX_INT32,
     Plane,
     WindowGeometry,
     as_int,
@@ -34,7 +35,6 @@ from jaxunpool.geometry import (
     per_axis,
 )
 from jaxunpool.indices import (
-    MAX_INT32,
     PoolIndices,
     as_indices,
     check_geometry,
@@ -278,8 +278,8 @@ def to_onnx(indices: PoolIndices, *, storage_order: int = 0) -> jax.Array:
 def _incoming(array: Any, name: str = "indices") -> Any:
     """An array as JAX's or NumPy's, without a copy; anything but integers is a TypeError."""
     if not isinstance(array, jax.Array | np.ndarray):
-        on_cpu = not hasattr(array, "__dlpack_device__") or array.__dlpack_device__()[0] == 1
         try:
+            on_cpu = not hasattr(array, "__dlpack_device__") or array.__dlpack_device__()[0] == 1
             array = np.asarray(array) if on_cpu else jnp.from_dlpack(array)
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(f"{name}: expected an array of integers") from None

@@ -14,6 +14,7 @@ from jaxunpool.arguments import Sizes, as_floats
 from jaxunpool.dispatch import Implementation, check_implementation
 from jaxunpool.geometry import (
     DATA_FORMATS,
+    MAX_INT32,
     DataFormat,
     Plane,
     as_sequence,
@@ -100,15 +101,15 @@ def interpolate(
         outputs = per_axis("output_shape", value, plane.ndim, minimum=1)
     else:
         outputs = tuple(math.floor(n * (s or 1)) for n, s in zip(plane.input_shape, scales))
-        if min(outputs) < 1:
-            raise ValueError(f"scale={scale!r}: leaves nothing, spatial sizes {outputs}")
+        if min(outputs) < 1 or max(outputs) > MAX_INT32:
+            raise ValueError(f"scale={scale!r}: gives no usable spatial sizes, {outputs}")
     if mode == "nearest" and plane.ndim == 2:  # PyTorch goes by the sizes here, if they are simple
         scales = tuple(
             None if output in (size, 2 * size) else factor
             for size, output, factor in zip(plane.input_shape, outputs, scales)
         )
     taps = [
-        _taps(size, output, factor, mode, antialias, coordinates)
+        _taps(size, output, factor, mode, antialias, coordinates, x.dtype == np.float64)
         for size, output, factor in zip(plane.input_shape, outputs, scales)
     ]
     return resample(x, taps, plane.axes, implementation)
@@ -124,7 +125,7 @@ def _check_coordinates(mode: Any, align_corners: Any, antialias: Any, coordinate
             ("antialias", antialias),
             ("coordinates", coordinates),
         ):
-            if value:
+            if value is not None and value is not False:
                 raise ValueError(f"{name}={value!r}: for 'linear' and 'cubic' only, mode={mode!r}")
     if coordinates is not None:
         check_choice("coordinates", coordinates, COORDINATES)
@@ -159,28 +160,34 @@ def _plane_and_scales(
 
 
 def _taps(
-    size: int, output: int, scale: float | None, mode: str, antialias: bool, coordinates: str
+    size: int,
+    output: int,
+    scale: float | None,
+    mode: str,
+    antialias: bool,
+    coordinates: str,
+    is_double: bool,
 ) -> Taps:
     """Elements and weights along one axis."""
     if mode == "area":
         return mean_taps(size, output)
-    # Positions are float32, as PyTorch has them: where two elements are equally near, or a weight
-    # is tiny, rounding decides.
-    f32 = np.float32
-    numbers = np.arange(output, dtype=f32)
-    step = f32(1 / scale) if scale else f32(size) / f32(output)
+    # Positions have the precision PyTorch gives them: where two elements are equally near, or a
+    # weight is tiny, rounding decides.
+    real: Any = np.float64 if is_double else np.float32
+    numbers = np.arange(output, dtype=real)
+    step = real(1 / scale) if scale else real(size) / real(output)
     if mode.startswith("nearest"):
-        shift = f32(0.5) if mode == "nearest-exact" else f32(0)
+        shift = real(0.5) if mode == "nearest-exact" else real(0)
         nearest = np.minimum(np.floor((numbers + shift) * step).astype(int), size - 1)
         return Taps.from_lists([{int(element): 1.0} for element in nearest], size)
     if coordinates == "align_corners":
-        step = f32(size - 1) / f32(output - 1) if output > 1 else f32(0)
+        step = real(size - 1) / real(output - 1) if output > 1 else real(0)
     if output == size and coordinates == "half_pixel" and (antialias or mode == "linear"):
         return Taps.from_lists([{element: 1.0} for element in range(size)], size)
     if antialias:
-        return _widened(size, (numbers + f32(0.5)) * step, max(float(step), 1.0), mode)
+        return _widened(size, (numbers + real(0.5)) * step, max(float(step), 1.0), mode)
     centres = (
-        (numbers + f32(0.5)) * step - f32(0.5) if coordinates == "half_pixel" else numbers * step
+        (numbers + real(0.5)) * step - real(0.5) if coordinates == "half_pixel" else numbers * step
     )
     reach, kernel = (1, _triangle) if mode == "linear" else (2, _cubic(-0.75))
     if mode == "linear":  # between the outermost elements; a cubic goes on to repeat them
@@ -190,7 +197,7 @@ def _taps(
         first = math.floor(centre)
         row: dict[int, float] = {}
         for element in range(first - reach + 1, first + reach + 1):
-            weight = kernel(float(f32(centre) - f32(element)))
+            weight = kernel(float(real(centre) - real(element)))
             inside = min(max(element, 0), size - 1)
             row[inside] = row.get(inside, 0.0) + weight
         rows.append({element: weight for element, weight in row.items() if weight})

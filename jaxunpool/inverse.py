@@ -63,7 +63,8 @@ def inverse(fn: Callable[[Any], Any], x: Any) -> Callable[[Any], Any]:
                 or jnp.result_type(leaf) != like.dtype
             ):
                 raise ValueError(
-                    f"y{_name(path)}: expected {_describe(like)} like fn(x), got {_describe(leaf)}"
+                    f"y{_name(path)}: expected {like.dtype}{list(like.shape)} like fn(x), got"
+                    f" {_describe(leaf)}"
                 )
             cotangents.append(jnp.asarray(leaf))
         return pullback(jax.tree.unflatten(structure, cotangents))[0]
@@ -82,7 +83,9 @@ def _describe(leaf: Any) -> str:
 
 
 def _is_array(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") or isinstance(leaf, int | float | complex)
+    if isinstance(leaf, np.ndarray | np.generic):
+        return leaf.dtype.kind not in "OSUMm"
+    return isinstance(leaf, jax.Array | int | float | complex)
 
 
 def _name(path: Any) -> str:

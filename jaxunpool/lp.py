@@ -6,6 +6,8 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
 from jaxunpool import primitives
 from jaxunpool.arguments import Sizes, as_floats
@@ -51,7 +53,7 @@ def lp_pool(
         Array([[5.]], dtype=float32)
     """
     x = as_floats("x", x)
-    if isinstance(norm_type, bool) or not isinstance(norm_type, int | float):
+    if isinstance(norm_type, bool) or not isinstance(norm_type, int | float | np.number):
         raise TypeError(f"norm_type: expected a number, got {norm_type!r}")
     if not norm_type >= 1:
         raise ValueError(f"norm_type={norm_type!r}: expected at least 1")
@@ -65,10 +67,12 @@ def lp_pool(
         ceil_mode=ceil_mode,
         data_format=data_format,
     )
-    if norm_type == math.inf:
-        return primitives.select(jnp.abs(x), geometry, implementation)[0]
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # powers overflow 16 bits
-    total = primitives.reduce(jnp.abs(wide) ** norm_type, geometry, implementation)
+    magnitude = wide * lax.stop_gradient(jnp.sign(wide))  # |x|, with derivative 0 at 0
+    if norm_type == math.inf:
+        return primitives.select(magnitude, geometry, implementation)[0].astype(x.dtype)
+    exponent = int(norm_type) if norm_type == int(norm_type) else float(norm_type)
+    total = primitives.reduce(magnitude**exponent, geometry, implementation)
     is_zero = total == 0
-    norm = jnp.where(is_zero, 0, jnp.where(is_zero, 1, total) ** (1 / norm_type))
+    norm = jnp.where(is_zero, 0, jnp.where(is_zero, 1, total) ** (1 / exponent))
     return norm.astype(x.dtype)

@@ -215,8 +215,16 @@ def max_unpool_like(
     pool_input = as_poolable("pool_input", pool_input)
     unpool_input = as_poolable("unpool_input", unpool_input)
     check_choice("duplicates", duplicates, DUPLICATES)
-    pool_input, geometry = _prepare(
-        pool_input, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation
+    check_implementation(implementation)
+    geometry = WindowGeometry._for_named(
+        "pool_input",
+        pool_input.shape,
+        window_shape,
+        strides,
+        padding,
+        dilation,
+        ceil_mode,
+        data_format,
     )
     expected = geometry.pooled_shape(pool_input.shape)
     if unpool_input.shape != expected:

@@ -30,11 +30,16 @@ class Taps:
         elements, weights: per tap, a tuple with one entry per element of the output. Weight 0
             stands for no tap at all.
         input_size: size of the input.
+        divisors: numbers the output is divided by, element by element, if any: the mean of equal
+            numbers is then one of them.
+        input_divisors: numbers the input is divided by.
     """
 
     elements: tuple[tuple[int, ...], ...]
     weights: tuple[tuple[float, ...], ...]
     input_size: int
+    divisors: tuple[int, ...] = ()
+    input_divisors: tuple[int, ...] = ()
 
     @classmethod
     def from_lists(cls, rows: Sequence[dict[int, float]], input_size: int) -> Self:
@@ -55,7 +60,8 @@ class Taps:
             for out, (element, weight) in enumerate(zip(elements, weights)):
                 if weight:
                     rows[element][out] = weight
-        return Taps.from_lists([dict(sorted(row.items())) for row in rows], len(self.elements[0]))
+        taps = Taps.from_lists([dict(sorted(row.items())) for row in rows], len(self.elements[0]))
+        return dataclasses.replace(taps, divisors=self.input_divisors, input_divisors=self.divisors)
 
 
 def resample(
@@ -80,6 +86,14 @@ def _apply(x: jax.Array, taps: Taps, axis: int) -> jax.Array:
     shape = [1] * x.ndim
     shape[axis] = -1
 
+    def divided(a: jax.Array, divisors: tuple[int, ...]) -> jax.Array:
+        if not divisors:
+            return a
+        # Behind a barrier: XLA turns division by a constant into a product with its reciprocal.
+        return a / lax.optimization_barrier(jnp.asarray(divisors, a.dtype).reshape(shape))
+
+    x = divided(x, taps.input_divisors)
+
     def add(y: Any, element: Any, weight: Any, has_gaps: bool) -> Any:
         weight = jnp.asarray(weight, x.dtype).reshape(shape)
         value = jnp.take(x, element, axis, mode="clip") * weight
@@ -89,11 +103,13 @@ def _apply(x: jax.Array, taps: Taps, axis: int) -> jax.Array:
     nothing = jnp.zeros((*x.shape[:axis], elements.shape[1], *x.shape[axis + 1 :]), x.dtype)
     if len(elements) > UNROLLED_TAPS:
         table = jnp.asarray(elements), jnp.asarray(weights, x.dtype)
-        return lax.fori_loop(
+        y = lax.fori_loop(
             0, len(elements), lambda t, y: add(y, table[0][t], table[1][t], True), nothing
         )
+        return divided(y, taps.divisors)
     gaps = (weights == 0).any(axis=1)
-    return functools.reduce(lambda y, tap: add(y, *tap), zip(elements, weights, gaps), nothing)
+    y = functools.reduce(lambda y, tap: add(y, *tap), zip(elements, weights, gaps), nothing)
+    return divided(y, taps.divisors)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -102,6 +102,14 @@ def test_derivatives(rng, size):
     check_grads(lambda x: jup.global_avg_pool(x, spatial_ndim=2) ** 2, (x,), order=2, eps=1e-3)
 
 
+@pytest.mark.parametrize(("sizes", "outputs"), [((1001,), (2,)), ((225, 225), (2, 2))])
+def test_the_mean_of_equal_numbers_is_one_of_them(sizes, outputs):
+    x = jnp.full((*sizes, 1), 3.0, jnp.float32)
+    for run in (jup.adaptive_avg_pool, functools.partial(jup.interpolate, mode="area")):
+        np.testing.assert_array_equal(run(x, outputs), 3)
+        np.testing.assert_array_equal(jax.jit(lambda x, run=run: run(x, outputs))(x), 3)
+
+
 def test_larger_than_the_input():
     x = jnp.array([1.0, 2, 3])[:, None]
     np.testing.assert_array_equal(jup.adaptive_max_pool(x, (5,))[:, 0], [1, 2, 2, 3, 3])

@@ -144,9 +144,16 @@ class TestLpPool:
         np.testing.assert_allclose(y, move(expected), rtol=1e-12)
 
     def test_gradient_of_zero_is_zero(self):
-        for norm in (1, 2, 2.5):
+        for norm in (1, 1.0, 2, np.int64(2), np.float32(2.5), np.inf):
             loss = lambda x, norm=norm: jup.lp_pool(x, norm, (2, 2)).sum()
             np.testing.assert_array_equal(jax.grad(loss)(jnp.zeros((4, 4, 1))), 0)
+
+    def test_an_element_that_is_zero_has_finite_derivatives(self):
+        x = jnp.array([0.0, 3.0])[:, None]
+        for norm in (1, 1.0, 2, 2.0, 3.0):
+            slope = jax.grad(lambda x, norm=norm: jup.lp_pool(x, norm, (2,)).sum())
+            np.testing.assert_allclose(slope(x)[:, 0], [0, 1], rtol=1e-15 * 4)
+            assert np.isfinite(jax.grad(lambda x, slope=slope: (slope(x) ** 2).sum())(x)).all()
 
     def test_nan_and_16_bits(self):
         x = jnp.array([[300.0, 400], [0, np.nan]], jnp.float16)[..., None]

@@ -347,6 +347,19 @@ MORE = [
     ("fractional_max_pool_with_indices", (X, None, (2, 2)), {"sequences": [[0, 6], [0, 7]]},
      ValueError, r"output_shape=\(2, 2\): sequences have \(1, 1\)"),
     ("fractional_max_pool_with_indices", (X, None), {"sequences": 3}, TypeError, "sequences: "),
+    ("fractional_max_pool", (X, TWO, (4, 4)), {"random_samples": HALVES + 0.5}, ValueError,
+     r"random_samples\[0, 0, 0\] = 1.0: expected a number in \[0, 1\)"),
+    ("fractional_max_pool", (X, TWO, (4, 4)), {"key": np.zeros(3, np.uint32)}, TypeError, "key: "),
+    ("fractional_max_pool", (X, None), {"sequences": [5, 6]}, TypeError, r"sequences\[0\]: "),
+    ("fractional_max_pool", (X, None), {"sequences": [np.array([0, 5, 3, 6], "u1"), [0, 7]]},
+     ValueError, r"sequences\[0\]: expected increasing"),
+    ("Plane", (), {"input_shape": [4, 4]}, TypeError, "input_shape: expected a tuple of ints"),
+    ("Plane", (), {"input_shape": (4, 0)}, ValueError, r"input_shape=\(4, 0\): expected"),
+    ("Plane", (), {"input_shape": (4,), "data_format": "NHWC"}, ValueError, "data_format='NHWC'"),
+    ("fixed_unpool", (Y[0], np.ones((2,) * 3)), {}, ValueError, "pattern: shape .* 3 axes"),
+    ("max_unpool_like", (X[0, 0], Y, TWO), {}, ValueError, "does not fit pool_input of shape"),
+    ("max_pool", (X, TWO, 10**20), {}, ValueError, "strides=1000.*at most 2147483647"),
+    ("interpolate", (X, None, 1e300), {}, ValueError, "scale=1e.300: gives no usable"),
     ("interpolate", (INTEGERS, TWO), {}, TypeError, "x: expected floats"),
     ("interpolate", (X,), {}, ValueError, "output_shape=None, scale=None: expected one"),
     ("interpolate", (X, TWO, 2.0), {}, ValueError, r"output_shape=\(2, 2\), scale=2.0"),
@@ -363,7 +376,7 @@ MORE = [
      ValueError, "antialias=True: not for coordinates='asymmetric'"),
     ("interpolate", (X, None, "2"), {}, TypeError, "scale: expected a number"),
     ("interpolate", (X, None, -1), {}, ValueError, "scale=-1: expected finite numbers above 0"),
-    ("interpolate", (X, None, 0.1), {}, ValueError, "scale=0.1: leaves nothing"),
+    ("interpolate", (X, None, 0.1), {}, ValueError, "scale=0.1: gives no usable"),
     ("interpolate", (X, None, (2,) * 4), {}, ValueError, "scale=.*1 to 3 spatial axes"),
     ("conv_transpose", (X, KERNEL[0, 0, 0]), {}, ValueError, "kernel: expected 1 to 3 window axes"),
     ("conv_transpose", (X[0, 0], KERNEL), {}, ValueError, "x: expected 2 spatial axes"),
@@ -406,7 +419,7 @@ def test_every_public_function_has_a_wrong_call():
     named = {name for name, *_ in MORE} | {"max_pool", "max_unpool", "validate_indices"}
     public = {name for name in jup.__all__ if callable(getattr(jup, name))}
     public |= {f"interop.{name}" for name in jup.interop.__all__}
-    assert public - named == {"Plane", "PoolIndices", "WindowGeometry"}
+    assert public - named == {"PoolIndices", "WindowGeometry"}
 
 
 @pytest.mark.parametrize("name", WRONG_CALLS)

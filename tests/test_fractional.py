@@ -162,6 +162,16 @@ def test_drawn_positions_of_fixed_windows(pseudo_random):
     assert len(np.unique(starts.swapaxes(1, 2).reshape(-1, 9), axis=0)) > 1  # one for each plane
 
 
+def test_samples_out_of_range_inside_jit_stay_in_the_plane():
+    """Outside it they are refused; inside, index and value still name the same element."""
+    x = jnp.arange(7.0)[:, None]
+    pool = lambda s: jup.fractional_max_pool_with_indices(x, (2,), (3,), random_samples=s)
+    for sample in (np.nan, -3.0, 1e9):
+        y, indices = jax.jit(pool)(jnp.array([[sample]]))
+        np.testing.assert_array_equal(x[indices.flat[:, 0], 0], y[:, 0])
+        assert indices.flat[-1, 0] == 6
+
+
 def test_a_key_decides_everything():
     x = jax.random.normal(jax.random.key(7), (3, 12, 13, 2))
     for options in (

@@ -71,8 +71,17 @@ def test_one_axis(rng, mode, coordinates):
         x = rng.standard_normal((2, size, 3))
         expected = np.apply_along_axis(along_one_axis, 1, x, output, mode, coordinates)
         y = jup.interpolate(x, (output,), mode=mode, **options)
-        # Coordinates are float32, as PyTorch's.
-        np.testing.assert_allclose(y, expected, rtol=0, atol=2e-6 * size)
+        np.testing.assert_allclose(y, expected, rtol=0, atol=1e-13 * size)
+        # In float32 coordinates are rounded, as PyTorch's.
+        narrow = jup.interpolate(x.astype(np.float32), (output,), mode=mode, **options)
+        np.testing.assert_allclose(narrow, expected, rtol=0, atol=2e-6 * size)
+
+
+def test_scales_that_rounding_decides():
+    """69 / 4.6 is 15.000000000000002; in float32 it is below 15."""
+    x = np.arange(34.0)[:, None]
+    assert jup.interpolate(x, scale=(4.6,))[69, 0] == 15
+    assert jup.interpolate(x.astype(np.float32), scale=(4.6,))[69, 0] == 14
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "channels_first"])
@@ -85,7 +94,7 @@ def test_axes_are_independent(rng, mode, layout):
     options = {"mode": mode, "data_format": layout}
     move = lambda a: np.moveaxis(a, -1, 1) if layout == "channels_first" else a
     y = jup.interpolate(move(x), (7, 2, 9), **options)
-    np.testing.assert_allclose(y, move(expected), rtol=0, atol=3e-5)
+    np.testing.assert_allclose(y, move(expected), rtol=0, atol=1e-12)
     np.testing.assert_array_equal(jup.interpolate(move(x)[0], (7, 2, 9), **options), y[0])
 
 
@@ -100,7 +109,7 @@ def test_agrees_with_jax_image(rng, mode, antialias):
         x = rng.standard_normal((2, size, size, 3))
         expected = jax.image.resize(x, (2, output, output, 3), method, antialias=antialias)
         y = jup.interpolate(x, (output, output), mode=mode, antialias=antialias)
-        np.testing.assert_allclose(y, expected, rtol=0, atol=2e-6 * size)
+        np.testing.assert_allclose(y, expected, rtol=0, atol=2e-6 * size)  # float32 positions
 
 
 def test_fractional_max_unpooling_of_the_tutorial(rng):
@@ -120,7 +129,7 @@ def test_fractional_max_unpooling_of_the_tutorial(rng):
     y = jup.interpolate(
         pool, scale=scale, mode="linear", coordinates="asymmetric", data_format="channels_first"
     )
-    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("mode", MODES)

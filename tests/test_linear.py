@@ -268,6 +268,21 @@ def test_derivatives(rng, name):
         check_grads(square, arguments, order=2, modes=["fwd", "rev"], eps=1e-4)
 
 
+def test_an_infinite_pattern_stays_in_its_windows():
+    """No window, and no element of one, contributes nothing: not zero times infinity."""
+    infinite = jnp.array([jnp.inf, 1.0, 1.0])
+    u = jup.fixed_unpool(jnp.ones((2, 1)), infinite[:2], output_shape=(5,))
+    np.testing.assert_array_equal(u[:, 0], [np.inf, 1, np.inf, 1, 0])
+    padded = lambda y, p: jup.fixed_unpool(y, p, (2,), ((1, 0),)).sum()
+    gradient = jax.grad(padded)(jnp.ones((2, 1)), infinite)
+    np.testing.assert_array_equal(gradient[:, 0], [2, np.inf])
+    y = jnp.array([[jnp.inf], [1.0]])
+    gradient = jax.grad(padded, 1)(y, jnp.ones(3))
+    np.testing.assert_array_equal(gradient, [1, np.inf, np.inf])
+    hanging = lambda p: jup.fixed_unpool(y[::-1], p, output_shape=(4,), ceil_mode=True).sum()
+    np.testing.assert_array_equal(jax.grad(hanging)(jnp.ones(3)), [np.inf, 1, 1])
+
+
 def test_infinities_and_nan_stay_in_their_windows():
     x = np.ones((4, 6, 1), np.float32)
     x[0, 0], x[3, 5] = np.inf, np.nan

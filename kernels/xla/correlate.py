@@ -27,9 +27,13 @@ def correlate(u: jax.Array, y: jax.Array, geometry: WindowGeometry) -> jax.Array
     reach = [windows.reach(geometry, i, part) for i, part in zip(over, region)]
     slab = regions.slab(u, geometry.axes, reach, 0).astype(dtype)
     y = y.astype(dtype)
+    inside = windows.inside(u, geometry, over, region)
 
     def entry(taps: Sequence[Any]) -> jax.Array:
-        return jnp.sum(y * windows.element(slab, geometry, over, taps, region))
+        product = y * windows.element(slab, geometry, over, taps, region)
+        if inside is not None:  # an infinite y times the zero of padding would be NaN
+            product = jnp.where(windows.element(inside, geometry, over, taps, region), product, 0)
+        return jnp.sum(product)
 
     if geometry.volume <= UNROLLED_VOLUME:
         entries = list(map(entry, itertools.product(*map(range, geometry.window_shape))))

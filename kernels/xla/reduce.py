@@ -47,6 +47,7 @@ def reduce(
     def compute(region: regions.Region) -> tuple[jax.Array]:
         reach = [windows.reach(geometry, i, part) for i, part in zip(over, region)]
         slab = regions.slab(values, axes, reach, 0)
+        inside = None if factors is None else windows.inside(u, geometry, over, region)
         shape = list(slab.shape)
         for axis, (start, stop) in zip(axes, region):
             shape[axis] = stop - start
@@ -61,6 +62,8 @@ def reduce(
                 value = value * lax.dynamic_index_in_dim(
                     factors.ravel(), _raster(taps, geometry), keepdims=False
                 )
+            if inside is not None:  # an infinite pattern times the zero of padding would be NaN
+                value = jnp.where(windows.element(inside, geometry, over, taps, region), value, 0)
             if weights == "last":
                 counts: Any = functools.reduce(
                     operator.and_,

@@ -36,8 +36,12 @@ def replicate(
                 weighting.is_last(geometry, i, axis.tap, axis.window)
                 for i, axis in enumerate(reached)
             ]
-        if spread is not None:
+        if spread is not None:  # an infinite pattern times the zero of no window would be NaN
             value = value * _piece(spread, geometry, reached, u)
+            conditions += [
+                (axis.window >= 0) & (axis.window < n)
+                for axis, n in zip(reached, geometry.output_shape)
+            ]
         hit: Any = functools.reduce(operator.and_, conditions)
         return u + value if hit is True else jnp.where(hit, u + value, u)
 

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from jaxunpool.geometry import WindowGeometry
+from jaxunpool.kernels.xla import regions
 from jaxunpool.kernels.xla.regions import Range
 
 
@@ -37,6 +39,23 @@ def element(
         begin, stride = tap * geometry.dilation[i], geometry.strides[i]
         array = strided(array, geometry.axes[i], begin, stop - start, stride)
     return array
+
+
+def inside(
+    like: jax.Array, geometry: WindowGeometry, over: Sequence[int], region: Sequence[Range]
+) -> jax.Array | None:
+    """Which elements that the windows of a region reach are no padding; None if all are.
+
+    An array like the part of the input the region reaches, for `element`, with 1 along other axes.
+    """
+    ranges = [reach(geometry, i, part) for i, part in zip(over, region)]
+    sizes = [geometry.input_shape[i] for i in over]
+    if all(start >= 0 and stop <= n for (start, stop), n in zip(ranges, sizes)):
+        return None
+    shape, axes = [1] * like.ndim, [geometry.axes[i] for i in over]
+    for axis, size in zip(axes, sizes):
+        shape[axis] = size
+    return regions.slab(jnp.ones(shape, bool), axes, ranges, False)
 
 
 def strided(array: jax.Array, axis: int, start: Any, count: int, stride: int) -> jax.Array:
