@@ -19,6 +19,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--platform", choices=("cpu", "gpu"), help="default: what JAX finds")
     parser.add_argument("--json", type=pathlib.Path, help="also write the results to this file")
+    parser.add_argument("--suite", choices=("max", "modes"), help="default: both")
     parser.add_argument("--only", default="", help="measure only cases whose name contains this")
     parser.add_argument("--shape", default="8,224,224,64", help="batch,height,width,channels")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
@@ -59,7 +60,9 @@ def main() -> None:
     table.add_column("peer's time / ours", justify="left")
     results = []
     wanted = (shape, options.dtype, "cuda" if on_gpu else "cpu", options.only)
-    selected = itertools.chain(cases.cases(*wanted), modes.cases(*wanted))
+    suites = {"max": cases.cases, "modes": modes.cases}
+    chosen = [suites[options.suite]] if options.suite else list(suites.values())
+    selected = itertools.chain.from_iterable(suite(*wanted) for suite in chosen)
     for case in track(selected, "measuring", console=console, transient=True):
         rounds = list(
             timing.interleaved(
