@@ -181,6 +181,34 @@ def test_numpy_arrays_of_sizes():
     assert_same(jup.max_pool(x, *sizes), np.asarray(expected))
 
 
+@pytest.mark.parametrize(
+    ("shape", "window", "strides"),
+    [
+        ((2, 26, 27, 3), (13, 9), None),
+        ((1, 40, 40, 2), (9, 20), (10, 20)),
+        ((1, 9, 8, 10, 2), (9, 4, 5), None),
+        ((1, 33, 5, 2), (11, 5), None),
+        ((1, 21, 22, 1), (10, 10), None),
+    ],
+)
+@pytest.mark.parametrize("layout", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_large_windows_that_tile(rng, shape, window, strides, layout, dtype):
+    """Their axes are taken in another order: ties and NaN have to come out the same."""
+    n = len(window)
+    run = functools.partial(
+        oracle.max_pool, window=window, strides=strides or window, padding="VALID",
+        dilation=(1,) * n, ceil_mode=False,
+    )  # fmt: skip
+    for kind in KINDS:
+        x = values(rng, shape, np.dtype(dtype), kind)
+        x = np.moveaxis(x, -1, -n - 1) if layout == "channels_first" else x
+        expected, offsets, _ = oracle.over_layout(run, n, layout, x)
+        y, indices = jup.max_pool_with_indices(x, window, strides, data_format=layout)
+        assert_same(y, expected)
+        np.testing.assert_array_equal(indices.offsets, offsets)
+
+
 @pytest.mark.parametrize("window", [(64, 64), (56, 56), (7, 7, 7)])
 @pytest.mark.parametrize("strides", [None, 1])
 def test_programs_stay_small_for_large_windows(window, strides):

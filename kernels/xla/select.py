@@ -31,11 +31,21 @@ def select(
     if _is_direct(geometry):
         return _pass(x, None, geometry, range(geometry.ndim), borders_apart)
     # The last axis first: the first winner of the first best row is the first in raster order.
-    *others, last = range(geometry.ndim)
-    y, offsets = _pass(x, None, geometry, [last], borders_apart)
-    for i in reversed(others):
-        y, offsets = _pass(y, offsets, geometry, [i], borders_apart)
+    # Where windows tile the input, rows are longer, and so faster, the other way around; equals are
+    # then told apart by their offsets.
+    tiles = not geometry.overlaps and all(
+        start >= 0 and stop <= size
+        for (start, stop), size in zip(_reaches(geometry), geometry.input_shape)
+    )
+    first, *others = range(geometry.ndim) if tiles else reversed(range(geometry.ndim))
+    y, offsets = _pass(x, None, geometry, [first], borders_apart)
+    for i in others:
+        y, offsets = _pass(y, offsets, geometry, [i], borders_apart, out_of_order=tiles)
     return y, offsets
+
+
+def _reaches(geometry: WindowGeometry) -> list[regions.Range]:
+    return [windows.reach(geometry, i, (0, n)) for i, n in enumerate(geometry.output_shape)]
 
 
 def lowest(dtype: Any) -> np.ndarray:
@@ -54,8 +64,12 @@ def _pass(
     geometry: WindowGeometry,
     over: Sequence[int],
     borders_apart: bool,
+    out_of_order: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """select over the spatial axes `over`, carrying the offsets found along later axes."""
+    """select over the spatial axes `over`, carrying the offsets found along other axes.
+
+    `out_of_order`: those were earlier ones. There must be no padding then.
+    """
     axes = [geometry.axes[i] for i in over]
     sizes = [geometry.output_shape[i] for i in over]
     inner = [
@@ -70,7 +84,7 @@ def _pass(
             start >= 0 and stop <= geometry.input_shape[i] for (start, stop), i in zip(reach, over)
         )
         first = None if inside else _first_elements(geometry, over, region)
-        return _running_maximum(values, found, geometry, over, region, first)
+        return _running_maximum(values, found, geometry, over, region, first, out_of_order)
 
     is_loop = _is_rolled([geometry.window_shape[i] for i in over])
     is_loop &= all(part == (0, n) for part, n in zip(inner, sizes))
@@ -99,8 +113,9 @@ def _running_maximum(
     over: Sequence[int],
     region: regions.Region,
     first: list[np.ndarray] | None,
+    out_of_order: bool,
 ) -> tuple[jax.Array, jax.Array]:
-    """Compare the elements of the windows of a region in raster order."""
+    """Compare the elements of the windows of a region in raster order (or by their offsets)."""
     window = [geometry.window_shape[i] for i in over]
     weights = [math.prod(geometry.window_shape[i + 1 :]) for i in over]  # of a step in raster order
     is_float = jnp.issubdtype(values.dtype, jnp.floating)
@@ -115,9 +130,12 @@ def _running_maximum(
 
     def update(best: tuple[jax.Array, jax.Array], taps: Sequence[Any]):
         value, offset = candidate(taps)
-        take = value > best[0]
+        take, is_nan = value > best[0], value != value
+        if out_of_order:
+            take |= (value == best[0]) & (offset < best[1])
+            is_nan &= (best[0] == best[0]) | (offset > best[1])
         if is_float:
-            take |= value != value
+            take |= is_nan
         if first is not None:  # so far there was nothing but padding
             take |= functools.reduce(operator.and_, [f == tap for f, tap in zip(first, taps)])
         return jnp.where(take, value, best[0]), jnp.where(take, offset, best[1])
