@@ -90,7 +90,8 @@ def avg_unpool(
         y: floats, the pooled array or one of its shape.
         window_shape, strides, padding, dilation, ceil_mode, count_include_pad, data_format,
             implementation: as in `avg_pool`, of which this is the inverse.
-            `count_include_pad` matters to `"adjoint"` alone.
+            `count_include_pad` matters to `"adjoint"` alone; padding counted by `avg_pool` makes
+            averages at the edge smaller, and `"mean"` restores them as they are.
         mode: `"mean"` or `"adjoint"`.
         output_shape: spatial sizes of the result: those of the array that was pooled. Any size that
             has as many windows is restored exactly. By default the one that windows cover exactly.

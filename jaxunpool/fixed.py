@@ -33,7 +33,7 @@ def fixed_unpool(
     Args:
         y: floats or integers, the pooled array or one of its shape.
         pattern: an array with one axis per spatial axis of `y`, the window; integers if `y` holds
-            integers. It is cast to y's type.
+            integers. It is cast to y's type, and the same for all channels.
         strides, padding, dilation, ceil_mode, data_format, implementation: as in `max_pool`.
         output_shape: spatial sizes of the result, as in `avg_unpool`.
 

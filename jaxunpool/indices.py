@@ -108,21 +108,21 @@ class PoolIndices:
         g, shape = self.geometry, ",".join(map(str, self.shape))
         if not isinstance(g, WindowGeometry):
             return (
-                f"PoolIndices({self.offsets.dtype}[{shape}], flat, input={g.input_shape},"
-                f" {self.nbytes:,} bytes)"
+                f"PoolIndices({self.offsets.dtype}[{shape}], flat{_layout(g)},"
+                f" input={g.input_shape}, {self.nbytes:,} bytes)"
             )
         extras = "".join(
             f", {name}={value}"
             for name, value, default in (
                 ("padding", g.padding, ((0, 0),) * g.ndim),
                 ("dilation", g.dilation, (1,) * g.ndim),
-                ("data_format", g.data_format, "channels_last"),
             )
             if value != default
         )
         return (
             f"PoolIndices({self.offsets.dtype}[{shape}], window={g.window_shape},"
-            f" strides={g.strides}{extras}, input={g.input_shape}, {self.nbytes:,} bytes)"
+            f" strides={g.strides}{extras}{_layout(g)}, input={g.input_shape},"
+            f" {self.nbytes:,} bytes)"
         )
 
 
@@ -253,6 +253,10 @@ def check_pooled_shape(name: str, shape: tuple[int, ...], geometry: Plane) -> No
             f"{name}: shape {tuple(shape)} does not fit {geometry}: expected spatial sizes"
             f" {geometry.output_shape} and a channel axis ({geometry.data_format})"
         )
+
+
+def _layout(plane: Plane) -> str:
+    return "" if plane.data_format == "channels_last" else f", data_format={plane.data_format}"
 
 
 def _is_inside(flat: jax.Array, plane: Plane) -> jax.Array:

@@ -6,9 +6,9 @@
 | TensorFlow | channels last | `(y * width + x) * channels + c`, or with the batch in front |
 | ONNX | channels first | position in the whole tensor; planes by rows or by columns |
 
-In all of them `width` is that of the pooled array *without* padding. Code that computes it from
-the size after `"SAME"` padding, or from the pooled size times the stride, shears the unpooled image
-where the size is odd (tensorflow issue 10216); `PoolIndices` know the size and cannot.
+In all of them `width` is that of the array *before* pooling, without padding. Code that computes it
+from the size after `"SAME"` padding, or from the pooled size times the stride, shears the unpooled
+image where the size is odd (tensorflow issue 10216); `PoolIndices` know the size and cannot.
 
 Arrays come in as they are (through DLPack or the array protocol, copied only to become int32), and
 go out as JAX arrays, int64 where x64 is enabled. Everything is exact both ways. Outside `jit`, an
@@ -195,7 +195,8 @@ def from_onnx(
         geometry: the pooling, `WindowGeometry.for_input(...)` or `for_output(...)`. Its
             `data_format` is that of the result.
         storage_order: 0: planes are counted by rows; 1: by columns, the first spatial axis fastest.
-        output_shape: spatial sizes of the unpooled array, if others than the geometry's.
+        output_shape: spatial sizes of the unpooled array (ONNX's without batch and channels), if
+            others than the geometry's.
 
     Returns:
         `PoolIndices` in the layout of `geometry`.

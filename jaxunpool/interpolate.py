@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxunpool.adaptive import mean_taps
-from jaxunpool.arguments import Sizes, as_floats
+from jaxunpool.arguments import Sizes, as_floats, as_poolable
 from jaxunpool.dispatch import Implementation, check_implementation
 from jaxunpool.geometry import (
     DATA_FORMATS,
@@ -44,9 +44,10 @@ def interpolate(
     """Resize the spatial axes.
 
     Equal to `torch.nn.functional.interpolate` (`"linear"` is its bilinear and trilinear, `"cubic"`
-    its bicubic, in any number of dimensions) and, where they overlap, to `jax.image.resize`, except
-    that a NaN or an infinity stays where it is. With `coordinates="asymmetric"` also to the loops
-    known as "fractional max unpooling", which are bilinear interpolation at `i / scale`.
+    its bicubic, in any number of dimensions). `jax.image.resize` agrees for nearest-exact, for
+    linear, and for cubic with antialias, except that here a NaN or an infinity stays where it is.
+    With `coordinates="asymmetric"` also equal to the loops known as "fractional max unpooling",
+    which are bilinear interpolation at `i / scale`.
 
     | coordinates | output element `i` lies at input coordinate |
     | --- | --- |
@@ -58,13 +59,14 @@ def interpolate(
     only read (no scatter), of any order.
 
     Args:
-        x: floats of shape `(*batch, *spatial, channels)`, 1 to 3 spatial axes, any number of batch
-            axes; `(*batch, channels, *spatial)` under `"channels_first"`.
+        x: floats (for nearest also integers, such as labels) of shape
+            `(*batch, *spatial, channels)`, 1 to 3 spatial axes, any number of batch axes;
+            `(*batch, channels, *spatial)` under `"channels_first"`.
         output_shape: spatial sizes of the result; an int means the same for all `x.ndim - 2` axes.
-        scale: instead of `output_shape`: sizes are multiplied by it and rounded down, coordinates
-            use it as it is (PyTorch's `scale_factor`; as there, not in an axis whose size stays,
-            and in 2-D for `"nearest"` not in one that doubles); a number means the same for all
-            `x.ndim - 2` spatial axes.
+        scale: instead of `output_shape`, PyTorch's `scale_factor`: sizes are multiplied by it and
+            rounded down, and coordinates use it, not the ratio of the sizes. (As in PyTorch they
+            use the ratio where rounding leaves a size as it was, and for 2-D `"nearest"` also where
+            it exactly doubles.) A number means the same for all `x.ndim - 2` spatial axes.
         mode: `"nearest"` (element `floor(i / scale)`), `"nearest-exact"` (the nearest centre),
             `"linear"`, `"cubic"` (Keys, a = -0.75; with antialias -0.5), or `"area"` (the mean of
             the covered elements: `adaptive_avg_pool`).
@@ -84,9 +86,9 @@ def interpolate(
         >>> interpolate(jnp.array([[0.0, 4.0]])[..., None], scale=(1, 2), mode="linear")[..., 0]
         Array([[0., 1., 3., 4.]], dtype=float32)
     """
-    x = as_floats("x", x)
-    check_choice("data_format", data_format, DATA_FORMATS)
     check_choice("mode", mode, MODES)
+    x = (as_poolable if mode.startswith("nearest") else as_floats)("x", x)
+    check_choice("data_format", data_format, DATA_FORMATS)
     check_implementation(implementation)
     coordinates = _check_coordinates(mode, align_corners, antialias, coordinates)
     given = [output_shape is not None, scale is not None]

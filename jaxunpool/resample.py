@@ -72,7 +72,8 @@ def resample(
     16-bit floats are added in float32 and rounded once.
     """
     run = _apply if implementation == "xla" else _resample
-    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    is_float = jnp.issubdtype(x.dtype, jnp.floating)
+    y = x.astype(jnp.promote_types(x.dtype, jnp.float32)) if is_float else x
     growth = [len(t.elements[0]) / t.input_size for t in taps]
     for i in sorted(range(len(axes)), key=lambda i: (growth[i], -i)):
         y = run(y, taps[i], axes[i])

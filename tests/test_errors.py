@@ -360,7 +360,7 @@ MORE = [
     ("max_unpool_like", (X[0, 0], Y, TWO), {}, ValueError, "does not fit pool_input of shape"),
     ("max_pool", (X, TWO, 10**20), {}, ValueError, "strides=1000.*at most 2147483647"),
     ("interpolate", (X, None, 1e300), {}, ValueError, "scale=1e.300: gives no usable"),
-    ("interpolate", (INTEGERS, TWO), {}, TypeError, "x: expected floats"),
+    ("interpolate", (INTEGERS, TWO), {"mode": "area"}, TypeError, "x: expected floats"),
     ("interpolate", (X,), {}, ValueError, "output_shape=None, scale=None: expected one"),
     ("interpolate", (X, TWO, 2.0), {}, ValueError, r"output_shape=\(2, 2\), scale=2.0"),
     ("interpolate", (X, TWO), {"mode": "bilinear"}, ValueError, "mode='bilinear'.*'linear'"),

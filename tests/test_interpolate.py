@@ -156,6 +156,15 @@ def test_types(dtype):
         )
 
 
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+def test_labels_stay_integers(mode, dtype):
+    x = jnp.arange(200, 220, dtype=dtype).reshape(4, 5, 1)
+    y = jup.interpolate(x, (7, 3), mode=mode)
+    assert y.dtype == dtype
+    np.testing.assert_array_equal(y, jup.interpolate(x.astype("float32"), (7, 3), mode=mode))
+
+
 def test_integer_factors_of_nearest_and_area_agree(rng):
     x = rng.standard_normal((4, 3, 2))
     for mode in ("nearest", "nearest-exact", "area"):
