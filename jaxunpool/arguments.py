@@ -8,10 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxunpool.dispatch import Implementation, check_implementation
 from jaxunpool.geometry import (
     DATA_FORMATS,
     DataFormat,
     Plane,
+    WindowGeometry,
     as_array,
     as_int,
     check_choice,
@@ -39,6 +41,56 @@ def as_floats(name: str, x: Any) -> jax.Array:
 
 def _is_float(x: jax.Array) -> bool:
     return jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize > 1
+
+
+def pooling_window(
+    x: jax.Array,
+    window_shape: Any,
+    strides: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: Any,
+    data_format: Any,
+    implementation: Implementation,
+    name: str = "x",
+) -> WindowGeometry:
+    """The arguments that all poolings share, checked and resolved."""
+    check_implementation(implementation)
+    return WindowGeometry.for_input(
+        x.shape,
+        window_shape,
+        strides,
+        padding,
+        dilation=dilation,
+        ceil_mode=ceil_mode,
+        data_format=data_format,
+        name=name,
+    )
+
+
+def unpooling_window(
+    y: jax.Array,
+    window_shape: Any,
+    strides: Any,
+    padding: Any,
+    output_shape: Any,
+    dilation: Any,
+    ceil_mode: Any,
+    data_format: Any,
+    implementation: Implementation,
+) -> WindowGeometry:
+    """The arguments that all unpoolings without indices share, checked and resolved."""
+    check_implementation(implementation)
+    return WindowGeometry.for_output(
+        y.shape,
+        window_shape,
+        strides,
+        padding,
+        output_shape=output_shape,
+        dilation=dilation,
+        ceil_mode=ceil_mode,
+        data_format=data_format,
+    )
 
 
 def whole_plane(x: jax.Array, spatial_ndim: Any, data_format: DataFormat) -> Plane:

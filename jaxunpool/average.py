@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunpool import primitives
-from jaxunpool.arguments import Sizes, as_floats, whole_plane
-from jaxunpool.dispatch import Implementation, check_implementation
-from jaxunpool.geometry import DataFormat, Padding, WindowGeometry, check_choice
+from jaxunpool.arguments import Sizes, as_floats, pooling_window, unpooling_window, whole_plane
+from jaxunpool.dispatch import Implementation
+from jaxunpool.geometry import DataFormat, Padding, check_choice
 
 
 def avg_pool(
@@ -51,15 +51,8 @@ def avg_pool(
                [10.5, 12.5]], dtype=float32)
     """
     x = as_floats("x", x)
-    check_implementation(implementation)
-    geometry = WindowGeometry.for_input(
-        x.shape,
-        window_shape,
-        strides,
-        padding,
-        dilation=dilation,
-        ceil_mode=ceil_mode,
-        data_format=data_format,
+    geometry = pooling_window(
+        x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation
     )
     return primitives.reduce(x, geometry, implementation, _mean(count_include_pad))
 
@@ -112,16 +105,16 @@ def avg_unpool(
     """
     y = as_floats("y", y)
     check_choice("mode", mode, ("mean", "adjoint"))
-    check_implementation(implementation)
-    geometry = WindowGeometry.for_output(
-        y.shape,
+    geometry = unpooling_window(
+        y,
         window_shape,
         strides,
         padding,
-        output_shape=output_shape,
-        dilation=dilation,
-        ceil_mode=ceil_mode,
-        data_format=data_format,
+        output_shape,
+        dilation,
+        ceil_mode,
+        data_format,
+        implementation,
     )
     mean = _mean(count_include_pad)
     return primitives.replicate(y, geometry, implementation, "cover" if mode == "mean" else mean)

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxunpool import primitives
-from jaxunpool.arguments import Sizes, as_poolable
-from jaxunpool.dispatch import Implementation, check_implementation
-from jaxunpool.geometry import DataFormat, Padding, WindowGeometry, as_sequence, per_axis
+from jaxunpool.arguments import Sizes, as_poolable, unpooling_window
+from jaxunpool.dispatch import Implementation
+from jaxunpool.geometry import DataFormat, Padding, as_sequence, per_axis
 
 
 def fixed_unpool(
@@ -53,7 +53,6 @@ def fixed_unpool(
                [ 0, -3,  0, -4]], dtype=int32)
     """
     y, pattern = as_poolable("y", y), as_poolable("pattern", pattern)
-    check_implementation(implementation)
     if jnp.issubdtype(y.dtype, jnp.integer) and not jnp.issubdtype(pattern.dtype, jnp.integer):
         raise TypeError(f"pattern: expected integers, as y holds {y.dtype}, got {pattern.dtype}")
     if not 1 <= pattern.ndim <= 3 or 0 in pattern.shape:
@@ -66,15 +65,16 @@ def fixed_unpool(
             f"pattern: shape {pattern.shape} has {pattern.ndim} axes, more than the spatial ones of"
             f" y of shape {y.shape}"
         )
-    geometry = WindowGeometry.for_output(
-        y.shape,
+    geometry = unpooling_window(
+        y,
         pattern.shape,
         strides,
         padding,
-        output_shape=output_shape,
-        dilation=dilation,
-        ceil_mode=ceil_mode,
-        data_format=data_format,
+        output_shape,
+        dilation,
+        ceil_mode,
+        data_format,
+        implementation,
     )
     return primitives.replicate(y, geometry, implementation, pattern=pattern)
 
@@ -121,16 +121,16 @@ def bed_of_nails_unpool(
                [0, 0, 0, 0]], dtype=int32)
     """
     y = as_poolable("y", y)
-    check_implementation(implementation)
-    geometry = WindowGeometry.for_output(
-        y.shape,
+    geometry = unpooling_window(
+        y,
         window_shape,
         strides,
         padding,
-        output_shape=output_shape,
-        dilation=dilation,
-        ceil_mode=ceil_mode,
-        data_format=data_format,
+        output_shape,
+        dilation,
+        ceil_mode,
+        data_format,
+        implementation,
     )
     taps = per_axis("position", as_sequence(position), geometry.ndim, minimum=0)
     if any(tap >= k for tap, k in zip(taps, geometry.window_shape)):

@@ -100,6 +100,7 @@ class WindowGeometry(Plane):
         dilation: int | Sequence[int] = 1,
         ceil_mode: bool = False,
         data_format: DataFormat = "channels_last",
+        name: str = "x",
     ) -> Self:
         """The geometry of a window sliding over an array of the given full shape.
 
@@ -114,6 +115,7 @@ class WindowGeometry(Plane):
             ceil_mode: let the last window hang over the end, if it starts inside the input or
                 its low padding (PyTorch). No effect with `"SAME"`.
             data_format: `"channels_last"` or `"channels_first"`.
+            name: what messages call the array.
 
         Raises:
             ValueError, TypeError: an argument does not fit; the message names it.
@@ -122,9 +124,8 @@ class WindowGeometry(Plane):
             >>> WindowGeometry.for_input((8, 224, 224, 64), (3, 3), 2, 1).output_shape
             (112, 112)
         """
-        return cls._for_named(
-            "x", shape, window_shape, strides, padding, dilation, ceil_mode, data_format
-        )
+        window = _Window(name, shape, window_shape, strides, dilation, ceil_mode, data_format)
+        return cls._over(window, window.sizes, padding)
 
     @classmethod
     def for_output(
@@ -181,22 +182,6 @@ class WindowGeometry(Plane):
                 f" {geometry.output_shape} windows, but y of shape {tuple(shape)} has {pooled}"
             )
         return geometry
-
-    @classmethod
-    def _for_named(
-        cls,
-        name: str,
-        shape: Sequence[int],
-        window_shape: Any,
-        strides: Any,
-        padding: Any,
-        dilation: Any,
-        ceil_mode: Any,
-        data_format: Any,
-    ) -> Self:
-        """`for_input` of an argument with a name of its own."""
-        window = _Window(name, shape, window_shape, strides, dilation, ceil_mode, data_format)
-        return cls._over(window, window.sizes, padding)
 
     @classmethod
     def _over(cls, window: _Window, sizes: tuple[int, ...], padding: Any) -> Self:

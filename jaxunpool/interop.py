@@ -72,7 +72,7 @@ def from_torch(indices: Any, geometry: Plane) -> PoolIndices:
     """
     flat = _incoming(indices)
     theirs = _theirs(geometry, "channels_first")
-    _check(flat, theirs)
+    check_pooled_shape("indices", flat.shape, theirs)
     return _as_ours(flat, flat, theirs, geometry)
 
 
@@ -130,7 +130,7 @@ def from_tensorflow(
     given = _incoming(argmax, "argmax")
     _check_bool("include_batch_in_index", include_batch_in_index)
     theirs = _theirs(geometry, "channels_last")
-    _check(given, theirs, "argmax")
+    check_pooled_shape("argmax", given.shape, theirs)
     channels = given.shape[-1]
     places, channel = given // channels, given % channels
     wrong = channel != np.arange(channels)
@@ -219,7 +219,7 @@ def from_onnx(
     given = _incoming(indices)
     _check_order(storage_order)
     theirs = _theirs(geometry, "channels_first")
-    _check(given, theirs)
+    check_pooled_shape("indices", given.shape, theirs)
     n, volume = theirs.ndim, math.prod(theirs.input_shape)
     planes = _plane_numbers(given.shape, n)
     places = given % volume
@@ -296,10 +296,6 @@ def _theirs(geometry: Any, data_format: Any) -> Plane:
     check_geometry("geometry", geometry)
     check_plane("geometry.input_shape", geometry.input_shape)
     return dataclasses.replace(geometry, data_format=data_format)
-
-
-def _check(array: Any, theirs: Plane, name: str = "indices") -> None:
-    check_pooled_shape(name, array.shape, theirs)
 
 
 def _checked(indices: Any) -> PoolIndices:

@@ -10,9 +10,9 @@ import numpy as np
 from jax import lax
 
 from jaxunpool import primitives
-from jaxunpool.arguments import Sizes, as_floats
-from jaxunpool.dispatch import Implementation, check_implementation
-from jaxunpool.geometry import DataFormat, Padding, WindowGeometry
+from jaxunpool.arguments import Sizes, as_floats, pooling_window
+from jaxunpool.dispatch import Implementation
+from jaxunpool.geometry import DataFormat, Padding
 
 
 def lp_pool(
@@ -57,15 +57,8 @@ def lp_pool(
         raise TypeError(f"norm_type: expected a number, got {norm_type!r}")
     if not norm_type >= 1:
         raise ValueError(f"norm_type={norm_type!r}: expected at least 1")
-    check_implementation(implementation)
-    geometry = WindowGeometry.for_input(
-        x.shape,
-        window_shape,
-        strides,
-        padding,
-        dilation=dilation,
-        ceil_mode=ceil_mode,
-        data_format=data_format,
+    geometry = pooling_window(
+        x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation
     )
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # powers overflow 16 bits
     magnitude = wide * lax.stop_gradient(jnp.sign(wide))  # |x|, with derivative 0 at 0

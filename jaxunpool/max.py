@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxunpool import primitives
-from jaxunpool.arguments import Sizes, as_poolable, whole_plane
+from jaxunpool.arguments import Sizes, as_poolable, pooling_window, whole_plane
 from jaxunpool.dispatch import Implementation, check_implementation
 from jaxunpool.geometry import (
     DATA_FORMATS,
     DataFormat,
     Padding,
     Plane,
-    WindowGeometry,
     as_sequence,
     check_choice,
     per_axis,
@@ -66,7 +65,8 @@ def max_pool(
         Array([[ 5.,  7.],
                [13., 15.]], dtype=float32)
     """
-    x, geometry = _prepare(
+    x = as_poolable("x", x)
+    geometry = pooling_window(
         x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation
     )
     return primitives.select(x, geometry, implementation)[0]
@@ -104,7 +104,8 @@ def max_pool_with_indices(
         Array([[3, 3],
                [3, 3]], dtype=uint8)
     """
-    x, geometry = _prepare(
+    x = as_poolable("x", x)
+    geometry = pooling_window(
         x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation
     )
     y, offsets = primitives.select(x, geometry, implementation)
@@ -215,16 +216,16 @@ def max_unpool_like(
     pool_input = as_poolable("pool_input", pool_input)
     unpool_input = as_poolable("unpool_input", unpool_input)
     check_choice("duplicates", duplicates, DUPLICATES)
-    check_implementation(implementation)
-    geometry = WindowGeometry._for_named(
-        "pool_input",
-        pool_input.shape,
+    geometry = pooling_window(
+        pool_input,
         window_shape,
         strides,
         padding,
         dilation,
         ceil_mode,
         data_format,
+        implementation,
+        name="pool_input",
     )
     expected = geometry.pooled_shape(pool_input.shape)
     if unpool_input.shape != expected:
@@ -269,7 +270,8 @@ def max_pool_with_argmax_and_mask(
         Array([[False, False,  True, False],
                [ True, False, False, False]], dtype=bool)
     """
-    x, geometry = _prepare(
+    x = as_poolable("x", x)
+    geometry = pooling_window(
         x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation
     )
     y, offsets = primitives.select(x, geometry, implementation)
@@ -332,30 +334,6 @@ def global_max_pool_with_indices(
     x = as_poolable("x", x)
     window = whole_plane(x, spatial_ndim, data_format).input_shape
     return max_pool_with_indices(x, window, data_format=data_format, implementation=implementation)
-
-
-def _prepare(
-    x: Any,
-    window_shape: Sizes,
-    strides: Sizes | None,
-    padding: Padding,
-    dilation: Sizes,
-    ceil_mode: bool,
-    data_format: DataFormat,
-    implementation: Implementation,
-) -> tuple[jax.Array, WindowGeometry]:
-    """The checked input and the geometry that every pooling starts from."""
-    x = as_poolable("x", x)
-    check_implementation(implementation)
-    return x, WindowGeometry.for_input(
-        x.shape,
-        window_shape,
-        strides,
-        padding,
-        dilation=dilation,
-        ceil_mode=ceil_mode,
-        data_format=data_format,
-    )
 
 
 def _check_owner(indices: PoolIndices, output_shape: Any, data_format: str | None) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 
 from jaxunpool import primitives
-from jaxunpool.arguments import Sizes, as_floats, as_poolable
-from jaxunpool.dispatch import Implementation, check_implementation
-from jaxunpool.geometry import DataFormat, Padding, WindowGeometry, check_choice
+from jaxunpool.arguments import Sizes, as_floats, as_poolable, unpooling_window
+from jaxunpool.dispatch import Implementation
+from jaxunpool.geometry import DataFormat, Padding, check_choice
 
 
 def nearest_unpool(
@@ -51,16 +51,16 @@ def nearest_unpool(
     """
     check_choice("duplicates", duplicates, ("last", "mean"))
     y = as_floats("y", y) if duplicates == "mean" else as_poolable("y", y)
-    check_implementation(implementation)
-    geometry = WindowGeometry.for_output(
-        y.shape,
+    geometry = unpooling_window(
+        y,
         window_shape,
         strides,
         padding,
-        output_shape=output_shape,
-        dilation=dilation,
-        ceil_mode=ceil_mode,
-        data_format=data_format,
+        output_shape,
+        dilation,
+        ceil_mode,
+        data_format,
+        implementation,
     )
     weights = "cover" if duplicates == "mean" else "last"
     return primitives.replicate(y, geometry, implementation, weights)
