@@ -1,0 +1,73 @@
+"""The primitives as Pallas kernels for TPU: every byte of the large array is read or written once.
+
+Windows of a line are read from VMEM with strided loads and compared or summed in registers, in 32
+bits. `views` decides which axes are lines and lanes, `blocks` what is in VMEM at a time, `pooling`
+and `unpooling` loop over blocks and windows; a primitive is what it does with the elements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxunpool.geometry import WindowGeometry
+from jaxunpool.kernels.mosaic_tpu import pooling, unpooling
+from jaxunpool.kernels.mosaic_tpu.gather import gather
+from jaxunpool.kernels.mosaic_tpu.reduce import reduce
+from jaxunpool.kernels.mosaic_tpu.replicate import replicate
+from jaxunpool.kernels.mosaic_tpu.scatter import scatter
+from jaxunpool.kernels.mosaic_tpu.select import select
+from jaxunpool.kernels.mosaic_tpu.views import LANES, view
+
+__all__ = ["gather", "reduce", "replicate", "scatter", "select", "unsupported"]
+
+UNPOOLS = ("scatter", "replicate")
+# The elements of a window, and those of a cell, are unrolled.
+MOST_ELEMENTS = 32
+DTYPES = ("float32", "bfloat16", "int32", "int16", "int8", "uint16", "uint8")
+
+
+def unsupported(
+    primitive: str,
+    geometry: WindowGeometry,
+    shape: Sequence[int],
+    dtype: jax.typing.DTypeLike,
+    *,
+    duplicates: str = "sum",
+    weights: str = "sum",
+    pattern: bool = False,
+) -> str | None:
+    """Why the kernels do not serve a primitive; None if they do.
+
+    Args:
+        primitive: its name.
+        geometry: the windows.
+        shape: full shape of the unpooled array.
+        dtype: of the values.
+        duplicates: what scatter does where windows meet; either is served.
+        weights: of reduce and replicate.
+        pattern: whether these have one; served if the weights are.
+    """
+    dtype, look, unpools = jnp.dtype(dtype), view(geometry, shape), primitive in UNPOOLS
+    if dtype.name not in DTYPES:
+        return f"{dtype.name} is not among the types it loads ({', '.join(DTYPES)})"
+    if weights != "sum" and not jnp.issubdtype(dtype, jnp.floating):
+        return f"weights={weights!r} of integers"
+    if math.prod(shape) == 0:
+        return "the array is empty"
+    if geometry.volume > MOST_ELEMENTS:
+        return f"windows of {geometry.volume} elements, more than {MOST_ELEMENTS}"
+    if unpools and math.prod(axis.stride for axis in look.axes) > MOST_ELEMENTS:
+        return f"strides {geometry.strides} step over more than {MOST_ELEMENTS} elements"
+    if look.padded > 2:
+        return f"no axis but those of windows fills half of {LANES} lanes"
+    arrays = {
+        "select": [geometry.offset_dtype, dtype],
+        "gather": [geometry.offset_dtype, dtype],
+        "scatter": [dtype, geometry.offset_dtype],
+    }.get(primitive, [dtype])
+    fits = unpooling.fits(look, arrays) if unpools else pooling.fits(look, dtype, arrays)
+    return None if fits else "a row of windows does not fit in VMEM"

@@ -1,0 +1,159 @@
+"""The kernels from an unpooled array to pooled ones: select, gather and reduce.
+
+A block of the result is a few rows of windows. They read their elements from a slab of the unpooled
+array that holds all of them; slabs of neighbouring blocks share the rows their windows share.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from jaxunpool.kernels.mosaic_tpu import blocks
+from jaxunpool.kernels.mosaic_tpu.views import Axis, View
+
+
+class Element(NamedTuple):
+    """One element of every window of a line.
+
+    Attributes:
+        offset: its number in the window.
+        taps: its number along each of the four axes.
+        value: line of values in 32 bits, meaningless where not inside.
+        inside: line that says which are no padding; None if all.
+    """
+
+    offset: int
+    taps: tuple[int, ...]
+    value: jax.Array
+    inside: jax.Array | None
+
+
+Body = Callable[..., Sequence[jax.Array]]
+
+
+def pool(
+    body: Body,
+    view: View,
+    u: jax.Array,
+    pooled: Sequence[jax.Array],
+    dtypes: Sequence[Any],
+    *,
+    scalars: Sequence[jax.Array] = (),
+    prepare: Callable[..., jax.Array] | None = None,
+) -> list[jax.Array]:
+    """Pooled arrays of the given types.
+
+    Args:
+        body: `(elements, numbers, *lines, *scalars) -> lines of the results`: the elements of the
+            windows in raster order, the number of each window along the four axes, and a line of
+            each array of `pooled`.
+        view: how to look at the arrays.
+        u: unpooled array.
+        pooled: further operands, with an element per window.
+        dtypes: of the results.
+        scalars: vectors read element by element.
+        prepare: `(line, positions) -> line`, applied to the values of `u`.
+    """
+    axes, lanes = view.axes, blocks.lane_block(view)
+    windows = [axis.windows for axis in axes]
+    others = [*dtypes, *(array.dtype for array in pooled)]
+    rows = blocks.plan(windows[:3], functools.partial(_cost, view, u.dtype, others))
+    assert rows is not None
+    slab = _slab(axes, rows)
+    shape = (*rows, windows[3], lanes)
+
+    def kernel(*refs: Any) -> None:
+        scalar_refs, (u_ref, *rest) = refs[: len(scalars)], refs[len(scalars) :]
+        pooled_refs, result_refs, staged = rest[: len(pooled)], rest[len(pooled) : -1], rest[-1]
+        slab.stage(u_ref, staged, prepare)
+
+        def row_of_windows(row: list[Any]) -> None:
+            line = lax.broadcasted_iota(jnp.int32, shape[3:], 0)
+            outer = [pl.program_id(i) * n + r for i, (n, r) in enumerate(zip(rows, row))]
+            elements = _elements(axes, slab, staged, [*outer, line])
+            values = [ref[(*row,)].astype(jnp.int32) for ref in pooled_refs]
+            results = body(elements, [*outer, line], *values, *scalar_refs)
+            for ref, result in zip(result_refs, results):
+                ref[(*row,)] = result.astype(ref.dtype)
+
+        blocks.for_each(rows, row_of_windows)
+
+    spec = pl.BlockSpec(shape, lambda *block: (*block[:3], jnp.int32(0), block[3]))
+    grid = (*(-(-n // size) for n, size in zip(windows, rows)), -(-view.lanes // lanes))
+    results = pl.pallas_call(
+        kernel,
+        out_shape=[jax.ShapeDtypeStruct((*windows, view.lanes), dtype) for dtype in dtypes],
+        grid=grid,
+        in_specs=[
+            *[pl.BlockSpec(memory_space=pltpu.SMEM)] * len(scalars),
+            slab.spec(view),
+            *[spec] * len(pooled),
+        ],
+        out_specs=[spec] * len(dtypes),
+        scratch_shapes=[slab.scratch(lanes, u.dtype)],
+    )(*scalars, view.bring(u), *map(view.bring, pooled))
+    return [view.restore(y, view.geometry.pooled_shape(view.shape)) for y in results]
+
+
+def fits(view: View, dtype: Any, others: Sequence[Any]) -> bool:
+    """Whether a row of windows fits in VMEM, for the types of `u` and of the pooled arrays."""
+    windows = [axis.windows for axis in view.axes]
+    return blocks.plan(windows[:3], functools.partial(_cost, view, dtype, others)) is not None
+
+
+def _cost(view: View, dtype: Any, others: Sequence[Any], rows: Sequence[int]) -> int:
+    """Bytes of VMEM for a block of windows: two buffers per array, and the staged slab."""
+    lanes, slab = blocks.lane_block(view), _slab(view.axes, rows)
+    staged = blocks.size_in_vmem(slab.sizes, slab.margin + slab.extent, lanes, jnp.float32)
+    buffers = blocks.size_in_vmem(slab.sizes, slab.line, lanes, dtype)
+    for other in others:
+        buffers += blocks.size_in_vmem(rows, view.axes[-1].windows, lanes, other)
+    return staged + 2 * buffers
+
+
+def _slab(axes: Sequence[Axis], rows: Sequence[int]) -> blocks.Slab:
+    """What a block of rows of windows reads."""
+    sizes = [
+        min((count - 1) * axis.stride + axis.span, axis.size) for axis, count in zip(axes, rows)
+    ]
+
+    def start(axis: Axis, count: int, size: int, block: Any) -> Any:
+        first = block * jnp.int32(count * axis.stride) - axis.low
+        return jnp.clip(first, 0, axis.size - size).astype(jnp.int32)
+
+    starts = [
+        functools.partial(start, axis, count, size) for axis, count, size in zip(axes, rows, sizes)
+    ]
+    line = axes[-1]
+    extent = max(line.size, (line.windows - 1) * line.stride - line.low + line.span)
+    return blocks.Slab(tuple(sizes), tuple(starts), line.size, line.low, extent)
+
+
+def _elements(
+    axes: Sequence[Axis], slab: blocks.Slab, staged: Any, numbers: Sequence[Any]
+) -> Iterator[Element]:
+    """The elements of a line of windows of the given numbers, in raster order."""
+    starts = [start(pl.program_id(i)) for i, start in enumerate(slab.starts)]
+    *_, line = axes
+    for offset, taps in enumerate(itertools.product(*(range(axis.taps) for axis in axes))):
+        row, conditions = [], []
+        for i, (axis, tap, number) in enumerate(zip(axes, taps, numbers)):
+            begin = tap * axis.dilation - axis.low
+            position = number * axis.stride + begin
+            range_ = begin, (axis.windows - 1) * axis.stride + begin
+            conditions.append(blocks.between(position, axis.size, range_))
+            if i < len(starts):
+                row.append(jnp.clip(position, 0, axis.size - 1) - starts[i])
+        first = slab.margin - line.low + taps[-1] * line.dilation
+        stride = line.stride if line.stride > 1 else None
+        value = staged[(*row, pl.ds(first, line.windows, stride=stride))]
+        yield Element(offset, taps, value, blocks.all_of(value.shape, conditions))

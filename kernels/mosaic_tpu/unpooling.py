@@ -1,0 +1,204 @@
+"""The kernels from pooled arrays to an unpooled one: scatter and replicate.
+
+The result is seen as cells of `stride` elements. The windows that reach cell `a` are `a + shift`
+for a few shifts, the same for every cell; so each element of a cell looks at a fixed number of
+windows, in raster order, and which of their elements it is does not depend on the cell.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from jaxunpool.kernels.mosaic_tpu import blocks
+from jaxunpool.kernels.mosaic_tpu.views import SUBLANES, Axis, View, round_up
+
+
+class Window(NamedTuple):
+    """One window that covers each element of a line.
+
+    Attributes:
+        offset: number of the element in its window.
+        taps: number of the element along each of the four axes.
+        numbers: number of the window along each, a scalar or a line.
+        values: line of values per source, meaningless where there is no window.
+        exists: line that says where there is one; None if everywhere.
+    """
+
+    offset: int
+    taps: tuple[int, ...]
+    numbers: tuple[Any, ...]
+    values: tuple[jax.Array, ...]
+    exists: jax.Array | None
+
+
+def unpool(
+    body: Callable[..., jax.Array],
+    view: View,
+    sources: Sequence[jax.Array],
+    *,
+    scalars: Sequence[jax.Array] = (),
+    prepare: Callable[..., jax.Array] | None = None,
+    finish: Callable[..., jax.Array] | None = None,
+) -> jax.Array:
+    """An unpooled array of the type of the first source.
+
+    Args:
+        body: `(zero, windows, *scalars) -> u`: from a line of zeros and the windows that cover
+            each element of the line, in raster order.
+        view: how to look at the arrays.
+        sources: pooled arrays.
+        scalars: vectors read element by element.
+        prepare: `(line, numbers) -> line`, applied to the values of the first source.
+        finish: `(line, positions) -> line`, applied to the result before it is rounded.
+    """
+    axes, lanes, dtype = view.axes, blocks.lane_block(view), sources[0].dtype
+    cells = [_cells(axis) for axis in axes]
+    rows = blocks.plan(cells[:3], functools.partial(_cost, view, [s.dtype for s in sources]))
+    assert rows is not None
+    slab, line = _slab(axes, rows), axes[-1]
+    heights = [count * axis.stride for count, axis in zip(rows, axes)]
+
+    def kernel(*refs: Any) -> None:
+        scalar_refs, rest = refs[: len(scalars)], refs[len(scalars) :]
+        source_refs, u_ref = rest[: len(sources)], rest[len(sources)]
+        *staged, whole = rest[len(sources) + 1 :]
+        for source, target, change in zip(source_refs, staged, (prepare, None)):
+            slab.stage(source, target, change)
+
+        def row_of_cells(row: list[Any]) -> None:
+            iota = lax.broadcasted_iota(jnp.int32, (cells[3], lanes), 0)
+            zero = jnp.zeros(iota.shape, whole.dtype)
+            numbers = [pl.program_id(i) * n + r for i, (n, r) in enumerate(zip(rows, row))]
+            for outer in itertools.product(*(range(axis.stride) for axis in axes[:3])):
+                for inner in range(line.stride):
+                    place = (*outer, inner)
+                    windows = _windows(axes, slab, staged, place, [*numbers, iota])
+                    u = body(zero, windows, *scalar_refs)
+                    if finish is not None:
+                        counts = zip([*numbers, iota], axes, place)
+                        u = finish(u, [n * axis.stride + p for n, axis, p in counts])
+                    stride = line.stride if line.stride > 1 else None
+                    whole[pl.ds(inner, cells[3], stride=stride)] = u
+                target = [r * axis.stride + o for r, axis, o in zip(row, axes, outer)]
+                u_ref[(*target,)] = whole[: line.size].astype(dtype)
+
+        blocks.for_each(rows, row_of_cells)
+
+    spec = pl.BlockSpec(
+        (*heights, line.size, lanes), lambda *block: (*block[:3], jnp.int32(0), block[3])
+    )
+    length = round_up(cells[3] * line.stride, SUBLANES)
+    u = pl.pallas_call(
+        kernel,
+        out_shape=jax.ShapeDtypeStruct((*(axis.size for axis in axes), view.lanes), dtype),
+        grid=(*(-(-n // size) for n, size in zip(cells, rows)), -(-view.lanes // lanes)),
+        in_specs=[
+            *[pl.BlockSpec(memory_space=pltpu.SMEM)] * len(scalars),
+            *[slab.spec(view)] * len(sources),
+        ],
+        out_specs=spec,
+        scratch_shapes=[
+            *[slab.scratch(lanes, source.dtype) for source in sources],
+            pltpu.VMEM((length, lanes), blocks.wide(dtype)),
+        ],
+    )(*scalars, *map(view.bring, sources))
+    return view.restore(u, view.shape)
+
+
+def fits(view: View, dtypes: Sequence[Any]) -> bool:
+    """Whether a row of cells fits in VMEM, for sources of the given types."""
+    cells = [_cells(axis) for axis in view.axes]
+    return blocks.plan(cells[:3], functools.partial(_cost, view, dtypes)) is not None
+
+
+def _cost(view: View, dtypes: Sequence[Any], rows: Sequence[int]) -> int:
+    """Bytes of VMEM for a block of cells: two buffers per array, the staged slabs, and a line."""
+    lanes, slab, line = blocks.lane_block(view), _slab(view.axes, rows), view.axes[-1]
+    staged = blocks.size_in_vmem(slab.sizes, slab.margin + slab.extent, lanes, jnp.float32)
+    heights = [count * axis.stride for count, axis in zip(rows, view.axes)]
+    buffers = blocks.size_in_vmem(heights, line.size, lanes, dtypes[0])
+    for dtype in dtypes:
+        buffers += blocks.size_in_vmem(slab.sizes, slab.line, lanes, dtype)
+    whole = blocks.size_in_vmem([], _cells(line) * line.stride, lanes, jnp.float32)
+    return len(dtypes) * staged + 2 * buffers + whole
+
+
+def _cells(axis: Axis) -> int:
+    return -(-axis.size // axis.stride)
+
+
+def _tap(axis: Axis, place: int, shift: int) -> int | None:
+    """Which element of the window `cell + shift` lies at a place of the cell."""
+    distance = place + axis.low - shift * axis.stride
+    return (
+        None
+        if distance % axis.dilation or not 0 <= distance < axis.span
+        else distance // axis.dilation
+    )
+
+
+def _shifts(axis: Axis) -> list[int]:
+    """Window minus cell, over all windows that can reach an element of the cell."""
+    last = (axis.stride - 1 + axis.low) // axis.stride
+    first = -((axis.span - 1 - axis.low) // axis.stride)
+    places = range(axis.stride)
+    return [t for t in range(first, last + 1) if any(_tap(axis, p, t) is not None for p in places)]
+
+
+def _slab(axes: Sequence[Axis], rows: Sequence[int]) -> blocks.Slab:
+    """What a block of rows of cells reads."""
+    shifts = [_shifts(axis) for axis in axes]
+    sizes = [
+        min(count + len(shift) - 1, axis.windows) for axis, count, shift in zip(axes, rows, shifts)
+    ]
+
+    def start(axis: Axis, first: int, count: int, size: int, block: Any) -> Any:
+        first = block * jnp.int32(count) + first
+        return jnp.clip(first, 0, axis.windows - size).astype(jnp.int32)
+
+    starts = [
+        functools.partial(start, axis, shift[0], count, size)
+        for axis, shift, count, size in zip(axes, shifts, rows, sizes)
+    ]
+    line, shift = axes[-1], shifts[-1]
+    extent = max(line.windows, _cells(line) + shift[-1])
+    return blocks.Slab(tuple(sizes), tuple(starts), line.windows, max(0, -shift[0]), extent)
+
+
+def _windows(
+    axes: Sequence[Axis],
+    slab: blocks.Slab,
+    staged: Sequence[Any],
+    place: Sequence[int],
+    cells: Sequence[Any],
+) -> Iterator[Window]:
+    """The windows that cover a place in each cell of a line, in raster order."""
+    starts = [start(pl.program_id(i)) for i, start in enumerate(slab.starts)]
+    for shifts in itertools.product(*map(_shifts, axes)):
+        found = [_tap(axis, p, t) for axis, p, t in zip(axes, place, shifts)]
+        taps = tuple(tap for tap in found if tap is not None)
+        if len(taps) < len(axes):
+            continue
+        numbers = tuple(cell + shift for cell, shift in zip(cells, shifts))
+        conditions = [
+            blocks.between(number, axis.windows, (shift, _cells(axis) - 1 + shift))
+            for number, axis, shift in zip(numbers, axes, shifts)
+        ]
+        row = [
+            jnp.clip(number, 0, axis.windows - 1) - start
+            for number, axis, start in zip(numbers, axes, starts)
+        ]
+        part = pl.ds(slab.margin + shifts[-1], _cells(axes[-1]))
+        values = tuple(ref[(*row, part)] for ref in staged)
+        offset = functools.reduce(lambda n, pair: n * pair[0].taps + pair[1], zip(axes, taps), 0)
+        exists = blocks.all_of(values[0].shape, conditions)
+        yield Window(offset, taps, numbers, values, exists)

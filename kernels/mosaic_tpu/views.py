@@ -1,0 +1,119 @@
+"""Which axes of an array lie in the sublanes and lanes of the vector registers.
+
+A kernel sees five axes: three outer ones, then the *line* axis (sublanes) and the lanes. Windows
+may slide along the first four; the lanes are independent of each other. XLA gives an array the
+layout that pads its tiles of 8 x 128 least, and a kernel pins the layout of what it takes: so the
+view is the order of axes that pads least, and bringing an array into it moves nothing.
+
+| order   | a line is                         | for instance                        |
+| ------- | --------------------------------- | ----------------------------------- |
+| `NDHWC` | a row of one image                | 8 x 224 x 224 x 128, either format  |
+| `DHWNC` | one position of a batch of images | 8 x 14 x 14 x 512, either format    |
+| `DHWCN` | the same, the batch in the lanes  | 256 x 56 x 56 x 64                  |
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxunpool.geometry import WindowGeometry
+
+ORDERS = ("NDHWC", "DHWNC", "DHWCN")
+SUBLANES, LANES = 8, 128
+
+
+class Axis(NamedTuple):
+    """Windows along one axis; along a batch axis each element is a window of its own."""
+
+    size: int
+    windows: int
+    taps: int = 1
+    stride: int = 1
+    low: int = 0
+    dilation: int = 1
+    spatial: int | None = None
+
+    @property
+    def span(self) -> int:
+        """Extent of a window, dilation included."""
+        return (self.taps - 1) * self.dilation + 1
+
+
+class View(NamedTuple):
+    """An order of axes for an array and a geometry.
+
+    Attributes:
+        geometry: the windows.
+        shape: full shape of the unpooled array.
+        order: one of `ORDERS`.
+        axes: windows along the outer axes and the line axis.
+        lanes: size of the last axis.
+    """
+
+    geometry: WindowGeometry
+    shape: tuple[int, ...]
+    order: str
+    axes: tuple[Axis, ...]
+    lanes: int
+
+    @property
+    def padded(self) -> float:
+        """Size of the array in tiles, over its size."""
+        line = self.axes[-1].size
+        return round_up(line, SUBLANES) * round_up(self.lanes, LANES) / (line * self.lanes)
+
+    def spatial(self, values: Sequence[Any]) -> list[Any]:
+        """The values for the spatial axes, of one for each of `axes`."""
+        found = {axis.spatial: value for axis, value in zip(self.axes, values)}
+        return [found[i] for i in range(self.geometry.ndim)]
+
+    def bring(self, array: jax.Array) -> jax.Array:
+        """A pooled or unpooled array in the order of the view."""
+        given, sizes = _sizes(array.shape, self.geometry)
+        array = array.reshape([sizes[name] for name in given])
+        return array.transpose([given.index(name) for name in self.order])
+
+    def restore(self, array: jax.Array, shape: Sequence[int]) -> jax.Array:
+        """The inverse of `bring`, for an array of the given full shape."""
+        given, _ = _sizes(shape, self.geometry)
+        return array.transpose([self.order.index(name) for name in given]).reshape(shape)
+
+
+def round_up(size: int, unit: int) -> int:
+    """The next multiple of a unit."""
+    return -(-size // unit) * unit
+
+
+def view(geometry: WindowGeometry, shape: Sequence[int]) -> View:
+    """The view of an unpooled array of the given full shape that pads least."""
+    given, sizes = _sizes(shape, geometry)
+    axes = {name: Axis(sizes[name], sizes[name]) for name in given}
+    for i, name in enumerate("DHW"[-geometry.ndim :]):
+        axes[name] = Axis(
+            geometry.input_shape[i],
+            geometry.output_shape[i],
+            geometry.window_shape[i],
+            # The stride of a single window means nothing.
+            geometry.strides[i] if geometry.output_shape[i] > 1 else geometry.spans[i],
+            geometry.padding[i][0],
+            geometry.dilation[i],
+            i,
+        )
+    found = [
+        View(geometry, tuple(shape), order, tuple(axes[n] for n in order[:-1]), sizes[order[-1]])
+        for order in ORDERS
+    ]
+    return min(found, key=lambda view: view.padded)
+
+
+def _sizes(shape: Sequence[int], geometry: WindowGeometry) -> tuple[str, dict[str, int]]:
+    """Names of an array's axes and their sizes: leading ones are one, spatial ones are three."""
+    n, last = geometry.ndim, geometry.data_format == "channels_last"
+    spatial = [1] * (3 - n) + [shape[axis] for axis in geometry.axes]
+    lead, channels = math.prod(shape[: -n - 1]), shape[-1 if last else -n - 1]
+    sizes = dict(zip("NCDHW", [lead, channels, *spatial]))
+    return "NDHWC" if last else "NCDHW", sizes
