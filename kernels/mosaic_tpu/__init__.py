@@ -69,5 +69,5 @@ def unsupported(
         "gather": [geometry.offset_dtype, dtype],
         "scatter": [dtype, geometry.offset_dtype],
     }.get(primitive, [dtype])
-    fits = unpooling.fits(look, arrays) if unpools else pooling.fits(look, dtype, arrays)
-    return None if fits else "a row of windows does not fit in VMEM"
+    rows = unpooling.plan(look, arrays) if unpools else pooling.plan(look, dtype, arrays)
+    return "a row of windows does not fit in VMEM" if rows is None else None

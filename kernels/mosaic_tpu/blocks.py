@@ -21,9 +21,10 @@ from jaxunpool.kernels.mosaic_tpu.views import LANES, SUBLANES, View, round_up
 
 # What blocks may take of VMEM, of which a kernel gets 16 MiB on a TPU v5e: small blocks let copies
 # and computation overlap, but a line has to fit.
-GOOD_BYTES, MOST_BYTES = 4 << 20, 12 << 20
-# Elements of a line in vector registers of 1024; there are 64.
-LINE_ELEMENTS = 32 * 1024
+GOOD_BYTES, MOST_BYTES = 6 << 20, 12 << 20
+# Elements of a line that is read as a whole: of the 64 vector registers of 1024, some for each of a
+# few arrays.
+LINE_ELEMENTS = 8 * 1024
 
 
 class Slab(NamedTuple):
@@ -128,18 +129,40 @@ def lane_block(view: View) -> int:
     return LANES * max(n for n in range(1, max(most, 1) + 1) if count % n == 0)
 
 
-def plan(counts: Sequence[int], cost: Callable[[list[int]], int]) -> list[int] | None:
-    """Rows of a block along each outer axis: as many as make good use of VMEM; None if none fit."""
+def plan(
+    counts: Sequence[int], slab: Callable[[list[int]], Slab], cost: Callable[[list[int]], int]
+) -> list[int] | None:
+    """Rows of a block along each outer axis; None if not even one of each fits in VMEM.
+
+    Blocks double as long as they make good use of VMEM, each time where most is read in common with
+    the next block; in the end they are made equal.
+    """
     rows = [1] * len(counts)
     if cost(rows) > MOST_BYTES:
         return None
-    for i in reversed(range(len(counts))):
-        for blocks in range(1, counts[i] + 1):
-            larger = [*rows[:i], -(-counts[i] // blocks), *rows[i + 1 :]]
-            if cost(larger) <= GOOD_BYTES:
-                rows = larger
-                break
-    return rows
+    while True:
+        doubled = []
+        for i, count in enumerate(counts):
+            larger = [*rows[:i], min(2 * rows[i], count), *rows[i + 1 :]]
+            if larger != rows and cost(larger) <= GOOD_BYTES:
+                before, after = (slab(r).sizes[i] / r[i] for r in (rows, larger))
+                doubled.append((before / after, i, larger))
+        if not doubled:
+            return [-(-count // -(-count // n)) for count, n in zip(counts, rows)]
+        rows = max(doubled)[-1]
+
+
+def cost_estimate(
+    view: View, slabs: Sequence[tuple[Slab, Any]], steps: int, arrays: Sequence[Any]
+) -> pl.CostEstimate:
+    """What a kernel costs: each step moves slabs of some types, all of them together the arrays."""
+    lanes, volume = lane_block(view), view.geometry.volume
+    read = sum(math.prod(s.sizes) * s.line * lanes * jnp.dtype(t).itemsize for s, t in slabs)
+    whole = sum(array.size * array.dtype.itemsize for array in arrays)
+    windows = math.prod(axis.windows for axis in view.axes) * view.lanes
+    return pl.CostEstimate(
+        flops=4 * windows * volume, bytes_accessed=steps * read + whole, transcendentals=0
+    )
 
 
 def size_in_vmem(sizes: Sequence[int], line: int, lanes: int, dtype: Any) -> int:

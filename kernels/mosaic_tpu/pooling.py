@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -65,8 +66,7 @@ def pool(
     """
     axes, lanes = view.axes, blocks.lane_block(view)
     windows = [axis.windows for axis in axes]
-    others = [*dtypes, *(array.dtype for array in pooled)]
-    rows = blocks.plan(windows[:3], functools.partial(_cost, view, u.dtype, others))
+    rows = plan(view, u.dtype, [*dtypes, *(array.dtype for array in pooled)])
     assert rows is not None
     slab = _slab(axes, rows)
     shape = (*rows, windows[3], lanes)
@@ -89,9 +89,10 @@ def pool(
 
     spec = pl.BlockSpec(shape, lambda *block: (*block[:3], jnp.int32(0), block[3]))
     grid = (*(-(-n // size) for n, size in zip(windows, rows)), -(-view.lanes // lanes))
+    outputs = [jax.ShapeDtypeStruct((*windows, view.lanes), dtype) for dtype in dtypes]
     results = pl.pallas_call(
         kernel,
-        out_shape=[jax.ShapeDtypeStruct((*windows, view.lanes), dtype) for dtype in dtypes],
+        out_shape=outputs,
         grid=grid,
         in_specs=[
             *[pl.BlockSpec(memory_space=pltpu.SMEM)] * len(scalars),
@@ -100,24 +101,27 @@ def pool(
         ],
         out_specs=[spec] * len(dtypes),
         scratch_shapes=[slab.scratch(lanes, u.dtype)],
+        cost_estimate=blocks.cost_estimate(
+            view, [(slab, u.dtype)], math.prod(grid), [*pooled, *outputs]
+        ),
     )(*scalars, view.bring(u), *map(view.bring, pooled))
     return [view.restore(y, view.geometry.pooled_shape(view.shape)) for y in results]
 
 
-def fits(view: View, dtype: Any, others: Sequence[Any]) -> bool:
-    """Whether a row of windows fits in VMEM, for the types of `u` and of the pooled arrays."""
-    windows = [axis.windows for axis in view.axes]
-    return blocks.plan(windows[:3], functools.partial(_cost, view, dtype, others)) is not None
+def plan(view: View, dtype: Any, others: Sequence[Any]) -> list[int] | None:
+    """Rows of windows in a block, for the types of `u` and of the pooled arrays."""
+    lanes, windows = blocks.lane_block(view), [axis.windows for axis in view.axes]
 
+    def cost(rows: list[int]) -> int:
+        """Two buffers per array, and the staged slab."""
+        slab = _slab(view.axes, rows)
+        staged = blocks.size_in_vmem(slab.sizes, slab.margin + slab.extent, lanes, jnp.float32)
+        buffers = blocks.size_in_vmem(slab.sizes, slab.line, lanes, dtype)
+        for other in others:
+            buffers += blocks.size_in_vmem(rows, windows[3], lanes, other)
+        return staged + 2 * buffers
 
-def _cost(view: View, dtype: Any, others: Sequence[Any], rows: Sequence[int]) -> int:
-    """Bytes of VMEM for a block of windows: two buffers per array, and the staged slab."""
-    lanes, slab = blocks.lane_block(view), _slab(view.axes, rows)
-    staged = blocks.size_in_vmem(slab.sizes, slab.margin + slab.extent, lanes, jnp.float32)
-    buffers = blocks.size_in_vmem(slab.sizes, slab.line, lanes, dtype)
-    for other in others:
-        buffers += blocks.size_in_vmem(rows, view.axes[-1].windows, lanes, other)
-    return staged + 2 * buffers
+    return blocks.plan(windows[:3], functools.partial(_slab, view.axes), cost)
 
 
 def _slab(axes: Sequence[Axis], rows: Sequence[int]) -> blocks.Slab:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -62,7 +63,7 @@ def unpool(
     """
     axes, lanes, dtype = view.axes, blocks.lane_block(view), sources[0].dtype
     cells = [_cells(axis) for axis in axes]
-    rows = blocks.plan(cells[:3], functools.partial(_cost, view, [s.dtype for s in sources]))
+    rows = plan(view, [source.dtype for source in sources])
     assert rows is not None
     slab, line = _slab(axes, rows), axes[-1]
     heights = [count * axis.stride for count, axis in zip(rows, axes)]
@@ -97,10 +98,12 @@ def unpool(
         (*heights, line.size, lanes), lambda *block: (*block[:3], jnp.int32(0), block[3])
     )
     length = round_up(cells[3] * line.stride, SUBLANES)
+    grid = (*(-(-n // size) for n, size in zip(cells, rows)), -(-view.lanes // lanes))
+    result = jax.ShapeDtypeStruct((*(axis.size for axis in axes), view.lanes), dtype)
     u = pl.pallas_call(
         kernel,
-        out_shape=jax.ShapeDtypeStruct((*(axis.size for axis in axes), view.lanes), dtype),
-        grid=(*(-(-n // size) for n, size in zip(cells, rows)), -(-view.lanes // lanes)),
+        out_shape=result,
+        grid=grid,
         in_specs=[
             *[pl.BlockSpec(memory_space=pltpu.SMEM)] * len(scalars),
             *[slab.spec(view)] * len(sources),
@@ -110,26 +113,30 @@ def unpool(
             *[slab.scratch(lanes, source.dtype) for source in sources],
             pltpu.VMEM((length, lanes), blocks.wide(dtype)),
         ],
+        cost_estimate=blocks.cost_estimate(
+            view, [(slab, source.dtype) for source in sources], math.prod(grid), [result]
+        ),
     )(*scalars, *map(view.bring, sources))
     return view.restore(u, view.shape)
 
 
-def fits(view: View, dtypes: Sequence[Any]) -> bool:
-    """Whether a row of cells fits in VMEM, for sources of the given types."""
-    cells = [_cells(axis) for axis in view.axes]
-    return blocks.plan(cells[:3], functools.partial(_cost, view, dtypes)) is not None
+def plan(view: View, dtypes: Sequence[Any]) -> list[int] | None:
+    """Rows of cells in a block, for sources of the given types."""
+    lanes, cells = blocks.lane_block(view), [_cells(axis) for axis in view.axes]
+    line = view.axes[-1]
 
+    def cost(rows: list[int]) -> int:
+        """Two buffers per array, the staged slabs, and a line."""
+        slab = _slab(view.axes, rows)
+        staged = blocks.size_in_vmem(slab.sizes, slab.margin + slab.extent, lanes, jnp.float32)
+        heights = [count * axis.stride for count, axis in zip(rows, view.axes)]
+        buffers = blocks.size_in_vmem(heights, line.size, lanes, dtypes[0])
+        for dtype in dtypes:
+            buffers += blocks.size_in_vmem(slab.sizes, slab.line, lanes, dtype)
+        whole = blocks.size_in_vmem([], cells[3] * line.stride, lanes, jnp.float32)
+        return len(dtypes) * staged + 2 * buffers + whole
 
-def _cost(view: View, dtypes: Sequence[Any], rows: Sequence[int]) -> int:
-    """Bytes of VMEM for a block of cells: two buffers per array, the staged slabs, and a line."""
-    lanes, slab, line = blocks.lane_block(view), _slab(view.axes, rows), view.axes[-1]
-    staged = blocks.size_in_vmem(slab.sizes, slab.margin + slab.extent, lanes, jnp.float32)
-    heights = [count * axis.stride for count, axis in zip(rows, view.axes)]
-    buffers = blocks.size_in_vmem(heights, line.size, lanes, dtypes[0])
-    for dtype in dtypes:
-        buffers += blocks.size_in_vmem(slab.sizes, slab.line, lanes, dtype)
-    whole = blocks.size_in_vmem([], _cells(line) * line.stride, lanes, jnp.float32)
-    return len(dtypes) * staged + 2 * buffers + whole
+    return blocks.plan(cells[:3], functools.partial(_slab, view.axes), cost)
 
 
 def _cells(axis: Axis) -> int:
@@ -158,7 +165,8 @@ def _slab(axes: Sequence[Axis], rows: Sequence[int]) -> blocks.Slab:
     """What a block of rows of cells reads."""
     shifts = [_shifts(axis) for axis in axes]
     sizes = [
-        min(count + len(shift) - 1, axis.windows) for axis, count, shift in zip(axes, rows, shifts)
+        min(count + shift[-1] - shift[0], axis.windows)
+        for axis, count, shift in zip(axes, rows, shifts)
     ]
 
     def start(axis: Axis, first: int, count: int, size: int, block: Any) -> Any:
