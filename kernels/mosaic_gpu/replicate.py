@@ -1,0 +1,53 @@
+"""replicate: y -> u, each window's value copied into its elements; where windows meet, added."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from jaxunpool.geometry import WindowGeometry
+from jaxunpool.kernels.mosaic_gpu import program, tiles
+from jaxunpool.kernels.xla import weighting
+from jaxunpool.kernels.xla.flat import accumulator
+
+
+def replicate(
+    y: jax.Array, pattern: jax.Array | None, geometry: WindowGeometry, weights: str = "sum"
+) -> jax.Array:
+    """Copies times `pattern` (of the window's shape; None: ones), weighted, in raster order."""
+    shape = geometry.unpooled_shape(y.shape)
+    t = tiles.of_blocks(geometry, shape, y.dtype)
+    g, dtype = t.geometry, accumulator(y.dtype)
+
+    def replicate_kernel(y_ref: Any, *refs: Any) -> None:
+        p = program.Program(t)
+        windows = p.read_windows(y_ref)
+        factors = [p.full(ref[offset], dtype) for ref in refs[:-1] for offset in range(g.volume)]
+        values = {
+            shift: weighting.by_window(w.value.astype(dtype), g, weights, p.numbers(w.position))
+            for shift, w in windows.items()
+        }
+        if weights in weighting.PER_WINDOW:
+            values = {shift: program.rounded(value) for shift, value in values.items()}
+        for shift in t.each_element():
+            position, u = program.shifted(p.block_corner(), shift), p.full(0, dtype)
+            for window, tap in t.covering(shift):
+                value, counts = values[window], [windows[window].exists]
+                if pattern is not None:
+                    factor = factors[program.raster(tap, g.window_shape)]
+                    value = program.rounded(value * factor)
+                if weights == "last":
+                    counts += [
+                        weighting.is_last(g, i, tap[i], index.value)
+                        for i, index in enumerate(windows[window].position)
+                    ]
+                total = value if window == t.first(shift) else u + value
+                u = p.where(program.all_of(counts), total, u)
+            if weights == "cover":
+                u = weighting.by_element(u, g, p.numbers(position))
+            p.unpooled(refs[-1]).write(position, u.astype(y.dtype))
+
+    patterns = [] if pattern is None else [pattern.astype(dtype).ravel()]
+    out = jax.ShapeDtypeStruct(t.unpooled, y.dtype)
+    return program.run(replicate_kernel, t, [y.reshape(t.pooled), *patterns], out).reshape(shape)

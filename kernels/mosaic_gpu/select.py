@@ -1,0 +1,51 @@
+"""select: x -> (y, offsets), the maximum of each window and which of its elements that was."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxunpool.geometry import WindowGeometry
+from jaxunpool.kernels.mosaic_gpu import program, tiles
+from jaxunpool.kernels.xla.select import lowest
+
+
+def select(x: jax.Array, geometry: WindowGeometry) -> tuple[jax.Array, jax.Array]:
+    """Maximum of each window and its offset: the first of equals, the last NaN, never padding."""
+    t = tiles.of_windows(geometry, x.shape, x.dtype)
+    taps = list(itertools.product(*map(range, t.geometry.window_shape)))
+
+    def select_kernel(x_ref: Any, y_ref: Any, offsets_ref: Any) -> None:
+        p = program.Program(t)
+        elements = p.read_elements(x_ref)
+        for window in t.each_window():
+            position = program.shifted(p.first, window)
+            y = p.full(lowest(x.dtype), x.dtype)
+            offsets = p.full(_first(t.geometry, position), jnp.int32)
+            for offset, tap in enumerate(taps):
+                element = elements[t.element(window, tap)]
+                value = p.where(element.exists, element.value, lowest(x.dtype))
+                take = (value > y) | (value != value)
+                y, offsets = jnp.where(take, value, y), jnp.where(take, offset, offsets)
+            p.pooled(y_ref).write(position, y)
+            p.pooled(offsets_ref).write(position, offsets.astype(offsets_ref.dtype))
+
+    out = [jax.ShapeDtypeStruct(t.pooled, dtype) for dtype in (x.dtype, geometry.offset_dtype)]
+    y, offsets = program.run(select_kernel, t, [x.reshape(t.unpooled)], out)
+    shape = geometry.pooled_shape(x.shape)
+    return y.reshape(shape), offsets.reshape(shape)
+
+
+def _first(g: WindowGeometry, window: program.Position) -> Any:
+    """Offset of the first element of a window that is not padding."""
+    tap: list[Any] = [0] * g.ndim
+    for i, (low, _) in enumerate(g.padding):
+        if window[i].least * g.strides[i] < low:
+            padding = jnp.maximum(low - window[i].value * g.strides[i], 0).astype(jnp.int32)
+            tap[i] = lax.div(padding + (g.dilation[i] - 1), np.int32(g.dilation[i]))
+    return program.raster(tap, g.window_shape)

@@ -1,0 +1,271 @@
+"""How a call is cut up into programs: what their threads share out, and where windows slide.
+
+Windows slide along spatial axes. The other axes are parallel: batch, channels, and the windows of a
+spatial axis that they tile (whose elements are then a short axis of their own). The threads of a
+program hold a box along the parallel axes, in vectors of up to 16 bytes: the windows at one place
+are such a box, and so is each of their elements. Positions along spatial axes are scalars, so that
+a tap is a load, a border is a scalar condition, and nothing outside an array is ever touched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxunpool.geometry import WindowGeometry
+from jaxunpool.kernels.xla import blocks
+
+THREADS = 128  # a warpgroup
+VECTOR_BYTES = 16  # the widest access
+SEGMENT_BYTES = 64  # side by side in memory, where the channels allow it
+WINDOWS = 16  # per thread, at most: reads in flight hide the latency of memory
+BYTES = 512  # that a thread holds at most, so that registers suffice
+MAX_POSITIONS = 2**30  # are numbered in 32 bits
+MAX_VOLUME = 32  # elements of a window, which are unrolled
+
+Shift = tuple[int, ...]  # along every spatial axis
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+    """A call cut up into programs.
+
+    Parallel and spatial axes alternate, with parallel ones first and last.
+
+    Attributes:
+        geometry: with a single window along the axes that windows tile.
+        parallel: sizes of the parallel axes.
+        box: what a program covers of them.
+        vector: elements per access.
+        counts: sizes of the spatial axes, in windows or in blocks of strides.
+        steps: what a program covers of them.
+    """
+
+    geometry: WindowGeometry
+    parallel: tuple[int, ...]
+    box: tuple[int, ...]
+    vector: int
+    counts: tuple[int, ...]
+    steps: tuple[int, ...]
+
+    @property
+    def pooled(self) -> tuple[int, ...]:
+        """Shape of the view of a pooled array that a kernel gets."""
+        return self._view(self.geometry.output_shape)
+
+    @property
+    def unpooled(self) -> tuple[int, ...]:
+        """Shape of the view of an unpooled array that a kernel gets."""
+        return self._view(self.geometry.input_shape)
+
+    @property
+    def runs(self) -> list[tuple[range, int]]:
+        """Spatial axes that are one axis of the views, each with the parallel axis behind it.
+
+        Fewer axes mean simpler addresses, in which the compiler sees that vectors are aligned.
+        """
+        n = self.geometry.ndim
+        ends = [i + 1 for i in range(n) if i + 1 == n or self.parallel[i + 1] > 1]
+        return [(range(start, end), end) for start, end in zip([0, *ends], ends)]
+
+    @property
+    def extents(self) -> list[tuple[int, int]]:
+        """Per axis, what there is and what a program covers of it."""
+        sizes = zip(self.parallel, (*self.counts, 1))
+        covered = zip(self.box, (*self.steps, 1))
+        flat = itertools.chain.from_iterable
+        return list(zip(flat(sizes), flat(covered)))
+
+    def _view(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        shape = [self.parallel[0]]
+        for axes, behind in self.runs:
+            shape += [math.prod(sizes[i] for i in axes), self.parallel[behind]]
+        return tuple(shape)
+
+    def each_window(self) -> Iterator[Shift]:
+        """The windows of a program, from the first."""
+        return itertools.product(*map(range, self.steps))
+
+    def each_element(self) -> Iterator[Shift]:
+        """The elements of the blocks of a program, from the first, column after column.
+
+        What is read then serves a few elements in a row, and after that needs no registers.
+        """
+        sizes = zip(self.steps, self.geometry.strides)
+        columns = itertools.product(*(range(n * stride) for n, stride in reversed(list(sizes))))
+        return (column[::-1] for column in columns)
+
+    def element(self, window: Shift, tap: Shift) -> Shift:
+        """Of a window, from the first element of the first window."""
+        g = self.geometry
+        return tuple(w * s + t * d for w, s, t, d in zip(window, g.strides, tap, g.dilation))
+
+    def covering(self, element: Shift) -> Iterator[tuple[Shift, Shift]]:
+        """The windows that have an element of the blocks, and as which tap, in raster order."""
+        pairs = (list(_covering(self.geometry, i, e)) for i, e in enumerate(element))
+        for pair in itertools.product(*pairs):
+            windows, taps = zip(*pair)
+            yield windows, taps
+
+    def first(self, element: Shift) -> Shift:
+        """The first window that any element of the same block belongs to.
+
+        XLA drops additions to zero, so that this one's value is copied and keeps the sign of zero.
+        """
+        g = self.geometry
+        shift = windows_of(g, (1,) * g.ndim)[0]
+        return tuple(e // stride + by for e, stride, by in zip(element, g.strides, shift))
+
+
+def of_windows(geometry: WindowGeometry, shape: Sequence[int], dtype: Any) -> Tiles:
+    """For a kernel that computes windows; `shape` is the full shape of the unpooled array."""
+    g = _folded(geometry)
+    return _tiles(g, _parallel(geometry, shape), dtype, g.output_shape, elements_of)
+
+
+def of_blocks(geometry: WindowGeometry, shape: Sequence[int], dtype: Any) -> Tiles:
+    """For a kernel that computes blocks of strides, as `kernels.xla.blocks` does."""
+    g = _folded(geometry)
+    g = dataclasses.replace(g, strides=blocks.sizes(g))
+    counts = tuple(-(-size // stride) for size, stride in zip(g.input_shape, g.strides))
+    return _tiles(g, _parallel(geometry, shape), dtype, counts, windows_of)
+
+
+def unsupported(
+    primitive: str, geometry: WindowGeometry, shape: Sequence[int], dtype: Any, **options: Any
+) -> str | None:
+    """Why the kernels do not serve a call; None if they do.
+
+    Args:
+        primitive: `"select"`, `"gather"`, `"scatter"`, `"reduce"` or `"replicate"`.
+        geometry: the windows.
+        shape: full shape of the unpooled array.
+        dtype: of the arrays that are not offsets.
+        options: `duplicates`, `weights`, `pattern`: any will do.
+    """
+    if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16, jnp.float16):
+        return f"{jnp.dtype(dtype)} (the kernels know float32, bfloat16 and float16)"
+    if geometry.volume > MAX_VOLUME:
+        return f"windows of more than {MAX_VOLUME} elements"
+    if other := _other_gpu():
+        return other
+    if math.prod(shape) == 0:
+        return "an empty array"
+    if max(math.prod(geometry.input_shape), math.prod(geometry.output_shape)) > MAX_POSITIONS:
+        return f"more than {MAX_POSITIONS} spatial positions"
+    try:
+        (of_blocks if primitive in ("scatter", "replicate") else of_windows)(geometry, shape, dtype)
+    except NotImplementedError as error:
+        return str(error)
+    return None
+
+
+@functools.cache
+def _other_gpu() -> str | None:
+    """A GPU of this process that Mosaic GPU does not compile for."""
+    try:
+        capabilities = {str(device.compute_capability) for device in jax.devices("cuda")}
+    except RuntimeError:  # there is none: the program is compiled for elsewhere
+        return None
+    others = [c for c in capabilities if c.split(".")[0] not in ("9", "10")]
+    return f"compute capability {others[0]} (the kernels need 9 or 10)" if others else None
+
+
+def elements_of(g: WindowGeometry, steps: Sequence[int]) -> list[Shift]:
+    """The elements of so many windows, from the first element of the first window."""
+    axes = zip(steps, g.window_shape, g.strides, g.dilation)
+    return list(
+        itertools.product(
+            *(sorted({w * s + t * d for w in range(n) for t in range(k)}) for n, k, s, d in axes)
+        )
+    )
+
+
+def windows_of(g: WindowGeometry, steps: Sequence[int]) -> list[Shift]:
+    """The windows that reach so many blocks, from the one numbered like the first block."""
+    axes = [
+        {window for element in range(n * g.strides[i]) for window, _ in _covering(g, i, element)}
+        for i, n in enumerate(steps)
+    ]
+    return list(itertools.product(*map(sorted, axes)))
+
+
+def _covering(g: WindowGeometry, i: int, element: int) -> Iterator[tuple[int, int]]:
+    for tap in reversed(range(g.window_shape[i])):
+        start = element + g.padding[i][0] - tap * g.dilation[i]
+        if start % g.strides[i] == 0:
+            yield start // g.strides[i], tap
+
+
+def _is_tiled(g: WindowGeometry, i: int) -> bool:
+    """Whether stretches of one stride, each with a window, make up spatial axis `i`."""
+    stride, windows = g.strides[i], g.output_shape[i]
+    return g.spans[i] <= stride and not g.padding[i][0] and g.input_shape[i] == windows * stride
+
+
+def _folded(g: WindowGeometry) -> WindowGeometry:
+    """The geometry of one stretch along axes that are tiled."""
+    tiled = [_is_tiled(g, i) for i in range(g.ndim)]
+    return dataclasses.replace(
+        g,
+        input_shape=tuple(s if t else n for t, s, n in zip(tiled, g.strides, g.input_shape)),
+        output_shape=tuple(1 if t else n for t, n in zip(tiled, g.output_shape)),
+        padding=tuple((0, 0) if t else pad for t, pad in zip(tiled, g.padding)),
+    )
+
+
+def _parallel(g: WindowGeometry, shape: Sequence[int]) -> tuple[int, ...]:
+    """Sizes of the parallel axes: leading axes, windows of tiled axes, channels."""
+    tiled = [n if _is_tiled(g, i) else 1 for i, n in enumerate(g.output_shape)]
+    leading, channels = shape[: g.axes[0]], shape[g.axes[-1] :][1:]
+    return (math.prod(leading) * tiled[0], *tiled[1:], math.prod(channels))
+
+
+def _tiles(
+    g: WindowGeometry,
+    parallel: tuple[int, ...],
+    dtype: Any,
+    counts: tuple[int, ...],
+    reads: Callable[[WindowGeometry, Sequence[int]], list[Shift]],
+) -> Tiles:
+    """The widest vectors, and as many of them per thread as are worth while."""
+    itemsize = jnp.dtype(dtype).itemsize
+    for vector, vectors in itertools.product((8, 4, 2, 1), (4, 2, 1)):
+        if vector * itemsize > VECTOR_BYTES or vector * vectors > WINDOWS or parallel[-1] % vector:
+            continue
+        each = itertools.product(*(range(1, min(n, vectors) + 1) for n in counts))
+        choices = [steps for steps in each if vectors % math.prod(steps) == 0]
+        # Neighbouring windows share what they read, boxes share nothing.
+        steps = min(choices, key=lambda steps: (-math.prod(steps), len(reads(g, steps))))
+        box = _box(parallel, THREADS * vector * vectors // math.prod(steps), itemsize)
+        if box and len(reads(g, steps)) * math.prod(box) * itemsize <= BYTES * THREADS:
+            return Tiles(g, parallel, box, vector, counts, steps)
+    raise NotImplementedError(
+        f"batch times channels give {THREADS} threads too little to share, or the window is too"
+        " large for their registers"
+    )
+
+
+def _box(parallel: tuple[int, ...], multiple: int, itemsize: int) -> tuple[int, ...] | None:
+    """A small box whose volume is a multiple (a power of two), long along the last axis."""
+    box = [1] * len(parallel)
+    box[-1] = math.gcd(parallel[-1], multiple)
+    if box[-1] * itemsize < SEGMENT_BYTES:
+        box[-1] = min(parallel[-1], multiple)
+    missing = multiple // math.gcd(box[-1], multiple)
+    for exact in (True, False):  # if not, the last boxes along an axis overlap
+        for i in reversed(range(len(box) - 1)):
+            while (
+                missing > 1
+                and 2 * box[i] <= parallel[i]
+                and not (exact and parallel[i] % (2 * box[i]))
+            ):
+                box[i], missing = 2 * box[i], missing // 2
+    return tuple(box) if missing == 1 else None
