@@ -20,7 +20,7 @@ from jaxunpool.kernels.mosaic_tpu.reduce import reduce
 from jaxunpool.kernels.mosaic_tpu.replicate import replicate
 from jaxunpool.kernels.mosaic_tpu.scatter import scatter
 from jaxunpool.kernels.mosaic_tpu.select import select
-from jaxunpool.kernels.mosaic_tpu.views import LANES, view
+from jaxunpool.kernels.mosaic_tpu.views import LANES, SUBLANES, view
 
 __all__ = ["gather", "reduce", "replicate", "scatter", "select", "unsupported"]
 
@@ -51,7 +51,7 @@ def unsupported(
         weights: of reduce and replicate.
         pattern: whether these have one; served if the weights are.
     """
-    dtype, look, unpools = jnp.dtype(dtype), view(geometry, shape), primitive in UNPOOLS
+    dtype, unpools = jnp.dtype(dtype), primitive in UNPOOLS
     if dtype.name not in DTYPES:
         return f"{dtype.name} is not among the types it loads ({', '.join(DTYPES)})"
     if weights != "sum" and not jnp.issubdtype(dtype, jnp.floating):
@@ -60,10 +60,13 @@ def unsupported(
         return "the array is empty"
     if geometry.volume > MOST_ELEMENTS:
         return f"windows of {geometry.volume} elements, more than {MOST_ELEMENTS}"
+    look = view(geometry, shape)
     if unpools and math.prod(axis.stride for axis in look.axes) > MOST_ELEMENTS:
         return f"strides {geometry.strides} step over more than {MOST_ELEMENTS} elements"
+    if 4 * look.lanes < LANES:
+        return f"{look.lanes} channels are too few for {LANES} lanes"
     if look.padded > 2:
-        return f"no axis but those of windows fills half of {LANES} lanes"
+        return f"in tiles of {SUBLANES} x {LANES} it takes {look.padded:.1f} times its size"
     arrays = {
         "select": [geometry.offset_dtype, dtype],
         "gather": [geometry.offset_dtype, dtype],

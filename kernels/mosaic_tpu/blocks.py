@@ -7,6 +7,7 @@ beyond the ends is never initialised, but masked.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -21,10 +22,10 @@ from jaxunpool.kernels.mosaic_tpu.views import LANES, SUBLANES, View, round_up
 
 # What blocks may take of VMEM, of which a kernel gets 16 MiB on a TPU v5e: small blocks let copies
 # and computation overlap, but a line has to fit.
-GOOD_BYTES, MOST_BYTES = 6 << 20, 12 << 20
+GOOD_BYTES, MOST_BYTES = 8 << 20, 12 << 20
 # Elements of a line that is read as a whole: of the 64 vector registers of 1024, some for each of a
 # few arrays.
-LINE_ELEMENTS = 8 * 1024
+LINE_ELEMENTS = 4 * 1024
 
 
 class Slab(NamedTuple):
@@ -53,33 +54,61 @@ class Slab(NamedTuple):
         """Rows may overlap those of the next block, so their elements are counted, not blocks."""
         lanes = lane_block(view)
         beyond = round_up(view.lanes, lanes) - view.lanes
-        shape = (*map(pl.Element, (*self.sizes, self.line)), pl.Element(lanes, (0, beyond)))
+        tail = view.swap(self.line, pl.Element(self.line), pl.Element(lanes, (0, beyond)))
 
         def begin(*block: Any) -> tuple[Any, ...]:
             rows = [start(b) for start, b in zip(self.starts, block)]
             # A block of other than whole registers is the only one.
             lane = jnp.int32(0) if lanes % LANES else pl.multiple_of(block[-1] * lanes, LANES)
-            return (*rows, jnp.int32(0), lane)
+            return (*rows, *view.swap(self.line, jnp.int32(0), lane))
 
-        return pl.BlockSpec(shape, begin)
+        return pl.BlockSpec((*map(pl.Element, self.sizes), *tail), begin)
 
     def scratch(self, lanes: int, dtype: Any) -> Any:
         """Where the slab is staged."""
         length = round_up(self.margin + self.extent, SUBLANES)
         return pltpu.VMEM((*self.sizes, length, lanes), wide(dtype))
 
-    def stage(self, source: Any, target: Any, prepare: Callable[..., jax.Array] | None) -> None:
+    def stage(
+        self,
+        view: View,
+        source: Any,
+        target: Any,
+        prepare: Callable[..., jax.Array] | None = None,
+    ) -> None:
         """Copies a block into its scratch; `prepare(line, positions)` may change its values."""
         starts = [start(pl.program_id(i)) for i, start in enumerate(self.starts)]
 
         def copy(row: list[Any]) -> None:
-            line = source[(*row,)].astype(target.dtype)
+            line = load(view, source, row, self.line, target.dtype)
             if prepare is not None:
                 outer = [start + r for start, r in zip(starts, row)]
                 line = prepare(line, [*outer, lax.broadcasted_iota(jnp.int32, line.shape, 0)])
             target[(*row, pl.ds(self.margin, self.line))] = line
 
         for_each(self.sizes, copy)
+
+
+def spec(view: View, rows: Sequence[int], line: int) -> pl.BlockSpec:
+    """Blocks of whole lines that do not overlap."""
+    shape = (*rows, *view.swap(line, line, lane_block(view)))
+
+    def number(*block: Any) -> tuple[Any, ...]:
+        return (*block[:-1], *view.swap(line, jnp.int32(0), block[-1]))
+
+    return pl.BlockSpec(shape, number)
+
+
+def load(view: View, ref: Any, row: Sequence[Any], size: int, dtype: Any) -> jax.Array:
+    """A line of a block, which has a size, in a 32-bit type."""
+    line = ref[(*row,)].astype(dtype)
+    return line.T if view.turned(size) else line
+
+
+def store(view: View, ref: Any, row: Sequence[Any], line: jax.Array) -> None:
+    """Writes a line of 32-bit values to a block."""
+    line = line.T if view.turned(line.shape[0]) else line
+    ref[(*row,)] = line.astype(ref.dtype)
 
 
 def wide(dtype: Any) -> Any:
@@ -130,26 +159,28 @@ def lane_block(view: View) -> int:
 
 
 def plan(
-    counts: Sequence[int], slab: Callable[[list[int]], Slab], cost: Callable[[list[int]], int]
-) -> list[int] | None:
+    counts: Sequence[int],
+    slab: Callable[[Sequence[int]], Slab],
+    cost: Callable[[Sequence[int]], int],
+) -> tuple[int, ...] | None:
     """Rows of a block along each outer axis; None if not even one of each fits in VMEM.
 
-    Blocks double as long as they make good use of VMEM, each time where most is read in common with
-    the next block; in the end they are made equal.
+    Of the blocks that make good use of VMEM, those that read least, and so share least with their
+    neighbours; among these the largest.
     """
-    rows = [1] * len(counts)
-    if cost(rows) > MOST_BYTES:
+    if cost((1,) * len(counts)) > MOST_BYTES:
         return None
-    while True:
-        doubled = []
-        for i, count in enumerate(counts):
-            larger = [*rows[:i], min(2 * rows[i], count), *rows[i + 1 :]]
-            if larger != rows and cost(larger) <= GOOD_BYTES:
-                before, after = (slab(r).sizes[i] / r[i] for r in (rows, larger))
-                doubled.append((before / after, i, larger))
-        if not doubled:
-            return [-(-count // -(-count // n)) for count, n in zip(counts, rows)]
-        rows = max(doubled)[-1]
+    sizes = [
+        {-(-count // n) for n in (*range(1, 8), *(8 << i for i in range(count.bit_length())))}
+        for count in counts
+    ]
+
+    def traffic(rows: Sequence[int]) -> tuple[int, int]:
+        steps = math.prod(-(-count // n) for count, n in zip(counts, rows))
+        return steps * math.prod(slab(rows).sizes), steps
+
+    good = (rows for rows in itertools.product(*sizes) if cost(rows) <= GOOD_BYTES)
+    return min(good, key=traffic, default=(1,) * len(counts))
 
 
 def cost_estimate(
@@ -163,6 +194,11 @@ def cost_estimate(
     return pl.CostEstimate(
         flops=4 * windows * volume, bytes_accessed=steps * read + whole, transcendentals=0
     )
+
+
+def buffers(view: View, rows: Sequence[int], line: int, dtype: Any) -> int:
+    """Bytes of the two buffers of an operand or result."""
+    return 2 * size_in_vmem(rows, *view.swap(line, line, lane_block(view)), dtype)
 
 
 def size_in_vmem(sizes: Sequence[int], line: int, lanes: int, dtype: Any) -> int:

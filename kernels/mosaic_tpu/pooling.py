@@ -49,7 +49,6 @@ def pool(
     dtypes: Sequence[Any],
     *,
     scalars: Sequence[jax.Array] = (),
-    prepare: Callable[..., jax.Array] | None = None,
 ) -> list[jax.Array]:
     """Pooled arrays of the given types.
 
@@ -62,34 +61,33 @@ def pool(
         pooled: further operands, with an element per window.
         dtypes: of the results.
         scalars: vectors read element by element.
-        prepare: `(line, positions) -> line`, applied to the values of `u`.
     """
     axes, lanes = view.axes, blocks.lane_block(view)
     windows = [axis.windows for axis in axes]
     rows = plan(view, u.dtype, [*dtypes, *(array.dtype for array in pooled)])
     assert rows is not None
     slab = _slab(axes, rows)
-    shape = (*rows, windows[3], lanes)
 
     def kernel(*refs: Any) -> None:
         scalar_refs, (u_ref, *rest) = refs[: len(scalars)], refs[len(scalars) :]
         pooled_refs, result_refs, staged = rest[: len(pooled)], rest[len(pooled) : -1], rest[-1]
-        slab.stage(u_ref, staged, prepare)
+        slab.stage(view, u_ref, staged)
 
         def row_of_windows(row: list[Any]) -> None:
-            line = lax.broadcasted_iota(jnp.int32, shape[3:], 0)
+            line = lax.broadcasted_iota(jnp.int32, (windows[3], lanes), 0)
             outer = [pl.program_id(i) * n + r for i, (n, r) in enumerate(zip(rows, row))]
             elements = _elements(axes, slab, staged, [*outer, line])
-            values = [ref[(*row,)].astype(jnp.int32) for ref in pooled_refs]
+            values = [blocks.load(view, r, row, windows[3], jnp.int32) for r in pooled_refs]
             results = body(elements, [*outer, line], *values, *scalar_refs)
             for ref, result in zip(result_refs, results):
-                ref[(*row,)] = result.astype(ref.dtype)
+                blocks.store(view, ref, row, result)
 
         blocks.for_each(rows, row_of_windows)
 
-    spec = pl.BlockSpec(shape, lambda *block: (*block[:3], jnp.int32(0), block[3]))
+    spec = blocks.spec(view, rows, windows[3])
     grid = (*(-(-n // size) for n, size in zip(windows, rows)), -(-view.lanes // lanes))
-    outputs = [jax.ShapeDtypeStruct((*windows, view.lanes), dtype) for dtype in dtypes]
+    sizes = (*windows[:3], *view.swap(windows[3], windows[3], view.lanes))
+    outputs = [jax.ShapeDtypeStruct(sizes, dtype) for dtype in dtypes]
     results = pl.pallas_call(
         kernel,
         out_shape=outputs,
@@ -108,18 +106,16 @@ def pool(
     return [view.restore(y, view.geometry.pooled_shape(view.shape)) for y in results]
 
 
-def plan(view: View, dtype: Any, others: Sequence[Any]) -> list[int] | None:
+def plan(view: View, dtype: Any, others: Sequence[Any]) -> tuple[int, ...] | None:
     """Rows of windows in a block, for the types of `u` and of the pooled arrays."""
     lanes, windows = blocks.lane_block(view), [axis.windows for axis in view.axes]
 
-    def cost(rows: list[int]) -> int:
-        """Two buffers per array, and the staged slab."""
+    def cost(rows: Sequence[int]) -> int:
+        """Buffers for every array, and the staged slab."""
         slab = _slab(view.axes, rows)
         staged = blocks.size_in_vmem(slab.sizes, slab.margin + slab.extent, lanes, jnp.float32)
-        buffers = blocks.size_in_vmem(slab.sizes, slab.line, lanes, dtype)
-        for other in others:
-            buffers += blocks.size_in_vmem(rows, windows[3], lanes, other)
-        return staged + 2 * buffers
+        buffers = blocks.buffers(view, slab.sizes, slab.line, dtype)
+        return staged + buffers + sum(blocks.buffers(view, rows, windows[3], o) for o in others)
 
     return blocks.plan(windows[:3], functools.partial(_slab, view.axes), cost)
 

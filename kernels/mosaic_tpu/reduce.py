@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunpool.geometry import WindowGeometry
-from jaxunpool.kernels.mosaic_tpu import blocks
+from jaxunpool.kernels.mosaic_tpu import blocks, counts
 from jaxunpool.kernels.mosaic_tpu.pooling import Element, pool
 from jaxunpool.kernels.mosaic_tpu.views import view
 from jaxunpool.kernels.xla import weighting
@@ -21,14 +21,13 @@ def reduce(
     """Sums of the elements times `pattern` (of the window's shape; None: ones), in raster order."""
     look = view(geometry, u.shape)
 
-    def divide_by_cover(line: jax.Array, positions: Sequence[Any]) -> jax.Array:
-        return weighting.by_element(line, geometry, look.spatial(positions))
-
     def body(elements: Iterator[Element], numbers: Sequence[Any], *factors: Any) -> list[jax.Array]:
         windows = look.spatial(numbers)
         y: Any = 0
         for offset, taps, value, inside in elements:
             conditions = [] if inside is None else [inside]
+            if weights == "cover" and geometry.overlaps:
+                value = counts.divide(value, counts.covers(look.axes, numbers, taps))
             for factor in factors:
                 value = weighting.times(value, factor[offset])
             if weights == "last":
@@ -36,12 +35,11 @@ def reduce(
                     weighting.is_last(geometry, i, tap, window)
                     for i, (tap, window) in enumerate(zip(look.spatial(taps), windows))
                 ]
-            counts = blocks.all_of(value.shape, conditions)
-            if counts is not None:
-                value = jnp.where(counts, value, jnp.zeros_like(value))
-            y += value
-        return [weighting.by_window(y, geometry, weights, windows)]
+            taken = blocks.all_of(value.shape, conditions)
+            y += value if taken is None else jnp.where(taken, value, jnp.zeros_like(value))
+        if weights in weighting.PER_WINDOW:
+            y = counts.divide(y, counts.elements(look.axes, numbers, weights))
+        return [y]
 
     factors = [] if pattern is None else [pattern.astype(blocks.wide(u.dtype)).ravel()]
-    prepare = divide_by_cover if weights == "cover" else None
-    return pool(body, look, u, [], [u.dtype], scalars=factors, prepare=prepare)[0]
+    return pool(body, look, u, [], [u.dtype], scalars=factors)[0]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunpool.geometry import WindowGeometry
-from jaxunpool.kernels.mosaic_tpu import blocks
+from jaxunpool.kernels.mosaic_tpu import blocks, counts
 from jaxunpool.kernels.mosaic_tpu.unpooling import Window, unpool
 from jaxunpool.kernels.mosaic_tpu.views import view
 from jaxunpool.kernels.xla import weighting
@@ -21,15 +21,14 @@ def replicate(
     """Copies times `pattern` (of the window's shape; None: ones), weighted, in raster order."""
     look = view(geometry, geometry.unpooled_shape(y.shape))
 
-    def divide_by_count(line: jax.Array, numbers: Sequence[Any]) -> jax.Array:
-        return weighting.by_window(line, geometry, weights, look.spatial(numbers))
-
-    def divide_by_cover(line: jax.Array, positions: Sequence[Any]) -> jax.Array:
-        return weighting.by_element(line, geometry, look.spatial(positions))
+    def divide(line: jax.Array, numbers: Sequence[Any]) -> jax.Array:
+        return counts.divide(line, counts.elements(look.axes, numbers, weights))
 
     def body(u: jax.Array, windows: Iterator[Window], *factors: Any) -> jax.Array:
+        covers = []
         for window in windows:
-            (value,), conditions = window.values, [] if window.exists is None else [window.exists]
+            (value,), conditions = window.values, [True if window.exists is None else window.exists]
+            covers += conditions
             for factor in factors:
                 value = weighting.times(value, factor[window.offset])
             if weights == "last":
@@ -38,16 +37,12 @@ def replicate(
                     weighting.is_last(geometry, i, tap, number)
                     for i, (tap, number) in enumerate(zip(look.spatial(window.taps), numbers))
                 ]
-            hit = blocks.all_of(value.shape, conditions)
-            u = u + value if hit is None else jnp.where(hit, u + value, u)
+            taken = blocks.all_of(value.shape, conditions)
+            u = u + value if taken is None else jnp.where(taken, u + value, u)
+        if weights == "cover" and geometry.overlaps:
+            u = counts.divide(u, jnp.maximum(counts.number(covers), 1))
         return u
 
     factors = [] if pattern is None else [pattern.astype(blocks.wide(y.dtype)).ravel()]
-    return unpool(
-        body,
-        look,
-        [y],
-        scalars=factors,
-        prepare=divide_by_count if weights in weighting.PER_WINDOW else None,
-        finish=divide_by_cover if weights == "cover" else None,
-    )
+    prepare = divide if weights in weighting.PER_WINDOW else None
+    return unpool(body, look, [y], scalars=factors, prepare=prepare)

@@ -48,7 +48,6 @@ def unpool(
     *,
     scalars: Sequence[jax.Array] = (),
     prepare: Callable[..., jax.Array] | None = None,
-    finish: Callable[..., jax.Array] | None = None,
 ) -> jax.Array:
     """An unpooled array of the type of the first source.
 
@@ -59,7 +58,6 @@ def unpool(
         sources: pooled arrays.
         scalars: vectors read element by element.
         prepare: `(line, numbers) -> line`, applied to the values of the first source.
-        finish: `(line, positions) -> line`, applied to the result before it is rounded.
     """
     axes, lanes, dtype = view.axes, blocks.lane_block(view), sources[0].dtype
     cells = [_cells(axis) for axis in axes]
@@ -73,7 +71,7 @@ def unpool(
         source_refs, u_ref = rest[: len(sources)], rest[len(sources)]
         *staged, whole = rest[len(sources) + 1 :]
         for source, target, change in zip(source_refs, staged, (prepare, None)):
-            slab.stage(source, target, change)
+            slab.stage(view, source, target, change)
 
         def row_of_cells(row: list[Any]) -> None:
             iota = lax.broadcasted_iota(jnp.int32, (cells[3], lanes), 0)
@@ -84,22 +82,17 @@ def unpool(
                     place = (*outer, inner)
                     windows = _windows(axes, slab, staged, place, [*numbers, iota])
                     u = body(zero, windows, *scalar_refs)
-                    if finish is not None:
-                        counts = zip([*numbers, iota], axes, place)
-                        u = finish(u, [n * axis.stride + p for n, axis, p in counts])
                     stride = line.stride if line.stride > 1 else None
                     whole[pl.ds(inner, cells[3], stride=stride)] = u
                 target = [r * axis.stride + o for r, axis, o in zip(row, axes, outer)]
-                u_ref[(*target,)] = whole[: line.size].astype(dtype)
+                blocks.store(view, u_ref, target, whole[: line.size])
 
         blocks.for_each(rows, row_of_cells)
 
-    spec = pl.BlockSpec(
-        (*heights, line.size, lanes), lambda *block: (*block[:3], jnp.int32(0), block[3])
-    )
     length = round_up(cells[3] * line.stride, SUBLANES)
     grid = (*(-(-n // size) for n, size in zip(cells, rows)), -(-view.lanes // lanes))
-    result = jax.ShapeDtypeStruct((*(axis.size for axis in axes), view.lanes), dtype)
+    sizes = [*(axis.size for axis in axes[:3]), *view.swap(line.size, line.size, view.lanes)]
+    result = jax.ShapeDtypeStruct(sizes, dtype)
     u = pl.pallas_call(
         kernel,
         out_shape=result,
@@ -108,7 +101,7 @@ def unpool(
             *[pl.BlockSpec(memory_space=pltpu.SMEM)] * len(scalars),
             *[slab.spec(view)] * len(sources),
         ],
-        out_specs=spec,
+        out_specs=blocks.spec(view, heights, line.size),
         scratch_shapes=[
             *[slab.scratch(lanes, source.dtype) for source in sources],
             pltpu.VMEM((length, lanes), blocks.wide(dtype)),
@@ -120,21 +113,20 @@ def unpool(
     return view.restore(u, view.shape)
 
 
-def plan(view: View, dtypes: Sequence[Any]) -> list[int] | None:
+def plan(view: View, dtypes: Sequence[Any]) -> tuple[int, ...] | None:
     """Rows of cells in a block, for sources of the given types."""
     lanes, cells = blocks.lane_block(view), [_cells(axis) for axis in view.axes]
     line = view.axes[-1]
 
-    def cost(rows: list[int]) -> int:
-        """Two buffers per array, the staged slabs, and a line."""
+    def cost(rows: Sequence[int]) -> int:
+        """Buffers for every array, the staged slabs, and a line."""
         slab = _slab(view.axes, rows)
         staged = blocks.size_in_vmem(slab.sizes, slab.margin + slab.extent, lanes, jnp.float32)
         heights = [count * axis.stride for count, axis in zip(rows, view.axes)]
-        buffers = blocks.size_in_vmem(heights, line.size, lanes, dtypes[0])
-        for dtype in dtypes:
-            buffers += blocks.size_in_vmem(slab.sizes, slab.line, lanes, dtype)
         whole = blocks.size_in_vmem([], cells[3] * line.stride, lanes, jnp.float32)
-        return len(dtypes) * staged + 2 * buffers + whole
+        buffers = blocks.buffers(view, heights, line.size, dtypes[0])
+        buffers += sum(blocks.buffers(view, slab.sizes, slab.line, dtype) for dtype in dtypes)
+        return len(dtypes) * staged + whole + buffers
 
     return blocks.plan(cells[:3], functools.partial(_slab, view.axes), cost)
 

@@ -10,6 +10,9 @@ view is the order of axes that pads least, and bringing an array into it moves n
 | `NDHWC` | a row of one image                | 8 x 224 x 224 x 128, either format  |
 | `DHWNC` | one position of a batch of images | 8 x 14 x 14 x 512, either format    |
 | `DHWCN` | the same, the batch in the lanes  | 256 x 56 x 56 x 64                  |
+
+Where channels are few, XLA keeps rows in the lanes (8 x 224 x 224 x 64). A kernel takes such an
+array as it is, line and lanes swapped, and turns each line in VMEM.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ from jaxunpool.geometry import WindowGeometry
 
 ORDERS = ("NDHWC", "DHWNC", "DHWCN")
 SUBLANES, LANES = 8, 128
+# A block holds whole lines; beyond, others are tried first.
+LONGEST_LINE = 1024
 
 
 class Axis(NamedTuple):
@@ -34,6 +39,7 @@ class Axis(NamedTuple):
     taps: int = 1
     stride: int = 1
     low: int = 0
+    high: int = 0
     dilation: int = 1
     spatial: int | None = None
 
@@ -64,7 +70,18 @@ class View(NamedTuple):
     def padded(self) -> float:
         """Size of the array in tiles, over its size."""
         line = self.axes[-1].size
-        return round_up(line, SUBLANES) * round_up(self.lanes, LANES) / (line * self.lanes)
+        tiles = _tiles(self.lanes, line) if self.turned(line) else _tiles(line, self.lanes)
+        return tiles / (line * self.lanes)
+
+    def turned(self, line: int) -> bool:
+        """Whether lines of this length are in the lanes, and what are lanes to a kernel is not."""
+        if self.order != "NDHWC" or self.lanes > LANES:
+            return False
+        return _tiles(self.lanes, line) < _tiles(line, self.lanes)
+
+    def swap(self, size: int, line: Any, lanes: Any) -> tuple[Any, Any]:
+        """What belongs to line and lanes, as in an array whose lines have a size."""
+        return (lanes, line) if self.turned(size) else (line, lanes)
 
     def spatial(self, values: Sequence[Any]) -> list[Any]:
         """The values for the spatial axes, of one for each of `axes`."""
@@ -75,12 +92,22 @@ class View(NamedTuple):
         """A pooled or unpooled array in the order of the view."""
         given, sizes = _sizes(array.shape, self.geometry)
         array = array.reshape([sizes[name] for name in given])
-        return array.transpose([given.index(name) for name in self.order])
+        order = self._order(sizes)
+        return array.transpose([given.index(name) for name in order])
 
     def restore(self, array: jax.Array, shape: Sequence[int]) -> jax.Array:
         """The inverse of `bring`, for an array of the given full shape."""
-        given, _ = _sizes(shape, self.geometry)
-        return array.transpose([self.order.index(name) for name in given]).reshape(shape)
+        given, sizes = _sizes(shape, self.geometry)
+        order = self._order(sizes)
+        return array.transpose([order.index(name) for name in given]).reshape(shape)
+
+    def _order(self, sizes: dict[str, int]) -> str:
+        line, lanes = self.order[3], self.order[4]
+        return self.order[:3] + "".join(self.swap(sizes[line], line, lanes))
+
+
+def _tiles(line: int, lanes: int) -> int:
+    return round_up(line, SUBLANES) * round_up(lanes, LANES)
 
 
 def round_up(size: int, unit: int) -> int:
@@ -99,7 +126,7 @@ def view(geometry: WindowGeometry, shape: Sequence[int]) -> View:
             geometry.window_shape[i],
             # The stride of a single window means nothing.
             geometry.strides[i] if geometry.output_shape[i] > 1 else geometry.spans[i],
-            geometry.padding[i][0],
+            *geometry.padding[i],
             geometry.dilation[i],
             i,
         )
@@ -107,7 +134,7 @@ def view(geometry: WindowGeometry, shape: Sequence[int]) -> View:
         View(geometry, tuple(shape), order, tuple(axes[n] for n in order[:-1]), sizes[order[-1]])
         for order in ORDERS
     ]
-    return min(found, key=lambda view: view.padded)
+    return min(found, key=lambda view: (view.axes[-1].size > LONGEST_LINE, view.padded))
 
 
 def _sizes(shape: Sequence[int], geometry: WindowGeometry) -> tuple[str, dict[str, int]]:
