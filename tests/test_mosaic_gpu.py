@@ -1,6 +1,12 @@
 """The Mosaic GPU kernels: the bits of the plain implementation, and what they compile to."""
 
 import math
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +15,13 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from jax.experimental import topologies
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from strategies import per_axis
 
 from jaxunpool.geometry import WindowGeometry
 from jaxunpool.kernels import mosaic_gpu, xla
+from jaxunpool.kernels.mosaic_gpu import tiles
 
 DTYPES = [np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16)]
 WEIGHTS = ["sum", "mean", "mean_inside", "cover", "last"]
@@ -25,35 +33,44 @@ interpreted = pytest.mark.skipif(
 
 @st.composite
 def calls(draw):
-    """A geometry the kernels serve, the full shape of its unpooled array, a type and a seed."""
+    """A geometry the kernels serve, the full shape of its unpooled array, a type and a generator.
+
+    Windows that tile the input may have any number of channels, on either side.
+    """
     n = draw(st.integers(1, 3))
     window = draw(per_axis(n, 1, (5, 3, 2)[n - 1]))
-    dilation = draw(st.one_of(st.just((1,) * n), per_axis(n, 1, 2)))
-    pads = [st.tuples(*[st.integers(0, (k - 1) * d)] * 2) for k, d in zip(window, dilation)]
-    padding = draw(st.one_of(st.sampled_from(["VALID", "SAME"]), st.tuples(*pads)))
-    strides = draw(st.one_of(st.just(window), per_axis(n, 1, 3)))
-    sizes = draw(per_axis(n, 1, (12, 7, 4)[n - 1]))
-    channels = draw(st.sampled_from([1, 3, 8, 20, 32, 64, 96, 128]))
-    least = 128 // math.gcd(channels, 128)
+    dilation, padding, data_format = (1,) * n, "VALID", "channels_last"
+    if draw(st.booleans()):
+        strides = tuple(k + draw(st.integers(0, 1)) for k in window)
+        sizes = tuple(s * draw(st.integers(4, 6 - n // 2)) for s in strides)
+        channels = draw(st.sampled_from([1, 3, 20, 64]))
+        data_format = draw(st.sampled_from(["channels_last", "channels_first"]))
+    else:
+        strides = draw(per_axis(n, 1, 3))
+        dilation = draw(st.one_of(st.just(dilation), per_axis(n, 1, 2)))
+        spans = [(k - 1) * d + 1 for k, d in zip(window, dilation)]
+        sizes = tuple(span + draw(st.integers(0, 8 // n)) for span in spans)
+        pads = [st.tuples(*[st.integers(0, span - 1)] * 2) for span in spans]
+        padding = draw(st.one_of(st.sampled_from(["VALID", "SAME"]), st.tuples(*pads)))
+        channels = draw(st.sampled_from([16, 20, 32, 64, 96, 128]))
+    least = 128 // math.gcd(channels, 128)  # of a batch, for every thread to have an element
     batch = draw(st.sampled_from([(least,), (1, least + 1), (2, 2 * least)]))
-    data_format = draw(st.sampled_from(["channels_last", "channels_first"]))
-    shape = (*sizes, channels) if data_format == "channels_last" else (channels, *sizes)
-    try:
-        geometry = WindowGeometry.for_input(
-            (*batch, *shape),
-            window,
-            strides,
-            padding,
-            dilation=dilation,
-            ceil_mode=draw(st.booleans()),
-            data_format=data_format,
-        )
-    except ValueError:  # a window larger than the padded input
-        assume(False)
+    shape = (*batch, *sizes, channels)
+    if data_format == "channels_first":
+        shape = (*batch, channels, *sizes)
+    geometry = WindowGeometry.for_input(
+        shape,
+        window,
+        strides,
+        padding,
+        dilation=dilation,
+        ceil_mode=draw(st.booleans()),
+        data_format=data_format,
+    )
     dtype = draw(st.sampled_from(DTYPES))
     for primitive in ("select", "scatter"):
-        assume(mosaic_gpu.unsupported(primitive, geometry, (*batch, *shape), dtype) is None)
-    return geometry, (*batch, *shape), dtype, np.random.default_rng(draw(st.integers(0, 2**32)))
+        assume(mosaic_gpu.unsupported(primitive, geometry, shape, dtype) is None)
+    return geometry, shape, dtype, np.random.default_rng(draw(st.integers(0, 2**32)))
 
 
 def values(rng, shape, dtype):
@@ -139,3 +156,123 @@ def test_replicate_equals_xla(call, weights, has_pattern):
     y = values(rng, geometry.pooled_shape(shape), dtype)
     pattern = values(rng, geometry.window_shape, np.float32) if has_pattern else None
     check("replicate", [y, pattern], geometry, weights, signed_zeros=False)
+
+
+# What a compiler for an H200 has to know; the compute capability is filled in.
+TARGET = """
+gpu_device_info {
+  threads_per_block_limit: 1024  threads_per_warp: 32  threads_per_core_limit: 2048
+  shared_memory_per_block: 49152  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472  core_count: 132  fpus_per_core: 128  clock_rate_ghz: 1.98
+  block_dim_limit_x: 2147483647  block_dim_limit_y: 65535  block_dim_limit_z: 65535
+  memory_bandwidth: 4800000000000  l2_cache_size: 62914560  device_memory_size: 150000000000
+  cuda_compute_capability { major: %d minor: 0 }
+  registers_per_core_limit: 65536  registers_per_block_limit: 65536
+}
+platform_name: "CUDA"  device_description_str: "NVIDIA H200"
+dnn_version_info { major: 9 minor: 10 patch: 0 }  runtime_version { major: 13 }
+"""
+GOALS = [(32, 224, 224, 64), (32, 56, 56, 256)]
+WINDOWS = {"2x2": ((2, 2), (2, 2), 0), "3x3": ((3, 3), (2, 2), 1)}
+PRIMITIVES = ["select", "gather", "scatter", "reduce", "replicate"]
+
+
+def sharding(major):
+    """A GPU to compile for."""
+    if not (shutil.which("ptxas") or shutil.which("/usr/local/cuda/bin/ptxas")):
+        pytest.skip("no ptxas")
+    try:
+        topology = topologies.get_topology_desc(
+            "", "cuda", target_config=TARGET % major, topology="1x1x1"
+        )
+    except Exception as error:  # whatever says that the plugin is not installed
+        pytest.skip(f"no CUDA plugin: {error}")
+    return jax.sharding.SingleDeviceSharding(topology.devices[0])
+
+
+def compiled(primitive, geometry, shape, dtype, device):
+    """A primitive compiled for a GPU."""
+    u = jax.ShapeDtypeStruct(shape, dtype, sharding=device)
+    y = jax.ShapeDtypeStruct(geometry.pooled_shape(shape), dtype, sharding=device)
+    offsets = jax.ShapeDtypeStruct(y.shape, geometry.offset_dtype, sharding=device)
+    function = getattr(mosaic_gpu, primitive)
+    arrays, call = {
+        "select": ([u], lambda u: function(u, geometry)),
+        "gather": ([u, offsets], lambda u, o: function(u, o, geometry)),
+        "scatter": ([y, offsets], lambda y, o: function(y, o, geometry)),
+        "reduce": ([u], lambda u: function(u, None, geometry)),
+        "replicate": ([y], lambda y: function(y, None, geometry)),
+    }[primitive]
+    return jax.jit(call).lower(*arrays).compile()
+
+
+def accesses(ptx, kind):
+    """Bytes of every access to global memory in a kernel."""
+    found = re.findall(rf"\b{kind}\.global\S*?(?:\.v(\d))?\.[bfsu](\d+)\s", ptx)
+    return sorted(int(count or 1) * int(width) // 8 for count, width in found)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+@pytest.mark.parametrize("shape", GOALS, ids=str)
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("primitive", PRIMITIVES)
+def test_compiled_kernel(primitive, window, shape, dtype, monkeypatch, capfd):
+    monkeypatch.setenv("MOSAIC_GPU_DUMP_PTX", "1")
+    monkeypatch.setenv("MOSAIC_GPU_DUMP_PTXAS", "1")
+    geometry = WindowGeometry.for_input(shape, *WINDOWS[window])
+    program = compiled(primitive, geometry, shape, dtype, sharding(9))
+    dump = "".join(capfd.readouterr())
+
+    # One kernel and nothing beside it.
+    calls = re.findall(r"= .*? ([\w-]+)\(", program.as_text().split("ENTRY")[1])
+    assert calls.count("custom-call") == 1
+    assert set(calls) <= {"parameter", "bitcast", "custom-call", "get-tuple-element", "tuple"}
+    memory = program.memory_analysis()
+    assert memory.temp_size_in_bytes <= 64  # pointers to the outputs
+
+    # No spills, and registers for three programs per multiprocessor.
+    assert re.findall(r"(\d+) bytes spill", dump) == ["0", "0"]
+    assert int(re.search(r"Used (\d+) registers", dump)[1]) <= 168
+
+    # Every array is read and written in the widest pieces, and written once.
+    unpooled = primitive in ("scatter", "replicate")
+    t = (tiles.of_blocks if unpooled else tiles.of_windows)(geometry, shape, dtype)
+    threads = tiles.THREADS * math.prod(-(-size // covered) for size, covered in t.extents)
+    loads, stores = accesses(dump, "ld"), accesses(dump, "st")
+    offsets = 16 // dtype.itemsize  # bytes of them beside 16 bytes of values
+    assert set(loads) == ({16, offsets} if primitive in ("gather", "scatter") else {16})
+    assert set(stores) == ({16, offsets} if primitive == "select" else {16})
+    values = math.prod(shape) * dtype.itemsize
+    pooled = math.prod(geometry.pooled_shape(shape)) * dtype.itemsize
+    assert sum(stores) * threads == {
+        "select": pooled + pooled // dtype.itemsize,
+        "scatter": values,
+        "replicate": values,
+    }.get(primitive, pooled)
+    # Where windows meet, programs read more than they share.
+    again = 1 if window == "2x2" else 3.5 if unpooled else 1.9
+    assert 1 <= sum(loads) * threads / memory.argument_size_in_bytes <= again
+
+
+def test_compiles_for_blackwell():
+    """In a process of its own: what kernels are compiled for is settled once per process."""
+    sharding(9)  # skips where there is no compiler
+    script = """
+import test_mosaic_gpu as t
+device = t.sharding(10)
+for primitive in t.PRIMITIVES:
+    for dtype in t.DTYPES[:2]:
+        geometry = t.WindowGeometry.for_input(t.GOALS[1], *t.WINDOWS["3x3"])
+        t.compiled(primitive, geometry, t.GOALS[1], dtype, device)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=pathlib.Path(__file__).parent,
+        env={**os.environ, "MOSAIC_GPU_DUMP_PTXAS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    dump = run.stdout + run.stderr
+    assert dump.count("for 'sm_100a'") == 10
+    assert set(re.findall(r"(\d+) bytes spill", dump)) == {"0"}

@@ -24,9 +24,9 @@ from jaxunpool.kernels.xla import blocks
 
 THREADS = 128  # a warpgroup
 VECTOR_BYTES = 16  # the widest access
-SEGMENT_BYTES = 64  # side by side in memory, where the channels allow it
+SECTOR_BYTES = 32  # side by side, that memory is read and written in
 WINDOWS = 16  # per thread, at most: reads in flight hide the latency of memory
-BYTES = 512  # that a thread holds at most, so that registers suffice
+REGISTERS = 128  # of what a thread has read and computes with, at most
 MAX_POSITIONS = 2**30  # are numbered in 32 bits
 MAX_VOLUME = 32  # elements of a window, which are unrolled
 
@@ -127,7 +127,9 @@ class Tiles:
 def of_windows(geometry: WindowGeometry, shape: Sequence[int], dtype: Any) -> Tiles:
     """For a kernel that computes windows; `shape` is the full shape of the unpooled array."""
     g = _folded(geometry)
-    return _tiles(g, _parallel(geometry, shape), dtype, g.output_shape, elements_of)
+    return _tiles(
+        g, _parallel(geometry, shape), dtype, g.output_shape, lambda g, n: len(elements_of(g, n))
+    )
 
 
 def of_blocks(geometry: WindowGeometry, shape: Sequence[int], dtype: Any) -> Tiles:
@@ -135,7 +137,12 @@ def of_blocks(geometry: WindowGeometry, shape: Sequence[int], dtype: Any) -> Til
     g = _folded(geometry)
     g = dataclasses.replace(g, strides=blocks.sizes(g))
     counts = tuple(-(-size // stride) for size, stride in zip(g.input_shape, g.strides))
-    return _tiles(g, _parallel(geometry, shape), dtype, counts, windows_of)
+
+    def registers(g: WindowGeometry, steps: Sequence[int]) -> int:
+        """A value and an offset per window, or a sum per element."""
+        return max(2 * len(windows_of(g, steps)), math.prod(steps) * math.prod(g.strides))
+
+    return _tiles(g, _parallel(geometry, shape), dtype, counts, registers)
 
 
 def unsupported(
@@ -233,32 +240,43 @@ def _tiles(
     parallel: tuple[int, ...],
     dtype: Any,
     counts: tuple[int, ...],
-    reads: Callable[[WindowGeometry, Sequence[int]], list[Shift]],
+    registers: Callable[[WindowGeometry, Sequence[int]], int],
 ) -> Tiles:
     """The widest vectors, and as many of them per thread as are worth while."""
     itemsize = jnp.dtype(dtype).itemsize
     for vector, vectors in itertools.product((8, 4, 2, 1), (4, 2, 1)):
-        if vector * itemsize > VECTOR_BYTES or vector * vectors > WINDOWS or parallel[-1] % vector:
+        if vector * itemsize > VECTOR_BYTES or vector * vectors > WINDOWS:
             continue
         each = itertools.product(*(range(1, min(n, vectors) + 1) for n in counts))
         choices = [steps for steps in each if vectors % math.prod(steps) == 0]
         # Neighbouring windows share what they read, boxes share nothing.
-        steps = min(choices, key=lambda steps: (-math.prod(steps), len(reads(g, steps))))
-        box = _box(parallel, THREADS * vector * vectors // math.prod(steps), itemsize)
-        if box and len(reads(g, steps)) * math.prod(box) * itemsize <= BYTES * THREADS:
+        steps = min(choices, key=lambda steps: (-math.prod(steps), registers(g, steps)))
+        box = _box(parallel, vector, vectors // math.prod(steps))
+        if box is None or registers(g, steps) * math.prod(box) > REGISTERS * THREADS:
+            continue
+        beside = box[-1]
+        if box[-1] == parallel[-1] and g.output_shape[-1] == 1:  # and so on with the next window
+            beside *= g.input_shape[-1] * box[-2]
+        if beside * itemsize >= SECTOR_BYTES:
             return Tiles(g, parallel, box, vector, counts, steps)
     raise NotImplementedError(
-        f"batch times channels give {THREADS} threads too little to share, or the window is too"
-        " large for their registers"
+        f"{THREADS} threads find too little to share in batch and channels, too little of it side"
+        " by side, or too few registers"
     )
 
 
-def _box(parallel: tuple[int, ...], multiple: int, itemsize: int) -> tuple[int, ...] | None:
-    """A small box whose volume is a multiple (a power of two), long along the last axis."""
+def _box(parallel: tuple[int, ...], vector: int, vectors: int) -> tuple[int, ...] | None:
+    """A box of so many vectors per thread, or an odd multiple, as long as can be along later axes.
+
+    Only along an axis of a power of two do compilers see that vectors are aligned.
+    """
+    multiple = THREADS * vector * vectors
     box = [1] * len(parallel)
     box[-1] = math.gcd(parallel[-1], multiple)
-    if box[-1] * itemsize < SEGMENT_BYTES:
-        box[-1] = min(parallel[-1], multiple)
+    if vector == 1:
+        box[-1], multiple = min(parallel[-1], multiple), THREADS
+    if box[-1] % vector:
+        return None
     missing = multiple // math.gcd(box[-1], multiple)
     for exact in (True, False):  # if not, the last boxes along an axis overlap
         for i in reversed(range(len(box) - 1)):
