@@ -8,6 +8,7 @@ from jaxunpool.adaptive import (
 )
 from jaxunpool.average import avg_pool, avg_unpool, global_avg_pool
 from jaxunpool.conv_transpose import conv_transpose
+from jaxunpool.explain import explain
 from jaxunpool.fixed import bed_of_nails_unpool, fixed_unpool
 from jaxunpool.fractional import fractional_max_pool, fractional_max_pool_with_indices
 from jaxunpool.geometry import Plane, WindowGeometry
@@ -37,6 +38,7 @@ __all__ = [
     "avg_unpool",
     "bed_of_nails_unpool",
     "conv_transpose",
+    "explain",
     "fixed_unpool",
     "fractional_max_pool",
     "fractional_max_pool_with_indices",

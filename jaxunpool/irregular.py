@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxunpool import dispatch, primitives
-from jaxunpool.dispatch import Implementation
+from jaxunpool.dispatch import Call, Implementation, check_plain
 from jaxunpool.geometry import Plane, WindowGeometry
+from jaxunpool.sharding import run
 
 # Up to here the elements along one axis are unrolled; beyond, a loop keeps the program small.
 UNROLLED_WIDTH = 8
@@ -42,6 +43,7 @@ def select(
         plane: the spatial grid of `x`.
         implementation: `"xla"` for plain JAX.
     """
+    check_plain(implementation, "pooling over uneven windows")
     starts, stops, widths = tuple(starts), stops and tuple(stops), tuple(widths)
     if implementation != "xla":
         return _select(x, starts, stops, widths, plane)
@@ -70,7 +72,7 @@ def _pick(
 ) -> tuple[jax.Array, jax.Array]:
     """Windows of one size, from those that start at every element."""
     dense = WindowGeometry.for_input(x.shape, widths, 1, data_format=plane.data_format)
-    y, offsets = dispatch.select(x, dense)
+    y, offsets = run(Call("select", dense), x)
     for start, axis in zip(starts, plane.axes):
         y, offsets = _take(y, start, axis), _take(offsets, start, axis)
     rest, flat, stride = offsets.astype(jnp.int32), jnp.int32(0), 1

@@ -24,33 +24,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunpool import dispatch
-from jaxunpool.dispatch import Implementation
+from jaxunpool.dispatch import Call, Implementation
 from jaxunpool.geometry import Plane, WindowGeometry, along
+from jaxunpool.sharding import correlate, place, run
 
 
 def select(
     x: jax.Array, geometry: WindowGeometry, implementation: Implementation
 ) -> tuple[jax.Array, jax.Array]:
     """Window maximum and its offset."""
-    return (dispatch.select if implementation == "xla" else _select)(x, geometry)
+    call = Call("select", geometry, implementation)
+    return (run if implementation == "xla" else _select)(call, *place(call, x))
 
 
 def gather(
     u: jax.Array, indices: jax.Array, plane: Plane, implementation: Implementation
 ) -> jax.Array:
     """The element each index names."""
-    if implementation == "xla":
-        return dispatch.gather(u, indices, plane)
-    return _gather(u, indices, plane, "sum")
+    call = Call("gather", plane, implementation)
+    u, indices = place(call, u, indices)
+    return run(call, u, indices) if implementation == "xla" else _gather(call, "sum", u, indices)
 
 
 def scatter(
     y: jax.Array, indices: jax.Array, plane: Plane, duplicates: str, implementation: Implementation
 ) -> jax.Array:
     """Each value at the element its index names, zero elsewhere."""
-    run = dispatch.scatter if implementation == "xla" else _scatter
-    return run(y, indices, plane, duplicates)
+    call = Call("scatter", plane, implementation, duplicates=duplicates)
+    return (run if implementation == "xla" else _scatter)(call, *place(call, y, indices))
 
 
 def reduce(
@@ -61,8 +62,8 @@ def reduce(
     pattern: jax.Array | None = None,
 ) -> jax.Array:
     """Weighted sum over each window."""
-    run = dispatch.reduce if implementation == "xla" else _reduce
-    return run(u, pattern, geometry, weights)
+    call = Call("reduce", geometry, implementation, weights=weights)
+    return (run if implementation == "xla" else _reduce)(call, *place(call, u, pattern))
 
 
 def replicate(
@@ -73,24 +74,24 @@ def replicate(
     pattern: jax.Array | None = None,
 ) -> jax.Array:
     """Weighted copies of each value in its window, added where windows meet."""
-    run = dispatch.replicate if implementation == "xla" else _replicate
-    return run(y, pattern, geometry, weights)
+    call = Call("replicate", geometry, implementation, weights=weights)
+    return (run if implementation == "xla" else _replicate)(call, *place(call, y, pattern))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _select(x: jax.Array, geometry: WindowGeometry) -> tuple[jax.Array, jax.Array]:
-    return dispatch.select(x, geometry)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _select(call: Call, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return run(call, x)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _scatter(y: jax.Array, indices: jax.Array, plane: Plane, duplicates: str) -> jax.Array:
-    return dispatch.scatter(y, indices, plane, duplicates)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _scatter(call: Call, y: jax.Array, indices: jax.Array) -> jax.Array:
+    return run(call, y, indices)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _gather(u: jax.Array, indices: jax.Array, plane: Plane, duplicates: str) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _gather(call: Call, duplicates: str, u: jax.Array, indices: jax.Array) -> jax.Array:
     """The transpose of `_scatter`: under `"last"` an overwritten writer reads zero."""
-    y = dispatch.gather(u, indices, plane)
+    y, plane = run(call, u, indices), call.geometry
     if duplicates == "sum" or (isinstance(plane, WindowGeometry) and not plane.overlaps):
         return y
     return jnp.where(_wins(indices, plane), y, jnp.zeros((), y.dtype))
@@ -107,59 +108,58 @@ def _wins(indices: jax.Array, plane: Plane) -> jax.Array:
         for axis, size, weight in zip(plane.axes, sizes, weights)
     )
     labels = jnp.broadcast_to(label.astype(np.min_scalar_type(math.prod(sizes))), indices.shape)
-    left = dispatch.scatter(labels, indices, plane, "last")
-    return dispatch.gather(left, indices, plane) == labels
+    left = run(Call("scatter", plane, duplicates="last"), labels, indices)
+    return run(Call("gather", plane), left, indices) == labels
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _reduce(
-    u: jax.Array, pattern: jax.Array | None, geometry: WindowGeometry, weights: str
-) -> jax.Array:
-    return dispatch.reduce(u, pattern, geometry, weights)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _reduce(call: Call, u: jax.Array, pattern: jax.Array | None) -> jax.Array:
+    return run(call, u, pattern)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _replicate(
-    y: jax.Array, pattern: jax.Array | None, geometry: WindowGeometry, weights: str
-) -> jax.Array:
-    return dispatch.replicate(y, pattern, geometry, weights)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _replicate(call: Call, y: jax.Array, pattern: jax.Array | None) -> jax.Array:
+    return run(call, y, pattern)
 
 
-def _select_fwd(x, geometry):
-    y, offsets = _select(x, geometry)
+def _select_fwd(call, x):
+    y, offsets = _select(call, x)
     return (y, offsets), offsets
 
 
-def _select_bwd(geometry, offsets, cotangents):
-    return (_scatter(cotangents[0], offsets, geometry, "sum"),)
+def _select_bwd(call, offsets, cotangents):
+    return (_scatter(call.to("scatter", duplicates="sum"), cotangents[0], offsets),)
 
 
 _select.defvjp(_select_fwd, _select_bwd)
 _scatter.defvjp(
-    lambda y, indices, plane, duplicates: (_scatter(y, indices, plane, duplicates), indices),
-    lambda plane, duplicates, indices, du: (_gather(du, indices, plane, duplicates), None),
+    lambda call, y, indices: (_scatter(call, y, indices), indices),
+    lambda call, indices, du: (_gather(call.to("gather"), call.duplicates, du, indices), None),
 )
 _gather.defvjp(
-    lambda u, indices, plane, duplicates: (_gather(u, indices, plane, duplicates), indices),
-    lambda plane, duplicates, indices, dy: (_scatter(dy, indices, plane, duplicates), None),
+    lambda call, duplicates, u, indices: (_gather(call, duplicates, u, indices), indices),
+    lambda call, duplicates, indices, dy: (
+        _scatter(call.to("scatter", duplicates=duplicates), dy, indices),
+        None,
+    ),
 )
 _reduce.defvjp(
-    lambda u, pattern, geometry, weights: (
-        _reduce(u, pattern, geometry, weights),
+    lambda call, u, pattern: (
+        _reduce(call, u, pattern),
         None if pattern is None else (pattern, u),
     ),
-    lambda geometry, weights, kept, dy: (
-        _replicate(dy, kept and kept[0], geometry, weights),
-        kept and dispatch.correlate(kept[1], dy, geometry).astype(kept[0].dtype),
+    lambda call, kept, dy: (
+        _replicate(call.to("replicate", weights=call.weights), dy, kept and kept[0]),
+        kept and correlate(kept[1], dy, call.geometry).astype(kept[0].dtype),
     ),
 )
 _replicate.defvjp(
-    lambda y, pattern, geometry, weights: (
-        _replicate(y, pattern, geometry, weights),
+    lambda call, y, pattern: (
+        _replicate(call, y, pattern),
         None if pattern is None else (pattern, y),
     ),
-    lambda geometry, weights, kept, du: (
-        _reduce(du, kept and kept[0], geometry, weights),
-        kept and dispatch.correlate(du, kept[1], geometry).astype(kept[0].dtype),
+    lambda call, kept, du: (
+        _reduce(call.to("reduce", weights=call.weights), du, kept and kept[0]),
+        kept and correlate(du, kept[1], call.geometry).astype(kept[0].dtype),
     ),
 )

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxunpool.dispatch import Implementation
+from jaxunpool.dispatch import Implementation, check_plain
 
 # Up to here the elements are slices in one fused program; beyond, a loop keeps it small.
 UNROLLED_TAPS = 16
@@ -71,6 +71,7 @@ def resample(
 
     16-bit floats are added in float32 and rounded once.
     """
+    check_plain(implementation, "resampling")
     run = _apply if implementation == "xla" else _resample
     is_float = jnp.issubdtype(x.dtype, jnp.floating)
     y = x.astype(jnp.promote_types(x.dtype, jnp.float32)) if is_float else x

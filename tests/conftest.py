@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_num_cpu_devices", 8)  # tests of sharding use them; all others the first
 
 # Compiling dominates; what matters is that an example fails or not, not how long it takes.
 hypothesis.settings.register_profile("jaxunpool", deadline=None, print_blob=True)

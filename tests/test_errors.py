@@ -86,9 +86,9 @@ WRONG_CALLS = {
     "implementation": (pool(X, (2, 2), implementation="cuda"), ValueError, "implementation='cuda'"),
     "implementation type": (pool(X, (2, 2), implementation=1), ValueError, "implementation=1"),
     "no kernel": (
-        pool(X, (2, 2), implementation="mosaic_gpu"),
+        pool(X.astype(np.int32), (2, 2), implementation="mosaic_gpu"),
         NotImplementedError,
-        "'mosaic_gpu'.*'xla'",
+        "'mosaic_gpu' has no kernel for this select: .*int32.*'xla'",
     ),
     # unpooling
     "y text": (unpool("y", INDICES), TypeError, "y: expected an array"),
@@ -104,9 +104,9 @@ WRONG_CALLS = {
         "implementation='x'",
     ),
     "no unpool kernel": (
-        unpool(Y, INDICES, implementation="mosaic_tpu"),
+        unpool(Y, FLAT, output_shape=(6, 7), implementation="mosaic_tpu"),
         NotImplementedError,
-        "'mosaic_tpu'",
+        "'mosaic_tpu' has no kernel for this scatter: indices without a window",
     ),
     "indices of another pooling": (
         unpool(Y, OTHER),
@@ -410,6 +410,12 @@ MORE = [
     ("interop.from_onnx", (NCHW, GEOMETRY), {"storage_order": 2}, ValueError, "storage_order=2"),
     ("interop.from_onnx", ("NCHW", GEOMETRY), {}, TypeError, "indices: expected"),
     ("interop.to_onnx", (INDICES,), {"storage_order": "F"}, TypeError, "storage_order: .*got 'F'"),
+    ("interpolate", (X,), {"output_shape": TWO, "implementation": "mosaic_gpu"},
+     NotImplementedError, "'mosaic_gpu': resampling has no kernels"),
+    ("adaptive_max_pool", (X, (4, 5)), {"implementation": "mosaic_tpu"},
+     NotImplementedError, "'mosaic_tpu': pooling over uneven windows has no kernels"),
+    ("explain", (None,), {}, TypeError, "fn: expected a function, got NoneType"),
+    ("explain", (jnp.sin, X), {"platform": "cuda"}, ValueError, "platform='cuda'.*'gpu'"),
 ]  # fmt: skip
 for number, (name, args, kwargs, exception, message) in enumerate(MORE):
     WRONG_CALLS[f"{number} {name}"] = call(name, *args, **kwargs), exception, message

@@ -109,6 +109,7 @@ TABLE = {
 
 def public_functions():
     found = [name for name in jup.__all__ if callable(getattr(jup, name))]
+    found.remove("explain")  # of functions, not of arrays
     found += [f"interop.{name}" for name in jup.interop.__all__]
     return sorted(name for name in found if not isinstance(getattr(jup, name, None), type))
 

@@ -11,11 +11,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxunpool.geometry import Plane
+
 Axes = tuple[int, ...]
 
 
-def gather_flat(u: jax.Array, flat: jax.Array, axes: Axes) -> jax.Array:
-    """`u` at flat positions of the plane its spatial `axes` span; zero where out of range."""
+def gather_flat(u: jax.Array, flat: jax.Array, geometry: Plane) -> jax.Array:
+    """`u` at flat positions of a plane; zero where out of range."""
+    return _gather(u, flat, geometry.axes)
+
+
+def _gather(u: jax.Array, flat: jax.Array, axes: Axes) -> jax.Array:
     if flat.size == 0:
         return jnp.zeros(flat.shape, u.dtype)
     lines, axis = _lines(u, axes), axes[-1] % (u.ndim - len(axes) + 1)
@@ -34,14 +40,15 @@ def gather_flat(u: jax.Array, flat: jax.Array, axes: Axes) -> jax.Array:
 
 
 def scatter_flat(
-    y: jax.Array, flat: jax.Array, output_shape: tuple[int, ...], axes: Axes, duplicates: str
+    y: jax.Array, flat: jax.Array, geometry: Plane, duplicates: str = "sum"
 ) -> jax.Array:
-    """Zeros of the full `output_shape` with `y` written at flat positions; out of range: dropped.
+    """Zeros with `y` written at flat positions of a plane; out of range: dropped.
 
     `duplicates="last"` lets the last writer in raster order win on every platform: the writers'
     numbers are scattered with a maximum, whose order does not matter, and then looked up.
     `"sum"` adds; on GPU XLA does not promise an order for these additions.
     """
+    axes, output_shape = geometry.axes, geometry.unpooled_shape(y.shape)
     if y.size == 0:
         return jnp.zeros(output_shape, y.dtype)
     values, axis = _lines(y, axes), axes[-1] % (y.ndim - len(axes) + 1)
@@ -65,7 +72,7 @@ def scatter_flat(
     writers = lax.broadcasted_iota(jnp.int32, values.shape, axis)
     nobody = jnp.full(shape, -1, jnp.int32)
     writers = lax.scatter_max(nobody, positions, writers, numbers, mode=mode)
-    return gather_flat(values, writers, (axis - values.ndim,)).reshape(output_shape)
+    return _gather(values, writers, (axis - values.ndim,)).reshape(output_shape)
 
 
 def accumulator(dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike:

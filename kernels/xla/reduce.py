@@ -59,9 +59,10 @@ def reduce(
         def add(y: jax.Array, taps: Sequence[Any]) -> jax.Array:
             value = windows.element(slab, geometry, over, taps, region)
             if factors is not None:
-                value = value * lax.dynamic_index_in_dim(
+                factor = lax.dynamic_index_in_dim(
                     factors.ravel(), _raster(taps, geometry), keepdims=False
                 )
+                value = weighting.times(value, factor)
             if inside is not None:  # an infinite pattern times the zero of padding would be NaN
                 value = jnp.where(windows.element(inside, geometry, over, taps, region), value, 0)
             if weights == "last":

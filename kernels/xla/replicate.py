@@ -37,7 +37,7 @@ def replicate(
                 for i, axis in enumerate(reached)
             ]
         if spread is not None:  # an infinite pattern times the zero of no window would be NaN
-            value = value * _piece(spread, geometry, reached, u)
+            value = weighting.times(value, _piece(spread, geometry, reached, u))
             conditions += [
                 (axis.window >= 0) & (axis.window < n)
                 for axis, n in zip(reached, geometry.output_shape)

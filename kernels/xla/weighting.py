@@ -8,8 +8,7 @@
 | `"cover"`       | 1 / windows that cover the element                                       |
 | `"last"`        | 1 in the last window, in raster order, that covers the element, 0 before |
 
-Counts are computed from iotas and divided by: as constants XLA would turn the division into a
-product with the rounded reciprocal, in some programs and not in others.
+Counts are divided by, never multiplied with as rounded reciprocals; see `_divide`.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def by_window(y: jax.Array, g: WindowGeometry, weighting: str, windows: Sequence
     if g.volume.bit_count() == 1 and all(_is_full(g, i, inside) for i in range(g.ndim)):
         return y / g.volume  # exact as a product, too
     counts = [_taps(g, i, window, inside) for i, window in enumerate(windows)]
-    return y / functools.reduce(operator.mul, counts).astype(y.dtype)
+    return _divide(y, functools.reduce(operator.mul, counts))
 
 
 def by_element(u: jax.Array, g: WindowGeometry, positions: Sequence[Any]) -> jax.Array:
@@ -44,7 +43,25 @@ def by_element(u: jax.Array, g: WindowGeometry, positions: Sequence[Any]) -> jax
     if not g.overlaps:
         return u
     covers = [_covers(g, i, position) for i, position in enumerate(positions)]
-    return u / jnp.maximum(functools.reduce(operator.mul, covers), 1).astype(u.dtype)
+    return _divide(u, jnp.maximum(functools.reduce(operator.mul, covers), 1))
+
+
+def times(value: jax.Array, weight: jax.Array) -> jax.Array:
+    """`value * weight`, rounded before it is added to anything.
+
+    Compilers contract a product and a sum to one operation, in some programs and not in others. A
+    comparison in between keeps them apart.
+    """
+    return jnp.where(value != value, value, value * weight)
+
+
+def _divide(y: jax.Array, counts: Any) -> jax.Array:
+    """`y / counts`, correctly rounded.
+
+    XLA turns division by what does not vary along some axis into a product with its rounded
+    reciprocal, in some programs and not in others. So the divisor is made to depend on `y`.
+    """
+    return y / jnp.where(y != y, 1, counts).astype(y.dtype)
 
 
 def is_last(g: WindowGeometry, i: int, tap: Any, window: Any) -> Any:
