@@ -24,6 +24,8 @@ from jaxunpool.kernels import mosaic_gpu, xla
 from jaxunpool.kernels.mosaic_gpu import tiles
 
 DTYPES = [np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16)]
+PRIMITIVES = ["select", "gather", "scatter", "reduce", "replicate"]
+POOLED = ["select", "gather", "reduce"]  # those that compute windows
 WEIGHTS = ["sum", "mean", "mean_inside", "cover", "last"]
 
 interpreted = pytest.mark.skipif(
@@ -158,6 +160,29 @@ def test_replicate_equals_xla(call, weights, has_pattern):
     check("replicate", [y, pattern], geometry, weights, signed_zeros=False)
 
 
+@pytest.mark.parametrize(
+    ("reason", "shape", "dtype", "window", "options"),
+    [
+        ("float64", (8, 8, 8, 64), np.float64, (2, 2), {}),
+        ("int32", (8, 8, 8, 64), np.int32, (2, 2), {}),
+        ("more than 32 elements", (8, 8, 8, 64), np.float32, (6, 6), {}),
+        ("empty", (0, 8, 8, 64), np.float32, (2, 2), {}),
+        ("spatial positions", (8, 2**15, 2**16, 64), np.float32, (2, 2), {}),
+        ("do not fill", (1, 9, 9, 64), np.float32, (2, 2), {}),
+        ("registers", (8, 65, 65, 64), np.float32, (2, 2), {"strides": (16, 16)}),
+        ("side by side", (128, 9, 9, 3), np.float32, (2, 2), {}),
+        ("side by side", (8, 64, 9, 9), np.float32, (2, 2), {"data_format": "channels_first"}),
+    ],
+)
+def test_unsupported(reason, shape, dtype, window, options):
+    geometry = WindowGeometry.for_input(shape, window, **options)
+    found = [mosaic_gpu.unsupported(name, geometry, shape, dtype) for name in PRIMITIVES]
+    if reason == "registers":  # of kernels that compute blocks of strides
+        assert [f is None for f in found] == [name in POOLED for name in PRIMITIVES]
+        found = [f for f in found if f]
+    assert all(reason in f for f in found)
+
+
 # What a compiler for an H200 has to know; the compute capability is filled in.
 TARGET = """
 gpu_device_info {
@@ -174,7 +199,6 @@ dnn_version_info { major: 9 minor: 10 patch: 0 }  runtime_version { major: 13 }
 """
 GOALS = [(32, 224, 224, 64), (32, 56, 56, 256)]
 WINDOWS = {"2x2": ((2, 2), (2, 2), 0), "3x3": ((3, 3), (2, 2), 1)}
-PRIMITIVES = ["select", "gather", "scatter", "reduce", "replicate"]
 
 
 def sharding(major):
@@ -235,8 +259,7 @@ def test_compiled_kernel(primitive, window, shape, dtype, monkeypatch, capfd):
     assert int(re.search(r"Used (\d+) registers", dump)[1]) <= 168
 
     # Every array is read and written in the widest pieces, and written once.
-    unpooled = primitive in ("scatter", "replicate")
-    t = (tiles.of_blocks if unpooled else tiles.of_windows)(geometry, shape, dtype)
+    t = (tiles.of_windows if primitive in POOLED else tiles.of_blocks)(geometry, shape, dtype)
     threads = tiles.THREADS * math.prod(-(-size // covered) for size, covered in t.extents)
     loads, stores = accesses(dump, "ld"), accesses(dump, "st")
     offsets = 16 // dtype.itemsize  # bytes of them beside 16 bytes of values
@@ -250,7 +273,7 @@ def test_compiled_kernel(primitive, window, shape, dtype, monkeypatch, capfd):
         "replicate": values,
     }.get(primitive, pooled)
     # Where windows meet, programs read more than they share.
-    again = 1 if window == "2x2" else 3.5 if unpooled else 1.9
+    again = 1 if window == "2x2" else 1.9 if primitive in POOLED else 3.5
     assert 1 <= sum(loads) * threads / memory.argument_size_in_bytes <= again
 
 

@@ -25,11 +25,10 @@ def select(x: jax.Array, geometry: WindowGeometry) -> tuple[jax.Array, jax.Array
         elements = p.read_elements(x_ref)
         for window in t.each_window():
             position = program.shifted(p.first, window)
-            y = p.full(lowest(x.dtype), x.dtype)
+            values = [elements[t.element(window, tap)] for tap in taps]
+            y, *others = (p.where(v.exists, v.value, lowest(x.dtype)) for v in values)
             offsets = p.full(_first(t.geometry, position), jnp.int32)
-            for offset, tap in enumerate(taps):
-                element = elements[t.element(window, tap)]
-                value = p.where(element.exists, element.value, lowest(x.dtype))
+            for offset, value in enumerate(others, start=1):
                 take = (value > y) | (value != value)
                 y, offsets = jnp.where(take, value, y), jnp.where(take, offset, offsets)
             p.pooled(y_ref).write(position, y)

@@ -252,17 +252,21 @@ def _tiles(
         # Neighbouring windows share what they read, boxes share nothing.
         steps = min(choices, key=lambda steps: (-math.prod(steps), registers(g, steps)))
         box = _box(parallel, vector, vectors // math.prod(steps))
-        if box is None or registers(g, steps) * math.prod(box) > REGISTERS * THREADS:
-            continue
-        beside = box[-1]
-        if box[-1] == parallel[-1] and g.output_shape[-1] == 1:  # and so on with the next window
-            beside *= g.input_shape[-1] * box[-2]
-        if beside * itemsize >= SECTOR_BYTES:
+        if box is None:
+            reason = f"batch and channels do not fill {THREADS} threads"
+        elif registers(g, steps) * math.prod(box) > REGISTERS * THREADS:
+            reason = "windows or strides too large for the registers of a thread"
+        elif _beside(g, parallel, box) * itemsize < SECTOR_BYTES:
+            reason = f"less than {SECTOR_BYTES} bytes side by side, in channels or tiled windows"
+        else:
             return Tiles(g, parallel, box, vector, counts, steps)
-    raise NotImplementedError(
-        f"{THREADS} threads find too little to share in batch and channels, too little of it side"
-        " by side, or too few registers"
-    )
+    raise NotImplementedError(reason)
+
+
+def _beside(g: WindowGeometry, parallel: tuple[int, ...], box: tuple[int, ...]) -> int:
+    """Elements of a box that are side by side in memory, those of the same windows included."""
+    goes_on = box[-1] == parallel[-1] and g.output_shape[-1] == 1
+    return box[-1] * (g.input_shape[-1] * box[-2] if goes_on else 1)
 
 
 def _box(parallel: tuple[int, ...], vector: int, vectors: int) -> tuple[int, ...] | None:
