@@ -160,6 +160,17 @@ def test_replicate_equals_xla(call, weights, has_pattern):
     check("replicate", [y, pattern], geometry, weights, signed_zeros=False)
 
 
+@interpreted
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_negative_zeros_stay(dtype):
+    shape = (8, 4, 6, 16)
+    geometry = WindowGeometry.for_input(shape, (2, 2))
+    u, y = (jnp.full(s, -0.0, dtype) for s in (shape, geometry.pooled_shape(shape)))
+    check("reduce", [u, None], geometry, "mean")
+    check("replicate", [y, None], geometry, "mean")
+    check("scatter", [y, jnp.zeros(y.shape, np.uint8)], geometry, "sum")
+
+
 @pytest.mark.parametrize(
     ("reason", "shape", "dtype", "window", "options"),
     [
