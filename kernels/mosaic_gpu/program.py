@@ -125,6 +125,10 @@ class Program:
         """A position as boxes."""
         return [self.full(index.value, jnp.int32) for index in position]
 
+    def shared_out(self, box: jax.Array) -> jax.Array:
+        """A box of which every thread has the same elements as of every other."""
+        return plgpu.layout_cast(box, plgpu.Layout.WG_STRIDED(self.shape, self.tiles.vector))
+
     def full(self, value: Any, dtype: Any) -> jax.Array:
         """A box of one value."""
         return jnp.full(self.shape, value, dtype)
@@ -169,13 +173,11 @@ class View(NamedTuple):
         if exists is False:
             return Element(p.full(0, self.ref.dtype), position, exists)
         at = self._at([index.clamped(size) for index, size in zip(position, self.sizes)])
-        # Every thread holds the same elements of every box.
-        layout = plgpu.Layout.WG_STRIDED(p.shape, p.tiles.vector)
-        return Element(plgpu.layout_cast(self.ref[at], layout), position, exists)
+        return Element(p.shared_out(self.ref[at]), position, exists)
 
     def write(self, position: Position, value: jax.Array) -> None:
         """A box, unless it is beyond the end."""
-        exists = self._exists(position)
+        exists, value = self._exists(position), self.program.shared_out(value)
 
         def store() -> None:
             self.ref[self._at([index.value for index in position])] = value
