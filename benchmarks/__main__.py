@@ -13,16 +13,27 @@ import pathlib
 import platform
 import sys
 
+DEFAULT_SUITES = {"cpu": ["max", "modes"], "gpu": ["kernels"], "tpu": ["kernels"]}
+
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--platform", choices=("cpu", "gpu"), help="default: what JAX finds")
+    parser.add_argument("--platform", choices=("cpu", "gpu", "tpu"), help="default: what JAX finds")
     parser.add_argument("--json", type=pathlib.Path, help="also write the results to this file")
-    parser.add_argument("--suite", choices=("max", "modes"), help="default: both")
+    parser.add_argument(
+        "--suite",
+        choices=("max", "modes", "kernels"),
+        help="default: kernels on GPU and TPU, both others on CPU",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="first compare all implementations, on random numbers"
+    )
     parser.add_argument("--only", default="", help="measure only cases whose name contains this")
-    parser.add_argument("--shape", default="8,224,224,64", help="batch,height,width,channels")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument(
+        "--shape", help="batch,height,width,channels (default: 8,224,224,64, or two)"
+    )
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--repeats", type=int, default=15, help="timed rounds (default 15)")
     parser.add_argument("--calls", type=int, help="calls per timing (default: 1 on CPU, 20 on GPU)")
     return parser.parse_args(arguments)
@@ -32,7 +43,7 @@ def main() -> None:
     """Measure and report."""
     options = parse()
     if options.platform:
-        os.environ["JAX_PLATFORMS"] = "cuda" if options.platform == "gpu" else "cpu"
+        os.environ["JAX_PLATFORMS"] = {"gpu": "cuda,cpu"}.get(options.platform, options.platform)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave memory for PyTorch
     # The platform has to be chosen before JAX is imported.
     import jax
@@ -40,12 +51,17 @@ def main() -> None:
     from rich.progress import track
     from rich.table import Table
 
-    from benchmarks import cases, modes, timing
+    from benchmarks import cases, kernels, modes, timing
 
-    on_gpu = jax.default_backend() == "gpu"
-    shape = tuple(int(size) for size in options.shape.split(","))
-    if len(shape) != 4:
-        sys.exit(f"--shape {options.shape}: expected batch,height,width,channels")
+    backend = jax.default_backend()
+    if options.platform and backend != options.platform:
+        sys.exit(f"--platform {options.platform}: JAX finds none here")
+    on_gpu = backend == "gpu"
+    shapes = None
+    if options.shape:
+        shapes = [tuple(int(size) for size in options.shape.split(","))]
+        if len(shapes[0]) != 4:
+            sys.exit(f"--shape {options.shape}: expected batch,height,width,channels")
     console = Console()
     if importlib.util.find_spec("torch") is None:
         console.print("PyTorch is not installed: its columns are left out")
@@ -54,27 +70,47 @@ def main() -> None:
 
         torch.set_num_threads(os.cpu_count() or 1)
 
-    table = Table(title=f"{options.dtype} {list(shape)} on {jax.devices()[0].device_kind}")
-    for column in ("operation", "window", "layout", "MB", "ms", "GB/s", "copy"):
-        table.add_column(column, justify="left" if column in ("operation", "layout") else "right")
+    checked = None
+    if options.check:
+        from benchmarks import check
+
+        with console.status("checking all implementations"):
+            try:
+                checked = check.run()
+            except check.MismatchError as error:
+                sys.exit(f"WRONG: {error}")
+        console.print("right:", ", ".join(f"{n} calls of {name}" for name, n in checked.items()))
+
+    table = Table(title=f"{jax.devices()[0].device_kind}")
+    for column in ("operation", "window", "layout", "ours", "MB", "ms", "GB/s", "of a copy"):
+        words = column in ("operation", "layout", "ours")
+        table.add_column(column, justify="left" if words else "right")
     table.add_column("peer's time / ours", justify="left")
     results = []
-    wanted = (shape, options.dtype, "cuda" if on_gpu else "cpu", options.only)
-    suites = {"max": cases.cases, "modes": modes.cases}
-    chosen = [suites[options.suite]] if options.suite else list(suites.values())
-    selected = itertools.chain.from_iterable(suite(*wanted) for suite in chosen)
+    shape = shapes[0] if shapes else (8, 224, 224, 64)
+    wanted = (shape, options.dtype or "float32", "cuda" if on_gpu else "cpu", options.only)
+    dtypes = [options.dtype] if options.dtype else kernels.DTYPES
+    suites = {
+        "max": cases.cases(*wanted),
+        "modes": modes.cases(*wanted),
+        "kernels": kernels.cases(shapes or kernels.SHAPES, dtypes, wanted[2], options.only),
+    }
+    names = [options.suite] if options.suite else DEFAULT_SUITES[backend]
+    selected = itertools.chain.from_iterable(suites[name] for name in names)
     for case in track(selected, "measuring", console=console, transient=True):
         rounds = list(
             timing.interleaved(
                 case.contenders,
                 repeats=options.repeats,
                 warmup=3,
-                calls=options.calls or (20 if on_gpu else 1),
+                calls=options.calls or (-(-20 // case.runs) if on_gpu else 1),
             )
         )
-        medians = timing.medians(rounds)
-        ours = medians["jaxunpool"]
-        ratios = {name: medians[name] / ours for name in case.contenders if name != "jaxunpool"}
+        medians = {name: t / case.runs for name, t in timing.medians(rounds).items()}
+        first, *peers = medians
+        ours = medians[first]
+        speeds = {name: case.moved_bytes / t / 1e9 for name, t in medians.items()}
+        ratios = {name: medians[name] / ours for name in peers}
         results.append(
             {
                 "operation": case.operation,
@@ -82,6 +118,8 @@ def main() -> None:
                 "layout": case.layout,
                 "moved_bytes": case.moved_bytes,
                 "median_seconds": medians,
+                "gigabytes_per_second": speeds,
+                "share_of_copy": {name: s / speeds["copy"] for name, s in speeds.items()},
                 "ratio": ratios,
                 "rounds": rounds,
             }
@@ -90,10 +128,11 @@ def main() -> None:
             case.operation,
             case.window,
             case.layout,
+            first,
             f"{case.moved_bytes / 1e6:.0f}",
-            f"{ours * 1e3:.1f}",
-            f"{case.moved_bytes / ours / 1e9:.1f}",
-            f"{ratios['copy']:.2f}",
+            f"{ours * 1e3:.3g}",
+            f"{speeds[first]:.4g}",
+            f"{speeds[first] / speeds['copy']:.2f}",
             "  ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items() if name != "copy"),
         )
     console.print(table)
@@ -109,8 +148,9 @@ def main() -> None:
                 for name in ("jaxunpool", "jax", "jaxlib", "flax", "numpy", "torch")
                 if importlib.util.find_spec(name)
             },
-            "shape": shape,
+            "shape": shapes[0] if shapes else None,
             "dtype": options.dtype,
+            "checked": checked,
             "repeats": options.repeats,
             "results": results,
         }

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxunpool
+from jaxunpool.geometry import DataFormat
 
 WINDOWS = {"2x2/2": (2, 2, 0), "3x3/2 pad 1": (3, 2, 1)}
-LAYOUTS = ("channels_last", "channels_first")
+LAYOUTS: tuple[DataFormat, ...] = ("channels_last", "channels_first")
 OPERATIONS = (
     "pool with indices",
     "unpool",
@@ -34,6 +35,7 @@ class Case:
         operation, window, layout: its names.
         moved_bytes: the least any implementation has to read and write.
         contenders: name -> a call without arguments.
+        runs: how many times each call runs the operation.
     """
 
     operation: str
@@ -41,6 +43,7 @@ class Case:
     layout: str
     moved_bytes: int
     contenders: dict[str, Callable[[], object]]
+    runs: int = 1
 
 
 def cases(shape: tuple[int, ...], dtype: str, device: str, only: str = "") -> Iterator[Case]:

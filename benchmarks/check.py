@@ -1,0 +1,146 @@
+"""Every implementation of every primitive against XLA's and the definition, before it is timed."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import kernels
+from benchmarks.cases import LAYOUTS
+from jaxunpool import dispatch
+from jaxunpool.geometry import WindowGeometry
+from tests import oracle
+
+# Shape of a channels-last array, window, stride, padding: what fits a block, and what does not.
+SHAPES = (
+    ((1, 8, 12, 64), 2, 2, 0),
+    ((1, 9, 11, 64), 3, 2, 1),
+    ((2, 7, 8, 32), 3, 1, 1),
+    ((1, 5, 6, 256), 2, 3, 0),
+    ((1, 9, 14, 3), 2, 2, 0),
+)
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class MismatchError(AssertionError):
+    """Two implementations disagree."""
+
+
+def calls() -> Iterator[tuple[dispatch.Call, tuple[int, ...], str]]:
+    """What is checked: a call, the shape of its unpooled array and its type."""
+    options: dict[str, Sequence[dict[str, str]]] = {
+        "scatter": [{"duplicates": "sum"}, {"duplicates": "last"}],
+        "reduce": [{"weights": "mean"}],
+        "replicate": [{"weights": "cover"}],
+    }
+    for (shape, k, s, p), layout in itertools.product(SHAPES, LAYOUTS):
+        full = shape if layout == "channels_last" else (shape[0], shape[3], *shape[1:3])
+        geometry = WindowGeometry.for_input(full, (k, k), s, p, data_format=layout)
+        for primitive, dtype in itertools.product(kernels.PRIMITIVES, DTYPES):
+            for some in options.get(primitive, [{}]):
+                yield dispatch.Call(primitive, geometry, None, **some), full, dtype
+
+
+def run(
+    implementations: Callable[[dispatch.Call, Any], Sequence[Any]] = kernels.available,
+    seed: int | None = None,
+    chosen: Sequence[tuple[dispatch.Call, tuple[int, ...], str]] | None = None,
+) -> dict[str, int]:
+    """Compare them all, on fresh random numbers; how many calls of each were right.
+
+    Raises:
+        MismatchError: the first wrong result.
+    """
+    seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+    rng, right = np.random.default_rng(seed), dict[str, int]()
+    for call, shape, dtype in calls() if chosen is None else chosen:
+        assert isinstance(call.geometry, WindowGeometry)
+        volume = call.geometry.volume
+        arrays = _arrays(rng, call, shape, dtype)
+        expected = _by_definition(call, arrays)
+        plain = None
+        for implementation in reversed(implementations(call, arrays)):  # XLA's first
+            named = dataclasses.replace(call, implementation=implementation)
+            what = f"{named} of {dtype}{list(shape)}, seed {seed}"
+            _poison([*arrays, *jax.tree.leaves(plain)])
+            results = jax.tree.leaves(jax.jit(dispatch.on_device, static_argnums=0)(named, *arrays))
+            for got, (want, exact) in zip(results, expected, strict=True):
+                # Sums round once per element, in float32 at least, and once to their type.
+                eps = float(jnp.finfo(dtype).eps)
+                slack = 0 if exact else 2 * eps + volume * 2.0**-23
+                error = np.abs(np.asarray(got, np.float64) - want)
+                if not (error <= slack * max(1.0, np.abs(want).max())).all():
+                    raise MismatchError(f"{what}: not what the definition says")
+            if plain is not None:
+                for got, other in zip(results, plain, strict=True):
+                    if np.asarray(got).tobytes() != np.asarray(other).tobytes():
+                        raise MismatchError(f"{what}: not the bits of xla")
+            plain = plain or results
+            right[implementation] = right.get(implementation, 0) + 1
+    return right
+
+
+def _arrays(
+    rng: np.random.Generator, call: dispatch.Call, shape: tuple[int, ...], dtype: str
+) -> list[jax.Array]:
+    g = call.geometry
+    assert isinstance(g, WindowGeometry)
+    pooled = g.pooled_shape(shape)
+    first = pooled if call.primitive in ("scatter", "replicate") else shape
+    values = jnp.asarray(rng.standard_normal(first).astype(jnp.dtype(dtype)))
+    if call.primitive not in ("gather", "scatter"):
+        return [values]
+    return [values, jnp.asarray(rng.integers(0, g.volume, pooled).astype(g.offset_dtype))]
+
+
+def _poison(like: Sequence[jax.Array]) -> None:
+    """Leave memory behind that is full of what no result may hold."""
+    filled = [jnp.full(a.shape, 123 if a.dtype == jnp.uint8 else jnp.nan, a.dtype) for a in like]
+    jax.block_until_ready(filled)
+
+
+def _by_definition(
+    call: dispatch.Call, arrays: Sequence[jax.Array]
+) -> list[tuple[np.ndarray, bool]]:
+    """The results from NumPy and loops, in float64, and whether they are exact."""
+    g = call.geometry
+    assert isinstance(g, WindowGeometry)
+    sizes, n = g.input_shape, g.ndim
+    shared = (g.window_shape, g.strides, g.padding, g.dilation, False)
+    outputs, table, counts = oracle.windows(sizes, *shared)
+    values, *offsets = (np.asarray(a, np.float64) for a in arrays)
+    covers = np.bincount([p for members in table for p in members], minlength=int(np.prod(sizes)))
+
+    def over(function: Callable[..., Any], *arrays: np.ndarray) -> Any:
+        return oracle.over_layout(function, n, g.data_format, *arrays)
+
+    def places(offsets: np.ndarray) -> np.ndarray:
+        """The flat position every offset names, or none (-1)."""
+        flat = np.full(offsets.shape, -1)
+        for o, members in enumerate(table):
+            at = np.unravel_index(o, outputs)
+            for position, offset in members.items():
+                flat[at] = np.where(offsets[at] == offset, position, flat[at])
+        return flat
+
+    if call.primitive == "select":
+        y, found = over(lambda x: oracle.max_pool(x, *shared)[:2], values)
+        return [(y, True), (found, True)]
+    if call.primitive == "gather":
+        read = lambda u, o: oracle.max_unpool_gradient(u, places(o), "sum")  # noqa: E731
+        return [(over(read, values, *offsets), True)]
+    if call.primitive == "scatter":
+        assert call.duplicates is not None
+        write = lambda y, o: oracle.max_unpool(y, places(o), sizes, call.duplicates)  # noqa: E731
+        return [(over(write, values, *offsets), call.duplicates == "last")]
+    if call.primitive == "reduce":
+        mean = lambda o, p, t: 1 / counts[o]  # noqa: E731
+        return [(over(lambda x: oracle.window_sums(x, table, outputs, mean), values), False)]
+    cover = lambda o, p, t: 1 / covers[p]  # noqa: E731
+    return [(over(lambda y: oracle.window_copies(y, table, sizes, cover), values), False)]
