@@ -21,6 +21,8 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
 
 from jaxunpool.geometry import Plane, WindowGeometry, check_choice
 from jaxunpool.kernels import xla
@@ -68,8 +70,33 @@ class Choice(NamedTuple):
     reason: str
 
 
-UNMEASURED = "not yet measured against the kernel"
-PREFERRED: dict[tuple[str, str], Choice] = {}
+# What None prefers where a backend's kernels serve a call, per primitive, and the evidence. Numbers
+# are of float32: 8x224x224x128 on TPU, 32x224x224x64 on GPU, windows 2x2 every 2 and 3x3 every 2;
+# `benchmarks/NOTES.md` has all of them.
+PREFERRED: dict[tuple[str, str], Choice] = {
+    ("mosaic_tpu", "select"): Choice(
+        "mosaic_tpu", "compiled, it moves 0.27-0.28 GB and needs no temporaries; xla 1.3-2.3 GB"
+    ),
+    ("mosaic_tpu", "gather"): Choice(
+        "mosaic_tpu", "compiled, it reads every byte once, without temporaries; xla several times"
+    ),
+    ("mosaic_tpu", "scatter"): Choice(
+        "mosaic_tpu", "compiled, it moves 0.27-0.28 GB and needs no temporaries; xla 1.3-4.5 GB"
+    ),
+    ("mosaic_tpu", "reduce"): Choice(
+        "mosaic_tpu", "compiled, it reads every byte once, without temporaries; xla several times"
+    ),
+    ("mosaic_tpu", "replicate"): Choice(
+        "mosaic_tpu", "compiled, it moves 0.26 GB; xla 0.36 GB at best"
+    ),
+    # XLA compiles each of these to one fusion without temporaries, except scatter and replicate
+    # where windows overlap (four and three fusions). Mosaic GPU aborts the process for devices it
+    # does not know (compute capability 8 and 12), so only a measured gain is worth choosing it.
+    **{
+        ("mosaic_gpu", primitive): Choice("xla", "the kernel was not yet timed against it on a GPU")
+        for primitive in ("select", "gather", "scatter", "reduce", "replicate")
+    },
+}
 
 
 def check_implementation(implementation: Implementation) -> Implementation:
@@ -99,11 +126,13 @@ def choose(call: Call, arrays: Sequence[Any], platform: str) -> Choice:
     backend = f"mosaic_{platform}"
     if backend not in KERNELS:
         return Choice("xla", f"there are no kernels for {platform}")
-    choice = PREFERRED.get((backend, call.primitive), Choice("xla", UNMEASURED))
-    if choice.implementation == "xla":  # decides without the kernels being imported
-        return choice
+    preferred = PREFERRED[backend, call.primitive]
+    if preferred.implementation == "xla":  # without the kernels being imported
+        return preferred
     reason = unsupported(call, arrays, backend)
-    return choice if reason is None else Choice("xla", f"{backend} does not serve this: {reason}")
+    if reason is None:
+        return preferred
+    return Choice("xla", f"{backend} does not serve this: {reason}")
 
 
 def unsupported(call: Call, arrays: Sequence[Any], backend: str) -> str | None:
@@ -150,15 +179,59 @@ def _on_device(call: Call, *arrays: jax.Array) -> Any:
         return _kernel(call, call.implementation)(*arrays)
     if not isinstance(call.geometry, WindowGeometry):
         return _kernel(call, "xla")(*arrays)
-    branches: dict[str, Callable[..., Any]] = {
-        "cpu": functools.partial(_kernel(call, "xla"), borders_apart=True)
-    }
-    for platform, lowered in PLATFORMS.items():
-        choice = choose(call, arrays, platform).implementation
-        if choice in KERNELS:
-            branches[lowered] = _kernel(call, choice)
-    padded = functools.partial(_kernel(call, "xla"), borders_apart=False)
-    return lax.platform_dependent(*arrays, default=padded, **branches)
+    if call.implementation == "xla":  # JAX derives and batches this itself
+        apart, padded = (
+            functools.partial(_kernel(call, "xla"), borders_apart=flag) for flag in (True, False)
+        )
+        return lax.platform_dependent(*arrays, cpu=apart, default=padded)
+    results = _window_primitive.bind(*arrays, call=call)
+    return tuple(results) if len(results) > 1 else results[0]
+
+
+# A window primitive whose implementation is still to be chosen. Nothing of it is traced before it
+# is lowered, and then only what its platform runs: a kernel could not be lowered for another.
+_window_primitive = Primitive(PROGRAM_NAME + "window")
+_window_primitive.multiple_results = True
+
+
+@_window_primitive.def_abstract_eval
+def _results(*arrays: Any, call: Call) -> list[Any]:
+    g, array = call.geometry, arrays[0]
+    if call.primitive in ("scatter", "replicate"):
+        return [array.update(shape=g.unpooled_shape(array.shape), weak_type=False)]
+    assert isinstance(g, WindowGeometry)
+    y = array.update(shape=g.pooled_shape(array.shape), weak_type=False)
+    return [y, y.update(dtype=g.offset_dtype)] if call.primitive == "select" else [y]
+
+
+@_window_primitive.def_impl
+def _at_once(*arrays: jax.Array, call: Call) -> Sequence[jax.Array]:
+    """With jit disabled."""
+    return jax.tree.leaves(_kernel(call, "xla")(*arrays))
+
+
+def _lower_for(platform: str) -> Callable[..., Any]:
+    """The lowering rule of a platform, as a user names it."""
+
+    def run(*arrays: jax.Array, call: Call) -> Sequence[jax.Array]:
+        implementation = choose(call, arrays, platform).implementation
+        kernel = _kernel(call, implementation)
+        if implementation == "xla":
+            kernel = functools.partial(kernel, borders_apart=platform == "cpu")
+        return jax.tree.leaves(kernel(*arrays))
+
+    def rule(ctx: mlir.LoweringRuleContext, *values: Any, call: Call) -> Any:
+        # In a program for several platforms this part is for one of them.
+        module = ctx.module_context.replace(platforms=ctx.platforms or ctx.module_context.platforms)
+        return mlir.lower_fun(run)(ctx.replace(module_context=module), *values, call=call)
+
+    return rule
+
+
+mlir.register_lowering(_window_primitive, _lower_for("other platforms"))
+for _platform in ("cpu", *PLATFORMS):
+    _rule, _lowered = _lower_for(_platform), PLATFORMS.get(_platform, _platform)
+    mlir.register_lowering(_window_primitive, _rule, platform=_lowered)
 
 
 def _kernel(call: Call, implementation: str) -> Callable[..., Any]:

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import cases, modes, timing
+from benchmarks import cases, check, kernels, modes, timing
+from jaxunpool import dispatch
 
 SHAPE = (2, 8, 8, 4)
 
@@ -60,6 +61,48 @@ def test_every_round_runs_every_contender():
     assert len(rounds) == 4
     assert sorted(calls) == sorted("abc" * 2 * 5)
     assert set(timing.medians(rounds)) == set("abc")
+
+
+def test_every_primitive_has_its_peers():
+    found = list(kernels.cases([SHAPE], ["float32"], "cpu", only="2x2/2"))
+    assert [case.operation.split()[0] for case in found] == list(kernels.PRIMITIVES)
+    for case in found:
+        results = {name: run() for name, run in case.contenders.items()}
+        assert {len(sets) for sets in results.values()} == {kernels.SETS}
+        if "flax" in results:
+            ours = [np.asarray(jax.tree.leaves(one)[0]) for one in results["xla"]]
+            np.testing.assert_allclose(ours, results["flax"], rtol=1e-6, atol=1e-6)
+        if "torch" in results:
+            ours, theirs = as_numpy(results["xla"]), as_numpy(results["torch"])
+            assert [a.size for a in ours] == [a.size for a in theirs]
+
+
+def some_calls():
+    """One of each primitive."""
+    by_name = {call.primitive: (call, *rest) for call, *rest in check.calls()}
+    assert set(by_name) == set(kernels.PRIMITIVES)
+    return list(by_name.values())
+
+
+def test_check_compares_every_primitive():
+    assert check.run(seed=0, chosen=some_calls()) == {"xla": 5}
+
+
+@pytest.mark.parametrize("primitive", kernels.PRIMITIVES)
+def test_check_finds_one_wrong_element(monkeypatch, primitive):
+    right = dispatch.on_device
+
+    def wrong(call, *arrays):
+        results = right(call, *arrays)
+        if call.implementation == "xla":
+            return results
+        first = jax.tree.leaves(results)[0]
+        return jax.tree.map(lambda r: r.at[(0,) * r.ndim].add(1) if r is first else r, results)
+
+    monkeypatch.setattr(dispatch, "on_device", wrong)
+    chosen = [one for one in some_calls() if one[0].primitive == primitive]
+    with pytest.raises(check.MismatchError, match=rf"'{primitive}'.*float.*seed 0: not"):
+        check.run(lambda call, arrays: [None, "xla"], seed=0, chosen=chosen)
 
 
 def test_command(tmp_path):

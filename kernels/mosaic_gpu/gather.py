@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxunpool.geometry import WindowGeometry
 from jaxunpool.kernels.mosaic_gpu import program, tiles
+from jaxunpool.kernels.results import result_like
 
 
 def gather(u: jax.Array, offsets: jax.Array, geometry: WindowGeometry) -> jax.Array:
@@ -28,6 +29,6 @@ def gather(u: jax.Array, offsets: jax.Array, geometry: WindowGeometry) -> jax.Ar
                 y = jnp.where(name == offset, p.where(element.exists, element.value, 0), y)
             p.pooled(y_ref).write(names[window].position, y)
 
-    out = jax.ShapeDtypeStruct(t.pooled, u.dtype)
+    out = result_like(u, t.pooled, u.dtype)
     arrays = [u.reshape(t.unpooled), offsets.reshape(t.pooled)]
     return program.run(gather_kernel, t, arrays, out).reshape(offsets.shape)

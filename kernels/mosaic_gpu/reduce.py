@@ -9,6 +9,7 @@ import jax
 
 from jaxunpool.geometry import WindowGeometry
 from jaxunpool.kernels.mosaic_gpu import program, tiles
+from jaxunpool.kernels.results import result_like
 from jaxunpool.kernels.xla import weighting
 from jaxunpool.kernels.xla.flat import accumulator
 
@@ -51,6 +52,6 @@ def reduce(
             p.pooled(refs[-1]).write(position, y.astype(u.dtype))
 
     patterns = [] if pattern is None else [pattern.astype(dtype).ravel()]
-    out = jax.ShapeDtypeStruct(t.pooled, u.dtype)
+    out = result_like(u, t.pooled, u.dtype)
     y = program.run(reduce_kernel, t, [u.reshape(t.unpooled), *patterns], out)
     return y.reshape(geometry.pooled_shape(u.shape))

@@ -8,6 +8,7 @@ import jax
 
 from jaxunpool.geometry import WindowGeometry
 from jaxunpool.kernels.mosaic_gpu import program, tiles
+from jaxunpool.kernels.results import result_like
 from jaxunpool.kernels.xla import weighting
 from jaxunpool.kernels.xla.flat import accumulator
 
@@ -49,5 +50,5 @@ def replicate(
             p.unpooled(refs[-1]).write(position, u.astype(y.dtype))
 
     patterns = [] if pattern is None else [pattern.astype(dtype).ravel()]
-    out = jax.ShapeDtypeStruct(t.unpooled, y.dtype)
+    out = result_like(y, t.unpooled, y.dtype)
     return program.run(replicate_kernel, t, [y.reshape(t.pooled), *patterns], out).reshape(shape)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxunpool.geometry import WindowGeometry
 from jaxunpool.kernels.mosaic_gpu import program, tiles
+from jaxunpool.kernels.results import result_like
 from jaxunpool.kernels.xla.flat import accumulator
 
 
@@ -33,6 +34,6 @@ def scatter(
                 u = jnp.where(hit, value if copied else u + value, u)
             p.unpooled(u_ref).write(program.shifted(p.block_corner(), shift), u.astype(y.dtype))
 
-    out = jax.ShapeDtypeStruct(t.unpooled, y.dtype)
+    out = result_like(y, t.unpooled, y.dtype)
     arrays = [y.reshape(t.pooled), offsets.reshape(t.pooled)]
     return program.run(scatter_kernel, t, arrays, out).reshape(shape)

@@ -12,6 +12,7 @@ from jax import lax
 
 from jaxunpool.geometry import WindowGeometry
 from jaxunpool.kernels.mosaic_gpu import program, tiles
+from jaxunpool.kernels.results import result_like
 from jaxunpool.kernels.xla.select import lowest
 
 
@@ -34,7 +35,7 @@ def select(x: jax.Array, geometry: WindowGeometry) -> tuple[jax.Array, jax.Array
             p.pooled(y_ref).write(position, y)
             p.pooled(offsets_ref).write(position, offsets.astype(offsets_ref.dtype))
 
-    out = [jax.ShapeDtypeStruct(t.pooled, dtype) for dtype in (x.dtype, geometry.offset_dtype)]
+    out = [result_like(x, t.pooled, dtype) for dtype in (x.dtype, geometry.offset_dtype)]
     y, offsets = program.run(select_kernel, t, [x.reshape(t.unpooled)], out)
     shape = geometry.pooled_shape(x.shape)
     return y.reshape(shape), offsets.reshape(shape)

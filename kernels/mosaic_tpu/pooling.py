@@ -20,6 +20,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jaxunpool.kernels.mosaic_tpu import blocks
 from jaxunpool.kernels.mosaic_tpu.views import Axis, View
+from jaxunpool.kernels.results import result_like
 
 
 class Element(NamedTuple):
@@ -87,7 +88,7 @@ def pool(
     spec = blocks.spec(view, rows, windows[3])
     grid = (*(-(-n // size) for n, size in zip(windows, rows)), -(-view.lanes // lanes))
     sizes = (*windows[:3], *view.swap(windows[3], windows[3], view.lanes))
-    outputs = [jax.ShapeDtypeStruct(sizes, dtype) for dtype in dtypes]
+    outputs = [result_like(u, sizes, dtype) for dtype in dtypes]
     results = pl.pallas_call(
         kernel,
         out_shape=outputs,

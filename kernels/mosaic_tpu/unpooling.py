@@ -21,6 +21,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jaxunpool.kernels.mosaic_tpu import blocks
 from jaxunpool.kernels.mosaic_tpu.views import SUBLANES, Axis, View, round_up
+from jaxunpool.kernels.results import result_like
 
 
 class Window(NamedTuple):
@@ -92,10 +93,10 @@ def unpool(
     length = round_up(cells[3] * line.stride, SUBLANES)
     grid = (*(-(-n // size) for n, size in zip(cells, rows)), -(-view.lanes // lanes))
     sizes = [*(axis.size for axis in axes[:3]), *view.swap(line.size, line.size, view.lanes)]
-    result = jax.ShapeDtypeStruct(sizes, dtype)
+    out = result_like(sources[0], sizes, dtype)
     u = pl.pallas_call(
         kernel,
-        out_shape=result,
+        out_shape=out,
         grid=grid,
         in_specs=[
             *[pl.BlockSpec(memory_space=pltpu.SMEM)] * len(scalars),
@@ -107,7 +108,7 @@ def unpool(
             pltpu.VMEM((length, lanes), blocks.wide(dtype)),
         ],
         cost_estimate=blocks.cost_estimate(
-            view, [(slab, source.dtype) for source in sources], math.prod(grid), [result]
+            view, [(slab, source.dtype) for source in sources], math.prod(grid), [out]
         ),
     )(*scalars, *map(view.bring, sources))
     return view.restore(u, view.shape)

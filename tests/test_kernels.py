@@ -1,0 +1,148 @@
+"""Kernels behind the public functions: gradients of any order, and programs for many devices."""
+
+import functools
+import importlib.util
+import os
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import topologies
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jaxunpool as jup
+from jaxunpool import dispatch, sharding
+
+H200 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472 core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: 4800000000000 l2_cache_size: 62914560 device_memory_size: 150000000000
+  cuda_compute_capability { major: 9 minor: 0 }
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+}
+platform_name: "CUDA" device_description_str: "NVIDIA H200"
+"""
+COLLECTIVE = re.compile(r" (all-gather|all-reduce|all-to-all|collective-permute)(?:-start)?\(")
+WINDOWS = [{"window_shape": (2, 2)}, {"window_shape": (3, 3), "strides": 2, "padding": 1}]
+
+
+@pytest.fixture(autouse=True)
+def _as_users_have_it():
+    with jax.enable_x64(False):
+        yield
+
+
+@pytest.fixture
+def interpreted(backend, monkeypatch):
+    """Kernels run on the CPU; their callbacks do not pass through custom partitioning."""
+    direct = lambda call: functools.partial(dispatch.on_device, call)
+    monkeypatch.setattr(sharding, "_vmappable", direct)
+    if backend == "mosaic_tpu":
+        with pltpu.force_tpu_interpret_mode():
+            yield
+    elif hasattr(plgpu, "force_gpu_interpret_mode"):
+        with plgpu.force_gpu_interpret_mode():
+            yield
+    else:
+        pytest.skip("this jax has no interpreter for Mosaic GPU")
+
+
+@pytest.mark.parametrize("options", WINDOWS, ids=["2x2", "3x3"])
+@pytest.mark.parametrize("backend", dispatch.KERNELS)
+def test_gradients_have_the_bits_of_xla(backend, options, interpreted, rng):
+    shape = (4, 8, 8, 64) if backend == "mosaic_gpu" else (1, 6, 8, 128)
+    x = jnp.asarray(rng.integers(-4, 5, shape), jnp.float32)
+
+    def loss(x, implementation):
+        some = options | {"implementation": implementation}
+        y, indices = jup.max_pool_with_indices(x, **some)
+        u = jup.max_unpool(y**2, indices, implementation=implementation)
+        a = jup.avg_pool(u + x, **some)
+        n = jup.avg_unpool(a, **some, output_shape=x.shape[1:3])
+        return jnp.sum((u + n) ** 2)
+
+    for order in (1, 2):
+        run = functools.partial(_gradient, loss, order)
+        kernels, plain = (jax.jit(run, static_argnums=1)(x, name) for name in (backend, None))
+        assert np.abs(plain).max() > 1
+        np.testing.assert_array_equal(kernels, plain)
+
+
+def _gradient(loss, order, x, implementation):
+    if order == 1:
+        return jax.grad(loss)(x, implementation)
+    inner = lambda x: jnp.sum(jax.grad(loss)(x, implementation) ** 2)
+    return jax.grad(inner)(x)
+
+
+def devices_of(backend):
+    """Four devices that need not be there, if there is a compiler for them."""
+    if backend == "mosaic_tpu":
+        if importlib.util.find_spec("libtpu") is None:
+            pytest.skip("libtpu is not installed")
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+        return topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
+    if importlib.util.find_spec("jax_cuda13_plugin") is None:
+        pytest.skip("the CUDA plugin is not installed")
+    return topologies.get_topology_desc(
+        platform="cuda", topology_name="", topology="1x1x4", target_config=H200
+    ).devices
+
+
+@pytest.mark.parametrize(
+    ("spec", "allowed"),
+    [
+        (P("a"), set()),
+        (P(None, None, None, "a"), set()),
+        (P(None, "a"), {"collective-permute"}),
+    ],
+    ids=["batch", "channels", "rows"],
+)
+@pytest.mark.parametrize("mode", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("backend", dispatch.KERNELS)
+def test_sharded_programs_exchange_what_windows_share(backend, mode, spec, allowed):
+    devices = devices_of(backend)
+    if backend == "mosaic_tpu" and mode == AxisType.Auto:
+        pytest.skip("without a TPU the compiler cannot ask back how a call is to be split")
+    mesh = Mesh(np.array(devices).reshape(4), ("a",), axis_types=(mode,))
+    x = jax.ShapeDtypeStruct((8, 32, 32, 512), jnp.float32, sharding=NamedSharding(mesh, spec))
+
+    def round_trip(x, cotangent):
+        def run(x):
+            y, indices = jup.max_pool_with_indices(x, (3, 3), 2, 1, implementation=backend)
+            return jup.max_unpool(y, indices, implementation=backend)
+
+        u, pull = jax.vjp(run, x)
+        return u, pull(cotangent)
+
+    program = jax.jit(round_trip).lower(x, x).compile().as_text()
+    assert set(COLLECTIVE.findall(program)) == allowed
+    assert len(re.findall(r" custom-call\(", program)) >= 4  # the kernels
+
+
+def test_one_export_for_all_platforms():
+    """A program exported here holds the kernel for TPU and plain JAX for the others."""
+    x = jax.ShapeDtypeStruct((8, 16, 16, 128), jnp.float32)
+    pool = jax.jit(lambda x: jup.max_pool(x, (2, 2)))
+    exported = jax.export.export(pool, platforms=["cpu", "tpu"])(x)
+    assert "tpu_custom_call" in exported.mlir_module()
+    again = jax.export.deserialize(exported.serialize())
+    values = jnp.arange(8.0 * 16 * 16 * 128).reshape(x.shape)
+    np.testing.assert_array_equal(again.call(values), pool(values))
+
+
+@pytest.mark.parametrize("backend", dispatch.KERNELS)
+def test_vmap_is_one_leading_dimension_more(backend):
+    pool = lambda x: jup.max_pool(x, (2, 2), implementation=backend)
+    x = jax.ShapeDtypeStruct((3, 4, 16, 16, 128), jnp.float32)
+    program = jax.make_jaxpr(jax.vmap(pool))(x)
+    assert program.out_avals[0].shape == (3, 4, 8, 8, 128)
+    assert str(program).count("custom_partitioning") == 1
