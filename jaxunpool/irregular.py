@@ -16,6 +16,7 @@ from jax import lax
 from jaxunpool import dispatch, primitives
 from jaxunpool.dispatch import Call, Implementation, check_plain
 from jaxunpool.geometry import Plane, WindowGeometry
+from jaxunpool.kernels import varying
 from jaxunpool.sharding import run
 
 # Up to here the elements along one axis are unrolled; beyond, a loop keeps the program small.
@@ -120,7 +121,7 @@ def _pass(
         return jnp.where(take, value, best[0]), jnp.where(take, place, best[1])
 
     if width > UNROLLED_WIDTH:
-        return lax.fori_loop(1, width, update, candidate(0))
+        return lax.fori_loop(1, width, update, varying.together(*candidate(0)))
     return functools.reduce(lambda best, tap: update(tap, best), range(1, width), candidate(0))
 
 

@@ -33,7 +33,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxunpool.dispatch import KERNELS, Call, on_device
 from jaxunpool.geometry import Plane, WindowGeometry
-from jaxunpool.kernels import xla
+from jaxunpool.kernels import varying, xla
 
 # What a primitive takes and gives: (u)npooled and (p)ooled arrays, and perhaps the (w)eights of a
 # window.
@@ -92,23 +92,17 @@ def place(call: Call, *arrays: jax.Array | None) -> tuple[Any, ...]:
 
     What comes of them is sharded like them then, and so is what comes of that in a gradient.
     """
-    there = [array for array in arrays if array is not None]
-    axes = set().union(*map(_varying, there))
+    # In a shard_map the gradient of what is the same on all devices is summed over them.
+    axes = frozenset[str]().union(*(varying.axes(a) for a in arrays if a is not None))
     mesh, spec, _ = _explicit(call, arrays)
 
     def placed(array: jax.Array | None, kind: str) -> jax.Array | None:
         if array is None:
             return None
-        if missing := axes - _varying(array):  # in a shard_map: gradients are summed over these
-            array = lax.pcast(array, tuple(missing), to="varying")
+        array = varying.along(array, axes)
         return array if mesh is None or kind == "w" else _reshard(array, mesh, spec)
 
     return tuple(map(placed, arrays, TAKES[call.primitive]))
-
-
-def _varying(array: jax.Array) -> frozenset[str]:
-    """The axes of a `shard_map` along which devices have different values."""
-    return jax.typeof(array).manual_axis_type.varying
 
 
 def _by_type(call: Call, arrays: Sequence[jax.Array], local: Callable[..., Any]) -> Any:

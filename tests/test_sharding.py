@@ -221,6 +221,28 @@ def test_inside_shard_map(manual):
     same(compiled(*placed), on_one_device(geometry, SHAPE))
 
 
+@pytest.mark.parametrize("implementation", [None, "xla"])
+@pytest.mark.parametrize("mode", MODES)
+def test_loops_carry_what_differs_between_devices(mode, implementation):
+    """Large windows are compared in loops, whose types say along which axes values differ."""
+    options = {"window_shape": (12, 11), "strides": (4, 2), "implementation": implementation}
+
+    def run(x):
+        y, indices = jup.max_pool_with_indices(x, **options)
+        u = jup.max_unpool(jup.avg_pool(x, **options), indices, implementation=implementation)
+        uneven = jup.adaptive_max_pool(x, (2, 2), implementation=implementation)
+        return y, u, uneven, jup.global_max_pool(x, implementation=implementation)
+
+    x = np.random.default_rng(0).standard_normal((8, 22, 23, 2), np.float32)
+    mesh = mesh_of((8,), mode)
+    if mode == AxisType.Explicit:
+        sharded = jax.jit(run)(jax.device_put(x, NamedSharding(mesh, P("a"))))
+    else:
+        mapped = jax.shard_map(run, mesh=mesh, in_specs=P("a"), out_specs=P("a"))
+        sharded = jax.jit(mapped)(x)
+    same(sharded, jax.jit(run)(x))
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", [name for name in TABLE if "." not in name])
 def test_every_public_function_on_sharded_batches(name, mode):

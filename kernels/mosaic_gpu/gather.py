@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxunpool.geometry import WindowGeometry
 from jaxunpool.kernels.mosaic_gpu import program, tiles
-from jaxunpool.kernels.results import result_like
+from jaxunpool.kernels.varying import result_like
 
 
 def gather(u: jax.Array, offsets: jax.Array, geometry: WindowGeometry) -> jax.Array:

@@ -8,7 +8,7 @@ import jax
 
 from jaxunpool.geometry import WindowGeometry
 from jaxunpool.kernels.mosaic_gpu import program, tiles
-from jaxunpool.kernels.results import result_like
+from jaxunpool.kernels.varying import result_like
 from jaxunpool.kernels.xla import weighting
 from jaxunpool.kernels.xla.flat import accumulator
 

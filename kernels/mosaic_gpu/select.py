@@ -12,7 +12,7 @@ from jax import lax
 
 from jaxunpool.geometry import WindowGeometry
 from jaxunpool.kernels.mosaic_gpu import program, tiles
-from jaxunpool.kernels.results import result_like
+from jaxunpool.kernels.varying import result_like
 from jaxunpool.kernels.xla.select import lowest
 
 

@@ -20,7 +20,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jaxunpool.kernels.mosaic_tpu import blocks
 from jaxunpool.kernels.mosaic_tpu.views import Axis, View
-from jaxunpool.kernels.results import result_like
+from jaxunpool.kernels.varying import result_like
 
 
 class Element(NamedTuple):

@@ -21,7 +21,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jaxunpool.kernels.mosaic_tpu import blocks
 from jaxunpool.kernels.mosaic_tpu.views import SUBLANES, Axis, View, round_up
-from jaxunpool.kernels.results import result_like
+from jaxunpool.kernels.varying import result_like
 
 
 class Window(NamedTuple):

@@ -20,6 +20,7 @@ import numpy as np
 from jax import lax
 
 from jaxunpool.geometry import WindowGeometry
+from jaxunpool.kernels import varying
 from jaxunpool.kernels.xla import regions, windows
 
 # Up to here the shifts are unrolled; beyond, a loop keeps the program small.
@@ -179,7 +180,8 @@ def _shift_by_shift(
             return u
         return contribute(u, reached, *(shifted(array, shift) for array in slabs))
 
-    nothing = jnp.zeros_like(shifted(slabs[0], [ts[0] for ts in shifts]))
+    first = shifted(slabs[0], [ts[0] for ts in shifts])
+    nothing = varying.along(jnp.zeros_like(first), varying.axes(varying.together(*slabs)[0]))
     if not rolled:
         return functools.reduce(add, itertools.product(*shifts), nothing)
 

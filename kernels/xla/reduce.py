@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxunpool.geometry import WindowGeometry
+from jaxunpool.kernels import varying
 from jaxunpool.kernels.xla import regions, weighting, windows
 from jaxunpool.kernels.xla.flat import accumulator
 
@@ -73,7 +74,8 @@ def reduce(
                 value = jnp.where(counts, value, 0)
             return y + value
 
-        y = _sum_over_window(add, jnp.zeros(shape, dtype), geometry.window_shape, unrolled)
+        zeros = varying.along(jnp.zeros(shape, dtype), varying.axes(slab))
+        y = _sum_over_window(add, zeros, geometry.window_shape, unrolled)
         return (weighting.by_window(y, geometry, weights, numbers).astype(u.dtype),)
 
     return regions.fill(compute, inner, sizes, axes, fence=borders_apart)[0]

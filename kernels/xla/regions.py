@@ -13,6 +13,8 @@ from typing import Any
 import jax
 from jax import lax
 
+from jaxunpool.kernels import varying
+
 Range = tuple[int, int]
 Region = tuple[Range, ...]
 
@@ -98,4 +100,6 @@ def fill(
             wholes = tuple(map(lax.dynamic_update_slice, wholes, parts, [starts] * len(parts)))
         return wholes
 
-    return lax.fori_loop(0, 2, lambda _, w: write(w), wholes) if fence else write(wholes)
+    if not fence:
+        return write(wholes)
+    return lax.fori_loop(0, 2, lambda _, w: write(w), varying.together(*wholes))

@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 
 from jaxunpool.geometry import WindowGeometry, along
+from jaxunpool.kernels import varying
 from jaxunpool.kernels.xla import regions, windows
 
 # Up to here every element of a window is a slice in one fused program; beyond, axis after axis.
@@ -149,7 +150,7 @@ def _running_maximum(
     def chunk(number: jax.Array, best: tuple[jax.Array, jax.Array]):
         return functools.reduce(update, ([begin + number * CHUNK + i] for i in range(CHUNK)), best)
 
-    best = functools.reduce(update, taps[1:begin], candidate(taps[0]))
+    best = varying.together(*functools.reduce(update, taps[1:begin], candidate(taps[0])))
     return lax.fori_loop(0, (len(taps) - begin) // CHUNK, chunk, best)
 
 
