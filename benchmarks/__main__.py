@@ -62,7 +62,7 @@ def main() -> None:
         shapes = [tuple(int(size) for size in options.shape.split(","))]
         if len(shapes[0]) != 4:
             sys.exit(f"--shape {options.shape}: expected batch,height,width,channels")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 180)
     if importlib.util.find_spec("torch") is None:
         console.print("PyTorch is not installed: its columns are left out")
     elif not on_gpu:
@@ -106,7 +106,8 @@ def main() -> None:
                 calls=options.calls or (-(-20 // case.runs) if on_gpu else 1),
             )
         )
-        medians = {name: t / case.runs for name, t in timing.medians(rounds).items()}
+        whole = timing.medians(rounds)
+        medians = {name: whole[name] / case.runs for name in case.contenders}
         first, *peers = medians
         ours = medians[first]
         speeds = {name: case.moved_bytes / t / 1e9 for name, t in medians.items()}

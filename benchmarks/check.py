@@ -20,9 +20,10 @@ from tests import oracle
 # Shape of a channels-last array, window, stride, padding: what fits a block, and what does not.
 SHAPES = (
     ((1, 8, 12, 64), 2, 2, 0),
-    ((1, 9, 11, 64), 3, 2, 1),
-    ((2, 7, 8, 32), 3, 1, 1),
+    ((8, 5, 7, 128), 3, 2, 1),
+    ((8, 4, 5, 128), 3, 1, 1),
     ((1, 5, 6, 256), 2, 3, 0),
+    ((1, 4, 256, 32), 2, 2, 0),
     ((1, 9, 14, 3), 2, 2, 0),
 )
 DTYPES = ("float32", "bfloat16", "float16")

@@ -61,7 +61,8 @@ def explain(
 
     Args:
         fn: any function that JAX can trace, jitted or not.
-        args, kwargs: its arguments, arrays or `jax.ShapeDtypeStruct`.
+        args, kwargs: its arguments. Arrays and `jax.ShapeDtypeStruct` are traced, whatever else
+            there is (sizes, names) is passed on as it is.
         platform: `"cpu"`, `"gpu"` or `"tpu"`; the default backend's if None.
 
     Returns:
@@ -82,7 +83,16 @@ def explain(
     if not callable(fn):
         raise TypeError(f"fn: expected a function, got {type(fn).__name__}")
     platform = check_choice("platform", platform or jax.default_backend(), PLATFORMS)
-    program = jax.make_jaxpr(fn)(*args, **kwargs)
+    leaves, tree = jax.tree.flatten((args, kwargs))
+    traced = [hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves]
+
+    def run(*arrays: Any) -> Any:
+        given = iter(arrays)
+        filled = [next(given) if flag else leaf for flag, leaf in zip(traced, leaves)]
+        args, kwargs = jax.tree.unflatten(tree, filled)
+        return fn(*args, **kwargs)
+
+    program = jax.make_jaxpr(run)(*(leaf for flag, leaf in zip(traced, leaves) if flag))
     return Explanation(platform, tuple(_walk(program.jaxpr, platform)))
 
 

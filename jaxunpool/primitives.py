@@ -108,8 +108,9 @@ def _wins(indices: jax.Array, plane: Plane) -> jax.Array:
         for axis, size, weight in zip(plane.axes, sizes, weights)
     )
     labels = jnp.broadcast_to(label.astype(np.min_scalar_type(math.prod(sizes))), indices.shape)
-    left = run(Call("scatter", plane, duplicates="last"), labels, indices)
-    return run(Call("gather", plane), left, indices) == labels
+    call = Call("scatter", plane, duplicates="last")
+    labels, indices = place(call, labels, indices)
+    return run(call.to("gather"), run(call, labels, indices), indices) == labels
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

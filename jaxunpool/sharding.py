@@ -48,9 +48,10 @@ Parts = dict[int, tuple[Names, int]]  # per spatial axis that is split: over wha
 def run(call: Call, *arguments: jax.Array | None) -> Any:
     """A call on arrays that may be sharded, batched by `vmap`, or both; a pattern may be None."""
     arrays = [array for array in arguments if array is not None]
-    at_once = jax.config.jax_disable_jit  # type: ignore[attr-defined]
+    if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+        call = dataclasses.replace(call, implementation=call.implementation or "xla")
     with jax.named_scope(f"jaxunpool.{call.primitive}"):
-        if call.implementation == "xla" or at_once:
+        if call.implementation == "xla":
             return _by_type(call, arrays, on_device)
         return _vmappable(call)(*arrays)
 
@@ -61,7 +62,7 @@ def _vmappable(call: Call) -> Callable[..., Any]:
 
     @custom_vmap
     def program(*arrays: jax.Array) -> Any:
-        return _by_type(call, arrays, _partitioned)
+        return _by_type(call, arrays, _by_compiler)
 
     @program.def_vmap
     def batched(size: int, flags: Sequence[bool], *arrays: jax.Array) -> Any:
@@ -132,7 +133,7 @@ def correlate(u: jax.Array, y: jax.Array, geometry: WindowGeometry) -> jax.Array
     names = set() if mesh is None else _free_axes(mesh)
     if not names:
         return xla.correlate(u, y, geometry)
-    sums_over = [name for some in spec for name in some or ()]
+    sums_over = [name for entry in spec for name in _names(entry)]
     program = jax.shard_map(
         lambda u, y: lax.psum(xla.correlate(u, y, geometry), sums_over),
         mesh=mesh,
@@ -172,6 +173,17 @@ def _free_axes(mesh: Any) -> set[str]:
     return free
 
 
+def _by_compiler(call: Call, *arrays: jax.Array) -> Any:
+    """A call on arrays that XLA's partitioner may split."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.manual_axes and not mesh.are_all_axes_manual:
+        # A shard_map over some axes: what is left is not asked about, so it has to be plain JAX.
+        return on_device(
+            dataclasses.replace(call, implementation=call.implementation or "xla"), *arrays
+        )
+    return _partitioned(call, *arrays)
+
+
 @functools.partial(custom_partitioning, static_argnums=(0,))
 def _partitioned(call: Call, *arrays: jax.Array) -> Any:
     """A call that XLA's partitioner asks how to split it."""
@@ -180,15 +192,21 @@ def _partitioned(call: Call, *arrays: jax.Array) -> Any:
 
 def _partition(call: Call, mesh: Any, arguments: Sequence[Any], results: Any) -> Any:
     """The program of one device, and the shardings it takes and gives."""
-    if mesh.empty:  # inside a shard_map over other axes; `_rule` lets no spatial axis be split
-        own = jax.tree.map(lambda a: a.sharding, (results, tuple(arguments)))
-        return mesh, functools.partial(on_device, call), *own
+    if mesh.empty:
+        raise NotImplementedError("arrays sharded over devices that are in no mesh")
+    wide = any(argument.dtype.itemsize == 8 for argument in arguments)
+    if wide and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        raise NotImplementedError(
+            "sharded 64-bit arrays inside the context jax.enable_x64(True), which the compiler's"
+            " thread does not see: use jax.config.update('jax_enable_x64', True)"
+        )
     kinds = TAKES[call.primitive]
     arrays = [a for a, kind in zip(arguments, kinds) if kind != "w"]
     spec, parts = _agree(
         call, mesh, [(a.shape, a.sharding) for a in (*arrays, *jax.tree.leaves(results))]
     )
     sharding, whole = NamedSharding(mesh, spec), NamedSharding(mesh, PartitionSpec())
+
     return (
         mesh,
         lambda *shards: _on_shard(call, parts, shards, on_device),
@@ -204,7 +222,7 @@ def _rule(call: Call, mesh: Any, arguments: Sequence[Any], _: Any) -> Any:
     pooled, window = list(unpooled), [f"w{i}" for i in range(g.ndim)]
     whole, sizes = set(window), {}
     for i, axis in enumerate(g.axes):
-        if mesh.empty or not _divides(g, i):
+        if not all(_divides(g, i, count) for count in _counts(mesh, g.input_shape[i])):
             unpooled[axis], pooled[axis] = f"u{i}", f"p{i}"
             whole |= {f"u{i}", f"p{i}"}
         elif (step := _length(g, i, "u", 1)) > 1:
@@ -233,29 +251,49 @@ def _agree(
     dimensions: dict[int, Names] = {}
     for shape, sharding in arrays:
         for d, names in enumerate(sharding.spec):
-            names = (names,) if isinstance(names, str) else tuple(names or ())
+            names = _names(names)
             taken = {name for others in dimensions.values() for name in others}
             if not names or d in dimensions or taken.intersection(names):
                 continue
             count = math.prod(mesh.shape[name] for name in names)
             spatial = [i for i, axis in enumerate(g.axes) if axis % len(shape) == d]
-            if all(_can_split(g, i, count) for i in spatial) and shape[d] % count == 0:
+            # ppermute numbers the devices of several axes in the order of the mesh.
+            exchanges = sorted(names, key=mesh.axis_names.index) == list(names)
+            exchanges &= not (mesh.explicit_axes and mesh.auto_axes)  # XLA fails to split both
+            if count == 1:
+                dimensions[d] = names
+            elif shape[d] % count == 0 and all(
+                exchanges and _can_split(g, i, count) for i in spatial
+            ):
                 dimensions[d] = names
                 parts |= dict.fromkeys(spatial, (names, count))
         rank = len(shape)
     return PartitionSpec(*(dimensions.get(d) for d in range(rank))), parts
 
 
-def _divides(g: Plane, i: int) -> bool:
-    """Whether there is a window for every `strides` elements of a spatial axis."""
+def _names(entry: Any) -> Names:
+    """The axes of the mesh in an entry of a `PartitionSpec`."""
+    return (entry,) if isinstance(entry, str) else tuple(entry or ())
+
+
+def _counts(mesh: Any, size: int) -> set[int]:
+    """In how many shards any axes of a mesh can split so many elements; one among them."""
+    sizes = mesh.shape.values()
+    some = (itertools.combinations(sizes, n) for n in range(len(sizes) + 1))
+    products = map(math.prod, itertools.chain.from_iterable(some))
+    return {count for count in products if size % count == 0}
+
+
+def _divides(g: Plane, i: int, count: int) -> bool:
+    """Whether so many shards of a spatial axis have a window for every `strides` elements."""
     if not isinstance(g, WindowGeometry) or g.output_shape[i] == 1:
         return False
-    return g.output_shape[i] * g.strides[i] == g.input_shape[i]
+    return g.output_shape[i] * g.strides[i] == g.input_shape[i] and not g.output_shape[i] % count
 
 
 def _can_split(g: Plane, i: int, count: int) -> bool:
     """Whether a spatial axis can be split so that its shards need their neighbours' at most."""
-    if not isinstance(g, WindowGeometry) or not _divides(g, i) or g.output_shape[i] % count:
+    if not isinstance(g, WindowGeometry) or not _divides(g, i, count):
         return False
     return _margin(g, i) <= g.output_shape[i] // count
 
@@ -317,7 +355,8 @@ def _on_shard(
 
         return program
 
-    # The first and the last device of an axis have neighbours on one side only.
+    # The first and the last device of an axis have neighbours on one side only: three programs per
+    # axis that is split and whose windows overlap, of which each device runs one.
     cases = [
         ((0, m), *((m, m),) * (count > 2), (m, 0)) if m else ((0, 0),)
         for m, (_, count) in zip(margins.values(), parts.values())

@@ -84,6 +84,21 @@ def some_calls():
     return list(by_name.values())
 
 
+@pytest.mark.parametrize("backend", dispatch.KERNELS)
+def test_check_has_calls_that_kernels_serve(backend):
+    """Of each primitive and both layouts, with windows that overlap and that do not."""
+    served = set()
+    for call, shape, dtype in check.calls():
+        pooled = call.primitive in ("scatter", "replicate")
+        array = jax.ShapeDtypeStruct(call.geometry.pooled_shape(shape) if pooled else shape, dtype)
+        if dispatch.unsupported(call, [array], backend) is None:
+            served.add((call.primitive, call.geometry.overlaps, call.geometry.data_format))
+    for primitive in kernels.PRIMITIVES:
+        assert (primitive, True, "channels_last") in served
+        assert (primitive, False, "channels_last") in served
+        assert (primitive, False, "channels_first") in served
+
+
 def test_check_compares_every_primitive():
     assert check.run(seed=0, chosen=some_calls()) == {"xla": 5}
 

@@ -47,6 +47,12 @@ def test_says_the_same_after_the_program_has_run():
     assert len(before.calls) == 1
 
 
+def test_arguments_that_are_no_arrays():
+    assert names(jup.explain(jup.max_pool, X, (2, 2), padding="SAME", implementation=None)) == [
+        "select"
+    ]
+
+
 def test_names_and_reasons():
     def run(x):
         y = jup.max_pool(x, (2, 2), implementation="xla")

@@ -25,6 +25,7 @@ from jaxunpool import primitives
 COLLECTIVE = re.compile(
     r" (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
 )
+AXES = ("one", "two", "three")
 MODES = [AxisType.Auto, AxisType.Explicit]
 TILING = {"window_shape": (2, 2)}
 OVERLAPPING = {"window_shape": (3, 3), "strides": 2, "padding": 1}
@@ -32,7 +33,7 @@ SHAPE = (8, 16, 16, 8)
 
 
 def mesh_of(sizes, mode):
-    return jax.make_mesh(sizes, tuple("abc"[: len(sizes)]), axis_types=(mode,) * len(sizes))
+    return jax.make_mesh(sizes, AXES[: len(sizes)], axis_types=(mode,) * len(sizes))
 
 
 def forward_and_backward(geometry, implementation=None):
@@ -97,11 +98,11 @@ def sharded(geometry, sharding, shape=SHAPE, implementation=None):
 @pytest.mark.parametrize(
     ("options", "sizes", "spec", "implementation"),
     [
-        (TILING, (2, 4), P("a", None, None, "b"), None),
-        (TILING, (2, 4), P("a", None, None, "b"), "xla"),
-        (OVERLAPPING, (2, 4), P("a", None, None, "b"), None),
-        (OVERLAPPING, (2, 4), P("a", None, None, "b"), "xla"),
-        (TILING, (4, 2), P("a"), None),  # an axis of the mesh that is not used
+        (TILING, (2, 4), P("one", None, None, "two"), None),
+        (TILING, (2, 4), P("one", None, None, "two"), "xla"),
+        (OVERLAPPING, (2, 4), P("one", None, None, "two"), None),
+        (OVERLAPPING, (2, 4), P("one", None, None, "two"), "xla"),
+        (TILING, (4, 2), P("one"), None),  # an axis of the mesh that is not used
     ],
 )
 def test_batch_and_channels_need_no_collective(mode, options, sizes, spec, implementation):
@@ -116,7 +117,7 @@ def test_batch_and_channels_need_no_collective(mode, options, sizes, spec, imple
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     ("sizes", "spec"),
-    [((4,), P(None, "a")), ((2, 2, 2), P("a", "b", "c"))],
+    [((4,), P(None, "one")), ((2, 2, 2), P("one", "two", "three"))],
     ids=["rows", "batch, rows and columns"],
 )
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def test_neighbours_exchange_no_more_than_what_windows_share(mode, sizes, spec, 
 def test_what_is_exchanged_is_a_few_rows(mode):
     """In bytes: the halo of a 3x3 window is two rows on either side of a shard, not the shard."""
     geometry = jup.WindowGeometry.for_input((1, 64, 16, 8), **OVERLAPPING)
-    sharding = NamedSharding(mesh_of((4,), mode), P(None, "a"))
+    sharding = NamedSharding(mesh_of((4,), mode), P(None, "one"))
     x = jax.ShapeDtypeStruct((1, 64, 16, 8), jnp.float32, sharding=sharding)
     program = jax.jit(lambda x: primitives.select(x, geometry, None)).lower(x).compile().as_text()
     moved = re.findall(r"= f32\[([\d,]+)\][^=]* collective-permute(?:-start)?\(", program)
@@ -152,14 +153,15 @@ def test_what_is_exchanged_is_a_few_rows(mode):
         ((1, 16, 16, 3), {"window_shape": (3, 3), "strides": 2}),  # 7 windows
         ((1, 24, 24, 3), {"window_shape": (2, 2), "strides": 3}),  # gaps
         ((1, 16, 16, 3), {"window_shape": (2, 2), "padding": ((0, 0), (1, 1))}),
+        ((1, 6, 12, 3), {"window_shape": (2, 2)}),  # an odd number of windows
     ],
-    ids=["global", "odd", "gaps", "shifted"],
+    ids=["global", "odd", "gaps", "shifted", "indivisible"],
 )
 def test_windows_that_do_not_divide_the_shards(mode, shape, options):
     geometry = jup.WindowGeometry.for_input(shape, **options)
     mesh = mesh_of((2, 2), mode)
     x, y, offsets = arrays_for(geometry, shape)
-    x = jax.device_put(x, NamedSharding(mesh, P(None, "a", "b")))
+    x = jax.device_put(x, NamedSharding(mesh, P(None, "one", "two")))
     if mode == AxisType.Explicit:  # all arrays have to be on one mesh
         y, offsets = (jax.device_put(a, NamedSharding(mesh, P())) for a in (y, offsets))
     same(jax.jit(forward_and_backward(geometry))(x, y, offsets), on_one_device(geometry, shape))
@@ -170,7 +172,7 @@ def test_windows_that_do_not_divide_the_shards(mode, shape, options):
     pooling=poolings(),
     mode=st.sampled_from(MODES),
     scale=st.sampled_from([1, 2, 4]),
-    names=st.permutations(["a", "b", None, None, None, None]),
+    names=st.permutations(["one", "two", None, None, None, None]),
 )
 def test_any_sharding_of_any_pooling(pooling, mode, scale, names):
     shape = tuple(size * scale for size in pooling.shape)
@@ -195,19 +197,101 @@ def test_vmap_of_what_is_sharded(mode):
     geometry = jup.WindowGeometry.for_input(SHAPE[1:], **OVERLAPPING)
     arrays = arrays_for(geometry, SHAPE)
     run = jax.vmap(forward_and_backward(geometry))
-    placed = [jax.device_put(a, NamedSharding(mesh_of((8,), mode), P("a"))) for a in arrays]
+    placed = [jax.device_put(a, NamedSharding(mesh_of((8,), mode), P("one"))) for a in arrays]
     compiled = jax.jit(run).lower(*placed).compile()
     assert not collectives(compiled)
     same(compiled(*placed), jax.jit(run)(*arrays))
 
 
-@pytest.mark.parametrize("manual", [{"a", "b"}, {"a"}], ids=["all axes", "one axis"])
+def pool_and_unpool(x):
+    """Wrong if zeros for what is missing were taken for elements: `x` is negative."""
+    y, indices = jup.max_pool_with_indices(x, **OVERLAPPING)
+    return y, indices.offsets, jup.max_unpool(y, indices)
+
+
+def negative(shape):
+    return -1 - np.random.default_rng(0).random(shape, np.float32)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("sizes", "spec"),
+    [
+        ((1,), P(None, "one")),
+        ((4, 1), P(None, "two", "one")),
+        ((2, 2, 2), P(None, ("one", "two"))),
+        ((2, 2, 2), P(None, ("two", "one"), "three")),  # not in the order of the mesh
+    ],
+)
+def test_axes_of_the_mesh_in_any_order_and_of_size_one(mode, sizes, spec):
+    x = negative((2, 16, 16, 4))
+    placed = jax.device_put(x, NamedSharding(mesh_of(sizes, mode), spec))
+    same(jax.jit(pool_and_unpool)(placed), jax.jit(pool_and_unpool)(x))
+
+
+@pytest.mark.parametrize("rest", MODES)
+def test_rows_over_what_a_shard_map_leaves(rest):
+    mesh = jax.make_mesh((2, 4), AXES[:2], axis_types=(AxisType.Auto, rest))
+    x = negative((4, 16, 16, 4))
+    placed = jax.device_put(x, NamedSharding(mesh, P("one", "two")))
+    run = jax.shard_map(
+        pool_and_unpool, mesh=mesh, in_specs=P("one"), out_specs=P("one"), axis_names={"one"}
+    )
+    same(jax.jit(run)(placed), jax.jit(pool_and_unpool)(x))
+
+
+@pytest.mark.parametrize("spec", [P("one"), P("one", "two"), P(None, "one", "two")])
+def test_a_mesh_with_axes_of_both_kinds(spec):
+    mesh = jax.make_mesh((2, 4), AXES[:2], axis_types=(AxisType.Explicit, AxisType.Auto))
+    x = negative((4, 16, 16, 4))
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(x, NamedSharding(mesh, spec))
+        sharded = jax.jit(pool_and_unpool)(placed)
+    same(sharded, jax.jit(pool_and_unpool)(x))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_gradient_of_a_pattern_sums_over_the_shards(mode):
+    mesh = mesh_of((8,), mode)
+    y = np.random.default_rng(0).integers(-3, 4, (8, 4, 4, 3)).astype(np.float32)
+    pattern = np.arange(4, dtype=np.float32).reshape(2, 2)
+    gradient = jax.jit(jax.grad(lambda p, y: (jup.fixed_unpool(y, p) ** 2).sum()))
+    placed = (
+        jax.device_put(a, NamedSharding(mesh, spec)) for a, spec in ((pattern, P()), (y, P("one")))
+    )
+    same(gradient(*placed), gradient(pattern, y))
+
+
+def test_without_jit():
+    x = negative((2, 4, 4, 1))
+    with jax.disable_jit():
+        y = jax.vmap(lambda x: jup.max_pool(x, (2, 2)))(x)
+    same(y, jup.max_pool(x, (2, 2)))
+
+
+def test_sharded_float64_in_a_context_says_what_to_do():
+    code = """
+import jax, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+import jaxunpool as jup
+jax.config.update("jax_num_cpu_devices", 2)
+mesh = jax.make_mesh((2,), ("a",), axis_types=(AxisType.Auto,))
+with jax.enable_x64(True):
+    x = jax.device_put(np.ones((2, 4, 4, 1)), NamedSharding(mesh, P("a")))
+    jax.jit(lambda x: jup.max_pool(x, (2, 2)))(x)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "use jax.config.update('jax_enable_x64', True)" in done.stderr
+
+
+@pytest.mark.parametrize("manual", [{"one", "two"}, {"one"}], ids=["all axes", "one axis"])
 def test_inside_shard_map(manual):
     mesh = mesh_of((2, 4), AxisType.Auto)
     geometry = jup.WindowGeometry.for_input(SHAPE, **OVERLAPPING)
     arrays = arrays_for(geometry, SHAPE)
-    placed = [jax.device_put(a, NamedSharding(mesh, P("a", None, None, "b"))) for a in arrays]
-    spec = P("a", None, None, "b" if "b" in manual else None)
+    placed = [jax.device_put(a, NamedSharding(mesh, P("one", None, None, "two"))) for a in arrays]
+    spec = P("one", None, None, "two" if "two" in manual else None)
 
     def pool_and_gradient(x, y, offsets):
         values, gradients, winners = forward_and_backward(geometry)(x, y, offsets)
@@ -236,9 +320,9 @@ def test_loops_carry_what_differs_between_devices(mode, implementation):
     x = np.random.default_rng(0).standard_normal((8, 22, 23, 2), np.float32)
     mesh = mesh_of((8,), mode)
     if mode == AxisType.Explicit:
-        sharded = jax.jit(run)(jax.device_put(x, NamedSharding(mesh, P("a"))))
+        sharded = jax.jit(run)(jax.device_put(x, NamedSharding(mesh, P("one"))))
     else:
-        mapped = jax.shard_map(run, mesh=mesh, in_specs=P("a"), out_specs=P("a"))
+        mapped = jax.shard_map(run, mesh=mesh, in_specs=P("one"), out_specs=P("one"))
         sharded = jax.jit(mapped)(x)
     same(sharded, jax.jit(run)(x))
 
@@ -251,15 +335,17 @@ def test_every_public_function_on_sharded_batches(name, mode):
         pytest.skip("checkify and linear_transpose know nothing of explicit axes")
     entry = TABLE[name]
     x = jnp.concatenate([batch_for(entry)] * 3)[:8]
-    placed = jax.device_put(x, NamedSharding(mesh_of((8,), mode), P("a")))
+    mesh = mesh_of((8,), mode)
     run = jax.jit(jax.vmap(entry.run))
-    want = jax.jit(jax.vmap(entry.run))(x)
-    for a, b in zip(jax.tree.leaves(run(placed)), jax.tree.leaves(want), strict=True):
+    want = run(x)
+    with jax.set_mesh(mesh):
+        sharded = run(jax.device_put(x, NamedSharding(mesh, P("one"))))
+    for a, b in zip(jax.tree.leaves(sharded), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-6, atol=1e-6)
 
 
 def test_a_sharded_program_of_plain_jax_can_be_exported():
-    sharding = NamedSharding(mesh_of((8,), AxisType.Auto), P("a"))
+    sharding = NamedSharding(mesh_of((8,), AxisType.Auto), P("one"))
     x = jax.device_put(arrays_for(jup.WindowGeometry.for_input(SHAPE, 2), SHAPE)[0], sharding)
     run = jax.jit(lambda x: jup.max_pool(x, (2, 2), implementation="xla"))
     exported = jax.export.deserialize(jax.export.export(run)(x).serialize())
