@@ -4,6 +4,9 @@ import os
 
 # Tests compile hundreds of small programs and check numbers, not speed.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# libtpu only compiles here: it need not look for a TPU, nor keep it from other test processes.
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
 import hypothesis
 import jax
