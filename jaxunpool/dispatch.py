@@ -6,8 +6,8 @@
 | GPU, TPU | see `PREFERRED`, else `xla` | there XLA fuses the padding                            |
 | others   | `xla`                       | the same                                               |
 
-The choice is made for every platform while tracing and taken at lowering, so that one traced or
-exported program runs everywhere.
+The choice is taken when a program is lowered, for each platform it is lowered for, so that one
+traced or exported program runs everywhere.
 """
 
 from __future__ import annotations
@@ -78,13 +78,13 @@ PREFERRED: dict[tuple[str, str], Choice] = {
         "mosaic_tpu", "compiled, it moves 0.27-0.28 GB and needs no temporaries; xla 1.3-2.3 GB"
     ),
     ("mosaic_tpu", "gather"): Choice(
-        "mosaic_tpu", "compiled, it reads every byte once, without temporaries; xla several times"
+        "mosaic_tpu", "compiled, it reads every byte once and needs no temporaries"
     ),
     ("mosaic_tpu", "scatter"): Choice(
         "mosaic_tpu", "compiled, it moves 0.27-0.28 GB and needs no temporaries; xla 1.3-4.5 GB"
     ),
     ("mosaic_tpu", "reduce"): Choice(
-        "mosaic_tpu", "compiled, it reads every byte once, without temporaries; xla several times"
+        "mosaic_tpu", "compiled, it reads every byte once and needs no temporaries"
     ),
     ("mosaic_tpu", "replicate"): Choice(
         "mosaic_tpu", "compiled, it moves 0.26 GB; xla 0.36 GB at best"
@@ -202,12 +202,6 @@ def _results(*arrays: Any, call: Call) -> list[Any]:
     assert isinstance(g, WindowGeometry)
     y = array.update(shape=g.pooled_shape(array.shape), weak_type=False)
     return [y, y.update(dtype=g.offset_dtype)] if call.primitive == "select" else [y]
-
-
-@_window_primitive.def_impl
-def _at_once(*arrays: jax.Array, call: Call) -> Sequence[jax.Array]:
-    """With jit disabled."""
-    return jax.tree.leaves(_kernel(call, "xla")(*arrays))
 
 
 def _lower_for(platform: str) -> Callable[..., Any]:

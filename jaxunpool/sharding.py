@@ -5,12 +5,13 @@ elsewhere. Where windows divide the shards of a spatial axis, neighbours exchang
 have in common, and each device pools its extended shard and keeps its own part. Only where they do
 not is that axis gathered first.
 
-| axes of the mesh       | how                                                             |
-| ---------------------- | --------------------------------------------------------------- |
-| Auto                   | `custom_partitioning`: XLA decides on a sharding, and asks      |
-| Explicit               | `shard_map` over the sharding in the arrays' types              |
-| Manual (a `shard_map`) | nothing: an array is one device's share already                 |
-| Auto, and `"xla"` named | left to XLA's partitioner: plain JAX all the way               |
+| axes of the mesh        | how                                                        |
+| ----------------------- | ---------------------------------------------------------- |
+| Auto                    | `custom_partitioning`: XLA decides on a sharding, and asks |
+| Explicit                | `shard_map` over the sharding in the arrays' types         |
+| Manual (a `shard_map`)  | nothing: an array is one device's share already            |
+| Auto, and `"xla"` named | left to XLA's partitioner: plain JAX all the way           |
+| Auto beside the others  | the same: nobody asks there                                |
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 
 import functools
 import importlib.util
-import os
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gpus import gpus
 from jax.experimental import topologies
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.experimental.pallas import tpu as pltpu
@@ -18,18 +18,6 @@ from jax.sharding import PartitionSpec as P
 import jaxunpool as jup
 from jaxunpool import dispatch, sharding
 
-H200 = """
-gpu_device_info {
-  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
-  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448
-  shared_memory_per_core: 233472 core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  memory_bandwidth: 4800000000000 l2_cache_size: 62914560 device_memory_size: 150000000000
-  cuda_compute_capability { major: 9 minor: 0 }
-  registers_per_core_limit: 65536 registers_per_block_limit: 65536
-}
-platform_name: "CUDA" device_description_str: "NVIDIA H200"
-"""
 COLLECTIVE = re.compile(r" (all-gather|all-reduce|all-to-all|collective-permute)(?:-start)?\(")
 WINDOWS = [{"window_shape": (2, 2)}, {"window_shape": (3, 3), "strides": 2, "padding": 1}]
 
@@ -88,13 +76,8 @@ def devices_of(backend):
     if backend == "mosaic_tpu":
         if importlib.util.find_spec("libtpu") is None:
             pytest.skip("libtpu is not installed")
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
         return topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
-    if importlib.util.find_spec("jax_cuda13_plugin") is None:
-        pytest.skip("the CUDA plugin is not installed")
-    return topologies.get_topology_desc(
-        platform="cuda", topology_name="", topology="1x1x4", target_config=H200
-    ).devices
+    return gpus(9, count=4)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jaxunpool.kernels.mosaic_tpu.blocks import between
@@ -53,8 +52,3 @@ def number(conditions: Iterable[Any]) -> Any:
     for condition in conditions:
         found += jnp.int32(1) if condition is True else condition.astype(jnp.int32)
     return found
-
-
-def divide(y: jax.Array, count: Any) -> jax.Array:
-    """`y / count` correctly rounded, which takes a divisor that depends on `y`: see `weighting`."""
-    return y / jnp.where(y != y, jnp.int32(1), count).astype(y.dtype)

@@ -27,7 +27,7 @@ def reduce(
         for offset, taps, value, inside in elements:
             conditions = [] if inside is None else [inside]
             if weights == "cover" and geometry.overlaps:
-                value = counts.divide(value, counts.covers(look.axes, numbers, taps))
+                value = weighting.divide(value, counts.covers(look.axes, numbers, taps))
             for factor in factors:
                 value = weighting.times(value, factor[offset])
             if weights == "last":
@@ -38,7 +38,7 @@ def reduce(
             taken = blocks.all_of(value.shape, conditions)
             y += value if taken is None else jnp.where(taken, value, jnp.zeros_like(value))
         if weights in weighting.PER_WINDOW:
-            y = counts.divide(y, counts.elements(look.axes, numbers, weights))
+            y = weighting.divide(y, counts.elements(look.axes, numbers, weights))
         return [y]
 
     factors = [] if pattern is None else [pattern.astype(blocks.wide(u.dtype)).ravel()]

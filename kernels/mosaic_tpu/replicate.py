@@ -22,7 +22,7 @@ def replicate(
     look = view(geometry, geometry.unpooled_shape(y.shape))
 
     def divide(line: jax.Array, numbers: Sequence[Any]) -> jax.Array:
-        return counts.divide(line, counts.elements(look.axes, numbers, weights))
+        return weighting.divide(line, counts.elements(look.axes, numbers, weights))
 
     def body(u: jax.Array, windows: Iterator[Window], *factors: Any) -> jax.Array:
         covers = []
@@ -40,7 +40,7 @@ def replicate(
             taken = blocks.all_of(value.shape, conditions)
             u = u + value if taken is None else jnp.where(taken, u + value, u)
         if weights == "cover" and geometry.overlaps:
-            u = counts.divide(u, jnp.maximum(counts.number(covers), 1))
+            u = weighting.divide(u, jnp.maximum(counts.number(covers), 1))
         return u
 
     factors = [] if pattern is None else [pattern.astype(blocks.wide(y.dtype)).ravel()]

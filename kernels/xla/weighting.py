@@ -8,7 +8,7 @@
 | `"cover"`       | 1 / windows that cover the element                                       |
 | `"last"`        | 1 in the last window, in raster order, that covers the element, 0 before |
 
-Counts are divided by, never multiplied with as rounded reciprocals; see `_divide`.
+Counts are divided by, never multiplied with as rounded reciprocals; see `divide`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def by_window(y: jax.Array, g: WindowGeometry, weighting: str, windows: Sequence
     if g.volume.bit_count() == 1 and all(_is_full(g, i, inside) for i in range(g.ndim)):
         return y / g.volume  # exact as a product, too
     counts = [_taps(g, i, window, inside) for i, window in enumerate(windows)]
-    return _divide(y, functools.reduce(operator.mul, counts))
+    return divide(y, functools.reduce(operator.mul, counts))
 
 
 def by_element(u: jax.Array, g: WindowGeometry, positions: Sequence[Any]) -> jax.Array:
@@ -43,7 +43,7 @@ def by_element(u: jax.Array, g: WindowGeometry, positions: Sequence[Any]) -> jax
     if not g.overlaps:
         return u
     covers = [_covers(g, i, position) for i, position in enumerate(positions)]
-    return _divide(u, jnp.maximum(functools.reduce(operator.mul, covers), 1))
+    return divide(u, jnp.maximum(functools.reduce(operator.mul, covers), 1))
 
 
 def times(value: jax.Array, weight: jax.Array) -> jax.Array:
@@ -55,7 +55,7 @@ def times(value: jax.Array, weight: jax.Array) -> jax.Array:
     return jnp.where(value != value, value, value * weight)
 
 
-def _divide(y: jax.Array, counts: Any) -> jax.Array:
+def divide(y: jax.Array, counts: Any) -> jax.Array:
     """`y / counts`, correctly rounded.
 
     XLA turns division by what does not vary along some axis into a product with its rounded
