@@ -1,0 +1,39 @@
+"""Docstrings as the site shows them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import griffe
+
+from jaxunpool import __all__ as public
+from jaxunpool.interop import __all__ as conversions
+
+NAMES = {name: f"jaxunpool.{name}" for name in public}
+NAMES |= {name: f"jaxunpool.interop.{name}" for name in conversions}
+
+
+class ReadableDocstrings(griffe.Extension):
+    """Types of results from annotations; names of public functions as links."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Rewrite the docstring of one function, class or attribute."""
+        if obj.docstring is None:
+            return
+        # Names of parameters that share a description, on one line.
+        text = re.sub(
+            r"(?m)^( *\w+(?:, \w+)*,)\n +(?=\w+(?:, \w+)*:)",
+            r"\1 ",
+            obj.docstring.value,
+        )
+        text = re.sub(r"(?<![\[`])`(\w+)`(?![\]`])", _link, text)
+        if isinstance(obj, griffe.Function) and obj.returns is not None:
+            # A colon in the description would end the type.
+            text = re.sub(r"(?m)^( *Returns:\n +)", rf"\g<1>{obj.returns}: ", text)
+        obj.docstring.value = text
+
+
+def _link(name: re.Match[str]) -> str:
+    target = NAMES.get(name[1])
+    return f"[{name[0]}][{target}]" if target else name[0]
