@@ -55,7 +55,7 @@ def panels(
 
 def numbers(arrays: Mapping[str, Any], rows: int = 1, cell: float = 0.42, form: str = "g") -> None:
     """Small planes as squares with their numbers in them, zeros pale, one scale for all."""
-    planes = [np.asarray(array).squeeze() for array in arrays.values()]
+    planes = [_plane(array) for array in arrays.values()]
     top = max(float(np.nanmax(plane)) for plane in planes) or 1.0
     columns = -(-len(planes) // rows)
     across = [max(plane.shape[1] for plane in planes[i::columns]) for i in range(columns)]
@@ -74,6 +74,7 @@ def numbers(arrays: Mapping[str, Any], rows: int = 1, cell: float = 0.42, form: 
     for place, name, plane in zip(axes.flat, arrays, planes):
         place.imshow(plane, cmap=_pale_zero(), vmin=0, vmax=1.1 * top)
         place.set(title=name, xticks=[], yticks=[], anchor="N")
+        place.spines[:].set_visible(False)
         for (i, j), value in np.ndenumerate(plane):
             dark = 0 < value < 0.55 * top
             colour = "white" if dark else "#999999" if value == 0 else "black"
@@ -81,6 +82,12 @@ def numbers(arrays: Mapping[str, Any], rows: int = 1, cell: float = 0.42, form: 
     for place in axes.flat[len(planes) :]:
         place.remove()
     plt.show()
+
+
+def _plane(array: Any) -> np.ndarray:
+    """The two spatial axes of an array with one channel."""
+    array = np.asarray(array)
+    return array if array.ndim == 2 else array[..., 0] if array.shape[-1] == 1 else array[0, 0]
 
 
 def _pale_zero() -> Colormap:
