@@ -1,0 +1,23 @@
+"""Networks that pool and go back, in Flax NNX."""
+
+from jaxunpool.models.auto_encoder import AutoEncoder
+from jaxunpool.models.blocks import ConvBlock, Encoder, EncoderDecoder
+from jaxunpool.models.cedn import CEDN
+from jaxunpool.models.decoders import DECODERS, Unpool
+from jaxunpool.models.deconvnet import DeconvNet
+from jaxunpool.models.segnet import SegNet, SegNetBasic
+from jaxunpool.models.weights import load_torch
+
+__all__ = [
+    "CEDN",
+    "DECODERS",
+    "AutoEncoder",
+    "ConvBlock",
+    "DeconvNet",
+    "Encoder",
+    "EncoderDecoder",
+    "SegNet",
+    "SegNetBasic",
+    "Unpool",
+    "load_torch",
+]

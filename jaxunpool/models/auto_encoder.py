@@ -1,0 +1,54 @@
+"""A convolutional auto-encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flax import nnx
+
+from jaxunpool.models.blocks import EncoderDecoder
+
+
+class AutoEncoder(EncoderDecoder):
+    """A convolution and a 2x2 max pooling per stage, and the same way back to the image.
+
+    With `decoder="indices"` this is the what-where auto-encoder of Zhao et al., 2015: the pooled
+    features say what there is, the indices where.
+
+    Args:
+        in_features: channels of the images and of what comes back.
+        widths: channels of each stage.
+        decoder: one of `DECODERS`. All but `"indices"` and `"inverse"` have to restore the image
+            from the pooled features alone.
+        rngs: for the weights.
+
+    Raises:
+        ValueError: `decoder` is none of these; or, when called, an image has fewer than
+            `2**len(widths)` rows or columns.
+
+    Example:
+        >>> from flax import nnx
+        >>> model = jaxunpool.models.AutoEncoder(1, (8, 16), rngs=nnx.Rngs(0))
+        >>> model(jnp.zeros((2, 29, 30, 1))).shape
+        (2, 29, 30, 1)
+        >>> code, indices = model.encoder(jnp.zeros((2, 29, 30, 1)))
+        >>> code.shape
+        (2, 7, 7, 16)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        widths: Sequence[int] = (32, 64),
+        *,
+        decoder: str = "indices",
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            in_features,
+            in_features,
+            [(width,) for width in widths],
+            [(width,) for width in (*widths[-2::-1], widths[0])],
+            decoder=decoder,
+            rngs=rngs,
+        )

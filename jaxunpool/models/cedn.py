@@ -1,0 +1,64 @@
+"""A convolutional encoder-decoder network in miniature."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from flax import nnx
+
+from jaxunpool.models.decoders import Unpool, pool
+
+KERNEL = (3, 3)
+
+
+class CEDN(nnx.Module):
+    """Two poolings, three convolutions down, two transposed ones up, dropout between them.
+
+    The network that introduced `max_pool_with_argmax_and_mask` to TensorFlow's users, made for
+    12x20x20x3 images: weights drawn from the standard normal distribution, no normalisation.
+
+    Args:
+        in_features: channels of the images.
+        out_features: channels of the output, logits for a sigmoid.
+        dropout: rate of the dropout after the first transposed convolution, in training mode.
+        decoder: one of `DECODERS`.
+        rngs: for the weights and, in training mode, the dropout (stream `dropout`).
+
+    Raises:
+        ValueError: `decoder` is none of these.
+
+    Example:
+        >>> from flax import nnx
+        >>> model = jaxunpool.models.CEDN(rngs=nnx.Rngs(0))
+        >>> model(jnp.ones((12, 20, 20, 3))).shape
+        (12, 20, 20, 1)
+    """
+
+    def __init__(
+        self,
+        in_features: int = 3,
+        out_features: int = 1,
+        *,
+        dropout: float = 0.5,
+        decoder: str = "indices",
+        rngs: nnx.Rngs,
+    ):
+        normal = nnx.initializers.normal(1.0)
+        options: dict[str, Any] = {"kernel_init": normal, "bias_init": normal, "rngs": rngs}
+        self.conv1 = nnx.Conv(in_features, 16, KERNEL, **options)
+        self.conv2 = nnx.Conv(16, 32, KERNEL, **options)
+        self.conv3 = nnx.Conv(32, 32, KERNEL, **options)
+        self.unpool2 = Unpool(decoder, 32, rngs=rngs)
+        self.deconv2 = nnx.ConvTranspose(32, 16, KERNEL, **options)
+        self.unpool1 = Unpool(decoder, 16, rngs=rngs)
+        self.deconv1 = nnx.ConvTranspose(16, out_features, KERNEL, **options)
+        self.dropout = nnx.Dropout(dropout, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[batch, height, width, in_features]` to the same size with `out_features`."""
+        x, first = pool(jax.nn.relu(self.conv1(x)), self.unpool1.decoder)
+        x, second = pool(jax.nn.relu(self.conv2(x)), self.unpool2.decoder)
+        x = self.unpool2(jax.nn.relu(self.conv3(x)), second)
+        x = self.unpool1(self.dropout(jax.nn.relu(self.deconv2(x))), first)
+        return self.deconv1(x)

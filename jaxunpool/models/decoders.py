@@ -1,0 +1,67 @@
+"""The ways back over a 2x2 max pooling that a decoder can take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxunpool.arguments import check_choice
+from jaxunpool.conv_transpose import conv_transpose
+from jaxunpool.fixed import bed_of_nails_unpool
+from jaxunpool.interpolate import interpolate
+from jaxunpool.inverse import inverse
+from jaxunpool.max import max_pool, max_pool_with_indices, max_unpool
+from jaxunpool.nearest import nearest_unpool
+
+DECODERS = ("indices", "inverse", "nearest", "bilinear", "bed_of_nails", "conv_transpose")
+WINDOW = (2, 2)
+
+
+def pool(x: jax.Array, decoder: str) -> tuple[jax.Array, Any]:
+    """`x` pooled 2x2, and what the way back needs: the indices, or else `x`.
+
+    Of `x`, all decoders but `"inverse"` use no more than its shape.
+    """
+    return max_pool_with_indices(x, WINDOW) if decoder == "indices" else (max_pool(x, WINDOW), x)
+
+
+class Unpool(nnx.Module):
+    """The way back over `pool`, to the exact size of what was pooled.
+
+    `"indices"` is SegNet's max unpooling, `"inverse"` Lasagne's `InverseLayer` (equal to it),
+    `"nearest"` copies, `"bilinear"` interpolates, `"bed_of_nails"` writes the upper left element
+    of each window, `"conv_transpose"` learns a 2x2 kernel, as FCN's.
+
+    Args:
+        decoder: one of `DECODERS`.
+        features: channels of what comes back; for the weights of `"conv_transpose"`.
+        rngs: for the weights of `"conv_transpose"`.
+
+    Raises:
+        ValueError: `decoder` is none of these.
+    """
+
+    def __init__(self, decoder: str, features: int, *, rngs: nnx.Rngs):
+        self.decoder = check_choice("decoder", decoder, DECODERS)
+        if decoder == "conv_transpose":
+            kernel = nnx.initializers.he_normal()(rngs.params(), (*WINDOW, features, features))
+            self.kernel, self.bias = nnx.Param(kernel), nnx.Param(jnp.zeros(features))
+
+    def __call__(self, y: jax.Array, kept: Any) -> jax.Array:
+        """`y` in the size of what was pooled; `kept` is the second of what `pool` gave."""
+        if self.decoder == "indices":
+            return max_unpool(y, kept)
+        if self.decoder == "inverse":
+            return inverse(lambda x: max_pool(x, WINDOW), kept)(y)
+        size = kept.shape[-3:-1]
+        if self.decoder == "nearest":
+            return nearest_unpool(y, WINDOW, output_shape=size)
+        if self.decoder == "bilinear":
+            return interpolate(y, size, mode="linear")
+        if self.decoder == "bed_of_nails":
+            return bed_of_nails_unpool(y, WINDOW, output_shape=size)
+        odd = tuple(n % 2 for n in size)  # the last row or column that no window covered
+        return conv_transpose(y, self.kernel[...], self.bias[...], 2, output_padding=odd)

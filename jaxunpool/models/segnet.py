@@ -1,0 +1,92 @@
+"""SegNet and SegNet-Basic."""
+
+from __future__ import annotations
+
+from flax import nnx
+
+from jaxunpool.models.blocks import EncoderDecoder
+
+VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+VGG16_BACK = ((512, 512, 512), (512, 512, 256), (256, 256, 128), (128, 64), (64,))
+
+
+class SegNet(EncoderDecoder):
+    """SegNet: the 13 convolutions of VGG16, each with batch normalisation, and their mirror image.
+
+    Badrinarayanan, Kendall and Cipolla, "SegNet: A Deep Convolutional Encoder-Decoder Architecture
+    for Image Segmentation", 2017. The last of the 13 convolutions of the decoder is the classifier.
+    `load_torch` reads the weights of a PyTorch SegNet, and into `model.encoder` those of
+    torchvision's `vgg16_bn`.
+
+    Args:
+        in_features: channels of the images.
+        classes: channels of the output, one logit per class.
+        decoder: one of `DECODERS`; `"indices"` is SegNet's own.
+        rngs: for the weights.
+
+    Raises:
+        ValueError: `decoder` is none of these; or, when called, an image has fewer than 32 rows or
+            columns. Sizes need not be multiples of 32.
+
+    Example:
+        >>> from flax import nnx
+        >>> segnet = nnx.eval_shape(lambda: jaxunpool.models.SegNet(3, 11, rngs=nnx.Rngs(0)))
+        >>> x = jax.ShapeDtypeStruct((1, 45, 60, 3), jnp.float32)
+        >>> nnx.eval_shape(lambda model, x: model(x), segnet, x).shape
+        (1, 45, 60, 11)
+    """
+
+    def __init__(self, in_features: int, classes: int, *, decoder: str = "indices", rngs: nnx.Rngs):
+        super().__init__(in_features, classes, VGG16, VGG16_BACK, decoder=decoder, rngs=rngs)
+
+
+class SegNetBasic(EncoderDecoder):
+    """SegNet-Basic: one convolution per stage, no ReLU in the decoder, a 1x1 classifier.
+
+    The smaller network of the same paper, with its four stages of 64 features and kernels of 7x7
+    unless told otherwise. (The paper's local contrast normalisation of the images is left to
+    whoever loads them.)
+
+    Args:
+        in_features: channels of the images.
+        classes: channels of the output, one logit per class.
+        features: channels of all convolutions but the last.
+        kernel_size: rows and columns of their kernels.
+        stages: how many times to pool.
+        decoder: one of `DECODERS`; `"indices"` is SegNet's own.
+        rngs: for the weights.
+
+    Raises:
+        ValueError: `decoder` is none of these; or, when called, an image has fewer than
+            `2**stages` rows or columns.
+
+    Example:
+        >>> from flax import nnx
+        >>> model = jaxunpool.models.SegNetBasic(3, 11, features=8, stages=2, rngs=nnx.Rngs(0))
+        >>> model(jnp.zeros((1, 21, 30, 3))).shape
+        (1, 21, 30, 11)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        classes: int,
+        *,
+        features: int = 64,
+        kernel_size: int = 7,
+        stages: int = 4,
+        decoder: str = "indices",
+        rngs: nnx.Rngs,
+    ):
+        widths = ((features,),) * stages
+        super().__init__(
+            in_features,
+            classes,
+            widths,
+            widths,
+            kernel_size=kernel_size,
+            last_kernel_size=1,
+            relu=False,
+            decoder=decoder,
+            rngs=rngs,
+        )

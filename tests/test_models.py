@@ -1,0 +1,502 @@
+"""Networks: sizes, ways back, gradients, weights of PyTorch, projections."""
+
+import inspect
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax import lax
+
+import jaxunpool as jup
+from jaxunpool import models
+
+
+@pytest.fixture(autouse=True)
+def _as_users_have_it():
+    with jax.enable_x64(False):
+        yield
+
+
+def basic(decoder="indices", stages=2, seed=0):
+    rngs = nnx.Rngs(seed)
+    return models.SegNetBasic(
+        3, 5, features=4, kernel_size=3, stages=stages, decoder=decoder, rngs=rngs
+    )
+
+
+def segnet(decoder="indices"):
+    return models.SegNet(3, 5, decoder=decoder, rngs=nnx.Rngs(0))
+
+
+def forward(model, x):
+    return nnx.jit(lambda model, x: model(x))(model, x)
+
+
+def images(shape, seed=0):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+@pytest.mark.parametrize("decoder", models.DECODERS)
+@pytest.mark.parametrize(
+    ("make", "size"),
+    [(basic, (16, 24)), (basic, (4, 7)), (segnet, (360, 480)), (segnet, (45, 61))],
+)
+def test_exact_sizes_come_back(decoder, make, size):
+    model = nnx.eval_shape(lambda: make(decoder=decoder))
+    x = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+    logits = nnx.eval_shape(lambda model, x: model(x), model, x)
+    assert (logits.shape, logits.dtype) == ((2, *size, 5), jnp.float32)
+
+
+def test_segnet_is_vgg16_and_its_mirror():
+    model = nnx.eval_shape(segnet)
+    down = [block.conv.kernel.shape for stage in model.encoder.stages for block in stage]
+    up = [block.conv.kernel.shape for stage in model.stages for block in stage]
+    up.append(model.last.kernel.shape)
+    vgg = [3, 64, 64, 128, 128, *[256] * 3, *[512] * 6]
+    assert down == [(3, 3, i, o) for i, o in itertools.pairwise(vgg)]
+    # The mirror image: a convolution's channels the other way round, up to what starts and ends.
+    assert up[:-1] == [(3, 3, o, i) for _, _, i, o in down[:0:-1]]
+    assert up[-1] == (3, 3, 64, 5)
+    assert len(model.unpools) == 5
+
+
+@pytest.mark.parametrize("decoder", models.DECODERS)
+def test_every_weight_learns(decoder):
+    model, x = basic(decoder), images((2, 13, 14, 3))
+    labels = jax.random.randint(jax.random.key(1), (2, 13, 14), 0, 5)
+
+    @nnx.jit
+    def gradient(model):
+        def loss(model):
+            losses = optax.softmax_cross_entropy_with_integer_labels(model(x), labels)
+            return losses.mean()
+
+        return nnx.grad(loss)(model)
+
+    for path, leaf in jax.tree.leaves_with_path(nnx.to_pure_dict(nnx.state(gradient(model)))):
+        if "conv" in str(path[-2]) and "bias" in str(path[-1]):
+            continue  # normalisation takes a constant away
+        assert jnp.max(jnp.abs(leaf)) > 1e-6, path
+
+
+def with_weights_of(model, other):
+    nnx.update(model, nnx.state(other))
+    return model
+
+
+def test_indices_and_inverse_are_equal():
+    one, two = basic("indices"), basic("inverse", seed=1)
+    with_weights_of(two, one)
+    x = images((2, 13, 22, 3))
+    np.testing.assert_array_equal(forward(one, x), forward(two, x))
+
+    def loss(model):
+        return jnp.sum(jnp.sin(model(x)))
+
+    gradients = [nnx.state(nnx.jit(nnx.grad(loss))(model)) for model in (one, two)]
+    one, two = map(jax.tree.leaves, gradients)
+    largest = max(float(jnp.max(jnp.abs(leaf))) for leaf in one)
+    for a, b in zip(one, two):  # sums of thousands of terms, added in another order
+        np.testing.assert_allclose(a, b, atol=1e-5 * largest)
+
+
+def test_segnet_indices_and_inverse_are_equal():
+    x = images((1, 33, 40, 3))
+    one = segnet()
+    graph, _ = nnx.split(nnx.eval_shape(lambda: segnet("inverse")))
+    two = nnx.merge(graph, nnx.state(one))
+    np.testing.assert_array_equal(forward(one, x), forward(two, x))
+
+
+def test_decoders_by_the_definitions():
+    """One stage whose convolutions pass everything through: only the way back is left."""
+    x = images((1, 5, 6, 1))
+    y, indices = jup.max_pool_with_indices(x, (2, 2))
+    rows, columns = jnp.arange(5)[:, None], jnp.arange(6)
+    corner = (rows % 2 == 0) & (columns % 2 == 0) & (rows < 4)
+    copies = jnp.pad(jnp.repeat(jnp.repeat(y, 2, 1), 2, 2), ((0, 0), (0, 1), (0, 0), (0, 0)))
+    expected = {
+        "indices": jup.max_unpool(y, indices),
+        "nearest": copies,
+        "bed_of_nails": jnp.where(corner[..., None], copies, 0),
+        "bilinear": jax.image.resize(y, (1, 5, 6, 1), "linear"),
+    }
+    expected["inverse"] = expected["indices"]
+    kernel = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+    expected["conv_transpose"] = jnp.pad(
+        jnp.kron(y[0, ..., 0], kernel)[None, ..., None], ((0, 0), (0, 1), (0, 0), (0, 0))
+    )
+    for decoder in models.DECODERS:
+        unpool = models.Unpool(decoder, 1, rngs=nnx.Rngs(0))
+        if decoder == "conv_transpose":
+            unpool.kernel[...] = kernel[..., None, None]
+        kept = indices if decoder == "indices" else x
+        np.testing.assert_allclose(unpool(y, kept), expected[decoder], rtol=1e-5, atol=1e-6)
+
+
+def test_auto_encoder_learns_digits():
+    digits = pytest.importorskip("sklearn.datasets").load_digits().images[:64, ..., None] / 16
+    x = jnp.asarray(digits, jnp.float32)
+    model = models.AutoEncoder(1, (8, 16), rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, optax.adam(1e-2), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer):
+        loss, gradient = nnx.value_and_grad(lambda model: jnp.mean((model(x) - x) ** 2))(model)
+        optimizer.update(model, gradient)
+        return loss
+
+    losses = [float(step(model, optimizer)) for _ in range(30)]
+    assert losses[-1] < 0.25 * losses[0]
+
+
+def test_cedn_is_the_one_of_the_recipe():
+    """The same network written with functions, and ten of its Adam steps."""
+    rng = np.random.default_rng(123)
+    x = jnp.asarray(np.where(rng.random((12, 20, 20, 3)) > 0.5, 1.0, -1.0), jnp.float32)
+    labels = jnp.asarray(rng.random((12, 20, 20, 1)) > 0.5, jnp.float32)
+    model = models.CEDN(rngs=nnx.Rngs(0))
+    model.eval()
+
+    def convolve(layer, x, transposed=False):
+        kernel = layer.kernel[...]
+        run = lax.conv_transpose if transposed else lax.conv_general_dilated
+        y = run(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return y + layer.bias[...]
+
+    relu = jax.nn.relu
+    y, first, mask = jup.max_pool_with_argmax_and_mask(relu(convolve(model.conv1, x)), (2, 2))
+    assert mask.shape == (12, 20, 20, 16)
+    y, second, _ = jup.max_pool_with_argmax_and_mask(relu(convolve(model.conv2, y)), (2, 2))
+    u = jup.max_unpool(relu(convolve(model.conv3, y)), second)
+    u = jup.max_unpool(relu(convolve(model.deconv2, u, True)), first)
+    expected = convolve(model.deconv1, u, True)
+    scale = jnp.max(jnp.abs(expected))
+    np.testing.assert_allclose(model(x) / scale, expected / scale, atol=1e-6)
+
+    model.train()
+    optimizer = nnx.Optimizer(model, optax.adam(1.0), wrt=nnx.Param)
+
+    def loss(model):
+        return optax.sigmoid_binary_cross_entropy(model(x), labels).sum()
+
+    @nnx.jit
+    def step(model, optimizer):
+        optimizer.update(model, nnx.grad(loss)(model))
+
+    def measure():
+        model.eval()
+        value = float(loss(model))
+        model.train()
+        return value
+
+    before = measure()
+    for _ in range(10):
+        step(model, optimizer)
+    assert measure() < 0.5 * before
+
+
+def randomised(state):
+    """Values for every entry of a state dict, with a spread of activations near one."""
+    rng = np.random.default_rng(0)
+    found = {}
+    for name, value in state.items():
+        shape, entry = tuple(value.shape), name.rpartition(".")[2]
+        if entry == "num_batches_tracked":
+            found[name] = np.array(7)
+        elif entry == "running_var" or (entry == "weight" and len(shape) == 1):
+            found[name] = rng.uniform(0.5, 1.5, shape)
+        elif len(shape) > 1:
+            found[name] = rng.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
+        else:
+            found[name] = rng.normal(0, 0.1, shape)
+        found[name] = found[name].astype(np.float32 if shape else np.int64)
+    return found
+
+
+def torch_segnet(torch, classes):
+    """SegNet as PyTorch's users write it: VGG16 with batch normalisation and its mirror."""
+    nn = torch.nn
+
+    def block(i, o):
+        return nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU())
+
+    class SegNet(nn.Module):
+        def __init__(self):
+            super().__init__()
+            down = [[3, 64, 64], [64, 128, 128], [128, *[256] * 3], [256, *[512] * 3], [512] * 4]
+            up = [[512] * 4, [512, 512, 512, 256], [256, 256, 256, 128], [128, 128, 64], [64, 64]]
+            self.down = nn.ModuleList(nn.Sequential(*map(block, c, c[1:])) for c in down)
+            self.up = nn.ModuleList(nn.Sequential(*map(block, c, c[1:])) for c in up)
+            self.classifier = nn.Conv2d(64, classes, 3, padding=1)
+
+        def forward(self, x):
+            kept = []
+            for stage in self.down:
+                x = stage(x)
+                size = x.shape
+                x, indices = nn.functional.max_pool2d(x, 2, return_indices=True)
+                kept.append((indices, size))
+            for stage in self.up:
+                indices, size = kept.pop()
+                x = stage(nn.functional.max_unpool2d(x, indices, 2, output_size=size))
+            return self.classifier(x)
+
+    return SegNet().eval()
+
+
+def test_segnet_with_weights_of_pytorch():
+    torch = pytest.importorskip("torch")
+    theirs = torch_segnet(torch, 11)
+    weights = randomised(theirs.state_dict())
+    theirs.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    x = np.array(images((1, 45, 60, 3)))
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(x.transpose(0, 3, 1, 2))).numpy()
+    expected = expected.transpose(0, 2, 3, 1)
+    assert expected.std() > 0.1
+    ours = models.SegNet(3, 11, rngs=nnx.Rngs(0))
+    models.load_torch(ours, {name: value.numpy() for name, value in theirs.state_dict().items()})
+    ours.eval()
+    np.testing.assert_allclose(forward(ours, jnp.asarray(x)), expected, atol=1e-4)
+
+
+def vgg16_bn():
+    """Names and shapes of torchvision's `vgg16_bn`, a classifier of other widths at its end."""
+    entries, i, channels = {}, 0, 3
+    for width in [64, 64, 0, 128, 128, 0, *[256] * 3, 0, *[512] * 3, 0, *[512] * 3, 0]:
+        if not width:
+            i += 1
+            continue
+        entries[f"features.{i}.weight"] = (width, channels, 3, 3)
+        entries[f"features.{i}.bias"] = (width,)
+        for entry in ("weight", "bias", "running_mean", "running_var"):
+            entries[f"features.{i + 1}.{entry}"] = (width,)
+        entries[f"features.{i + 1}.num_batches_tracked"] = ()
+        i, channels = i + 3, width
+    entries |= {"classifier.0.weight": (10, 20), "classifier.0.bias": (10,)}
+    return randomised({name: np.broadcast_to(0.0, shape) for name, shape in entries.items()})
+
+
+def test_encoder_with_weights_of_torchvision():
+    weights = vgg16_bn()
+    model = segnet()
+    last = jnp.copy(model.last.kernel[...])
+    models.load_torch(model.encoder, weights)
+    block = model.encoder.stages[4][2]
+    kernel = weights["features.40.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(block.conv.kernel[...], kernel)
+    np.testing.assert_array_equal(block.conv.bias[...], weights["features.40.bias"])
+    np.testing.assert_array_equal(block.norm.scale[...], weights["features.41.weight"])
+    np.testing.assert_array_equal(block.norm.bias[...], weights["features.41.bias"])
+    np.testing.assert_array_equal(block.norm.mean[...], weights["features.41.running_mean"])
+    np.testing.assert_array_equal(block.norm.var[...], weights["features.41.running_var"])
+    np.testing.assert_array_equal(model.last.kernel[...], last)
+
+
+def two_layers():
+    return {
+        "conv.weight": np.ones((4, 3, 3, 3)),
+        "norm.weight": np.ones(4),
+        "norm.bias": np.zeros(4),
+        "norm.running_mean": np.zeros(4),
+        "norm.running_var": np.ones(4),
+    }
+
+
+def test_convolution_without_bias_gets_zeros():
+    encoder = models.Encoder(3, [[4]], rngs=nnx.Rngs(0))
+    encoder.stages[0][0].conv.bias[...] += 1
+    models.load_torch(encoder, two_layers())
+    np.testing.assert_array_equal(encoder.stages[0][0].conv.bias[...], np.zeros(4))
+
+
+WRONG_WEIGHTS = {
+    "no mapping": (lambda w: [1], TypeError, "weights: expected a mapping, got list"),
+    "empty": (lambda w: {}, ValueError, "expected 2 convolutions and normalisations, got 0: none"),
+    "too many": (
+        lambda w: w | {"more.weight": np.ones((4, 4, 3, 3))},
+        ValueError,
+        "expected 2 convolutions and normalisations, got 3: conv, norm, more",
+    ),
+    "another shape": (
+        lambda w: w | {"conv.weight": np.ones((8, 3, 3, 3))},
+        ValueError,
+        "conv.weight does not fit: the model has [3, 3, 3, 4] there, got [3, 3, 3, 8]",
+    ),
+    "another order": (
+        lambda w: dict(sorted(w.items(), reverse=True)),
+        ValueError,
+        "norm.weight does not fit: the model has [3, 3, 3, 4] there, got [4]",
+    ),
+    "no statistics": (
+        lambda w: {name: value for name, value in w.items() if "mean" not in name},
+        ValueError,
+        "norm.running_mean does not fit: the model has [4] there, got nothing",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_WEIGHTS)
+def test_wrong_weights_change_nothing(name):
+    change, kind, message = WRONG_WEIGHTS[name]
+    encoder = models.Encoder(3, [[4]], rngs=nnx.Rngs(0))
+    before = [np.copy(leaf) for leaf in jax.tree.leaves(nnx.state(encoder))]
+    with pytest.raises(kind) as error:
+        models.load_torch(encoder, change(two_layers()))
+    assert message in str(error.value)
+    for a, b in zip(before, jax.tree.leaves(nnx.state(encoder))):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_projection_by_hand():
+    """Two layers of one stage, then one of the next, against transposes written out."""
+    encoder = models.Encoder(2, [[3, 4], [5]], rngs=nnx.Rngs(0))
+    forward(encoder, images((4, 12, 14, 2), seed=1))  # running statistics other than 0 and 1
+    x = images((2, 13, 14, 2))
+    seen, path = x, []
+    for blocks in encoder.stages:
+        for block in blocks:
+            norm = block.norm
+            scale = norm.scale[...] * lax.rsqrt(norm.var[...] + 1e-5)
+            seen = lax.conv_general_dilated(
+                seen,
+                block.conv.kernel[...],
+                (1, 1),
+                "SAME",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+            seen = jax.nn.relu((seen + block.conv.bias[...] - norm.mean[...]) * scale + norm.bias)
+            path.append((block.conv.kernel[...], scale))
+        seen, indices = jup.max_pool_with_indices(seen, (2, 2))
+        path.append(indices)
+    feature = int(jnp.argmax(jnp.max(seen, axis=(0, 1, 2))))
+    y = np.zeros_like(seen)
+    for image in range(2):
+        row, column = np.unravel_index(np.argmax(seen[image, ..., feature]), seen.shape[1:3])
+        y[image, row, column, feature] = seen[image, row, column, feature]
+    for step in reversed(path):
+        if isinstance(step, jup.PoolIndices):
+            y = jup.max_unpool(y, step)
+            continue
+        kernel, scale = step
+        flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+        y = lax.conv_general_dilated(
+            jax.nn.relu(y) * scale,
+            flipped,
+            (1, 1),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+    image = models.DeconvNet(encoder).project(x, 1, feature)
+    assert jnp.max(jnp.abs(y)) > 0
+    np.testing.assert_allclose(image, y, atol=1e-5 * jnp.max(jnp.abs(y)))
+
+
+def test_projection_of_a_strongest_activation_stays_near_it():
+    encoder = models.Encoder(1, [[2], [2]], rngs=nnx.Rngs(0))
+    projector = models.DeconvNet(encoder)
+    x = images((1, 32, 32, 1))
+    everywhere = projector.project(x, 1, 0, strongest=False)
+    one = projector.project(x, 1, 0)
+    found = np.argwhere(one[0, ..., 0] != 0)
+    # A pooled element of the second stage sees 4 + 2 + 4 pixels along an axis.
+    assert 0 < len(found) <= 100
+    assert np.ptp(found, axis=0).max() < 10
+    assert np.count_nonzero(everywhere) > 4 * len(found)
+
+
+def test_projection_is_a_function_of_the_image_alone():
+    """Training or not, and nothing in the encoder is changed by looking at it."""
+    encoder = models.Encoder(1, [[2]], rngs=nnx.Rngs(0))
+    before = [np.copy(leaf) for leaf in jax.tree.leaves(nnx.state(encoder))]
+    x = images((1, 8, 8, 1))
+    encoder.train()
+    trained = models.DeconvNet(encoder).project(x, 0, 1)
+    encoder.eval()
+    np.testing.assert_array_equal(trained, models.DeconvNet(encoder).project(x, 0, 1))
+    for a, b in zip(before, jax.tree.leaves(nnx.state(encoder))):
+        np.testing.assert_array_equal(a, b)
+
+
+RNGS = nnx.Rngs(0)
+WRONG_USE = {
+    "decoder": (
+        lambda: basic("bicubic"),
+        ValueError,
+        "decoder='bicubic': expected one of 'indices', 'inverse', 'nearest', 'bilinear',"
+        " 'bed_of_nails', 'conv_transpose'",
+    ),
+    "decoder of segnet": (
+        lambda: models.SegNet(3, 2, decoder="max", rngs=RNGS),
+        ValueError,
+        "decoder='max': expected one of",
+    ),
+    "decoder of cedn": (
+        lambda: models.CEDN(decoder="max", rngs=RNGS),
+        ValueError,
+        "decoder='max': expected one of",
+    ),
+    "stages": (lambda: basic(stages=0), ValueError, "widths=(): expected at least one stage"),
+    "small image": (
+        lambda: basic()(jnp.zeros((1, 3, 8, 3))),
+        ValueError,
+        "x: expected [batch, height, width, 3] with at least 4 rows and columns, got [1, 3, 8, 3]",
+    ),
+    "channels": (
+        lambda: basic()(jnp.zeros((1, 8, 8, 1))),
+        ValueError,
+        "x: expected [batch, height, width, 3] with at least 4 rows and columns, got [1, 8, 8, 1]",
+    ),
+    "no batch": (
+        lambda: basic()(jnp.zeros((8, 8, 3))),
+        ValueError,
+        "x: expected [batch, height, width, 3] with at least 4 rows and columns, got [8, 8, 3]",
+    ),
+    "encoder": (
+        lambda: models.DeconvNet(basic()),
+        TypeError,
+        "encoder: expected an Encoder, got SegNetBasic",
+    ),
+    "stage": (
+        lambda: models.DeconvNet(basic().encoder).project(jnp.zeros((1, 8, 8, 3)), 2, 0),
+        ValueError,
+        "stage=2: expected 0 to 1",
+    ),
+    "feature": (
+        lambda: models.DeconvNet(basic().encoder).project(jnp.zeros((1, 8, 8, 3)), 1, -1),
+        ValueError,
+        "feature=-1: expected 0 to 3",
+    ),
+    "feature type": (
+        lambda: models.DeconvNet(basic().encoder).project(jnp.zeros((1, 8, 8, 3)), 1, 0.5),
+        TypeError,
+        "feature: expected an int, got 0.5",
+    ),
+    "model of weights": (
+        lambda: models.load_torch(models.CEDN(rngs=RNGS), {}),
+        TypeError,
+        "model: expected an EncoderDecoder, got CEDN",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_USE)
+def test_wrong_use(name):
+    use, kind, message = WRONG_USE[name]
+    with pytest.raises(kind) as error:
+        use()
+    assert message in str(error.value)
+
+
+def test_every_network_is_documented():
+    for name in set(models.__all__) - {"DECODERS"}:
+        public = getattr(models, name)
+        signature = inspect.signature(public.__init__ if isinstance(public, type) else public)
+        for parameter in set(signature.parameters) - {"self"}:
+            assert f"{parameter}:" in inspect.getdoc(public), (name, parameter)
