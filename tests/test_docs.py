@@ -1,9 +1,13 @@
-"""The examples in docstrings and in the README do what they say."""
+"""The examples in docstrings, in the README and in the documentation do what they say."""
 
 import doctest
+import functools
 import inspect
 import pathlib
 import re
+import runpy
+import shlex
+import subprocess
 import sys
 
 import jax
@@ -56,16 +60,165 @@ def test_docstrings_are_whole():
 
 
 PAGES = ["README.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").rglob("*.md")))]
+NEEDS = {"docs/recipes/equinox.md": "equinox", "docs/recipes/keras.md": "keras"}
+
+
+def blocks(page, language):
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE
+    )
+
+
+@functools.cache
+def names_after(page):
+    """What the code blocks of a page leave behind."""
+    names: dict = {}
+    for block in blocks(page, "python"):
+        exec(compile(block, page, "exec"), names)
+    return names
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_code_block_runs(page):
-    text = (ROOT / page).read_text()
-    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    assert blocks
-    names: dict = {}
-    for block in blocks:
-        exec(compile(block, page, "exec"), names)
+def test_every_code_block_runs(page, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    if page in NEEDS:
+        pytest.importorskip(NEEDS[page])
+    names_after(page)
+
+
+def test_most_pages_have_code():
+    assert sum(bool(blocks(page, "python")) for page in PAGES) >= 12
+
+
+# Tables of pairs: what to write in another framework, and here.
+
+
+def pairs(page):
+    """(framework, code there, code here) of every row of the tables of pairs."""
+    framework = None
+    for line in (ROOT / page).read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
+        if not line.startswith("|"):
+            framework = None
+        elif cells[1:] == ["jaxunpool"]:
+            framework = cells[0]
+        elif framework and not cells[0].startswith("---"):
+            theirs, ours = (re.findall(r"`([^`]+)`", cell) for cell in cells)
+            yield framework, theirs, ours
+
+
+PORTING = [page for page in PAGES if "/porting/" in page]
+TABLES = sorted({(page, framework) for page in PORTING for framework, *_ in pairs(page)})
+MODULES = {"Flax": "flax", "Keras": "keras", "PyTorch": "torch", "TensorFlow": "tensorflow"}
+
+
+def test_there_are_tables():
+    assert len(TABLES) >= 8
+
+
+@pytest.mark.parametrize("page", sorted({page for page, _ in TABLES}))
+def test_every_row_runs(page):
+    names = names_after(page)
+    for _, _, ours in pairs(page):
+        assert ours
+        for code in ours:
+            assert jax.tree.leaves(eval(code, names)), code
+
+
+@pytest.mark.parametrize(("page", "framework"), TABLES)
+def test_rows_equal_the_other_framework(page, framework, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    if framework not in (*MODULES, "NumPy"):
+        pytest.skip(f"{framework} is not Python that can be called")
+    ours = names_after(page)
+    theirs = there(framework, ours)
+    compared = 0
+    for found, code, equal in pairs(page):
+        if found != framework or len(code) > 1 or "..." in code[0] or "tfa." in code[0]:
+            continue
+        if "tf.nn.fractional" in code[0]:
+            continue  # random positions
+        results = [eval(code[0], theirs), eval(equal[0], ours)]
+        compare(*map(plain_arrays, results), code[0])
+        compared += 1
+    assert compared >= 5
+
+
+def there(framework, names):
+    """The arrays of a page as those of a framework, and the names its code uses."""
+    if framework == "PyTorch":
+        torch = pytest.importorskip("torch")
+        names = {
+            name: torch.from_numpy(np.array(value, np.int64 if value.dtype == np.int32 else None))
+            if isinstance(value, jax.Array | np.ndarray)
+            else value
+            for name, value in names.items()
+        }
+        return names | {"F": torch.nn.functional}
+    if framework == "TensorFlow":
+        tf = pytest.importorskip("tensorflow")
+        from tensorflow.python.ops import gen_nn_ops
+
+        return names | {"tf": tf, "gen_nn_ops": gen_nn_ops}
+    if framework == "Keras":
+        return names | {"keras": pytest.importorskip("keras")}
+    return names
+
+
+def plain_arrays(result):
+    leaves = jax.tree.leaves(result, is_leaf=lambda leaf: isinstance(leaf, jaxunpool.PoolIndices))
+    flat = [leaf.flat if isinstance(leaf, jaxunpool.PoolIndices) else leaf for leaf in leaves]
+    return [np.asarray(leaf) for leaf in flat]
+
+
+def compare(theirs, ours, code):
+    assert len(theirs) == len(ours), code
+    for a, b in zip(theirs, ours):
+        assert a.shape == b.shape, code
+        # Sums of up to 36 products of normal numbers, in any order.
+        np.testing.assert_allclose(a, b, rtol=0, atol=64 * np.finfo(np.float32).eps, err_msg=code)
+
+
+# Commands.
+
+
+COMMAND = re.compile(r"python3? -m (jaxunpool|benchmarks)\b([^`\n#&]*)")
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
+def test_commands_exist(page, monkeypatch, capsys):
+    """Their subcommands and options, as far as `--help` knows them."""
+    for module, arguments in COMMAND.findall((ROOT / page).read_text()):
+        words = shlex.split(arguments)
+        subcommand = words[:1] if words and not words[0].startswith("-") else []
+        monkeypatch.setattr(sys, "argv", [module, *subcommand, "--help"])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_module(module, run_name="__main__")
+        assert not stopped.value.code
+        help_text = capsys.readouterr().out
+        for option in (word.split("=")[0] for word in words if word.startswith("-")):
+            assert re.search(rf"{option}\b", help_text), (module, arguments)
+
+
+# The reference.
+
+
+def test_the_reference_is_complete():
+    pages = "".join(p.read_text() for p in (ROOT / "docs/api").glob("*.md"))
+    shown = set(re.findall(r"^::: jaxunpool\.([\w.]+)$", pages, re.MULTILINE))
+    assert set(PUBLIC) <= shown
+
+
+def test_drawings_are_what_the_library_computes(tmp_path):
+    """Matplotlib keeps each text in a comment."""
+    script = ROOT / "docs/drawings.py"
+    subprocess.run([sys.executable, script, tmp_path], check=True, stdout=subprocess.DEVNULL)
+    committed = sorted((ROOT / "docs/images/drawings").iterdir())
+    assert [path.name for path in committed] == sorted(path.name for path in tmp_path.iterdir())
+    for path in committed:
+        words = [re.findall(r"<!-- (.*) -->", p.read_text()) for p in (path, tmp_path / path.name)]
+        assert words[0] == words[1], path.name
+        assert path.name in "".join((ROOT / page).read_text() for page in PAGES), path.name
 
 
 def test_readme_is_finished():
