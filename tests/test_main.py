@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxunpool as jup
-from jaxunpool import __main__ as demo
+from jaxunpool import photograph as demo
 
 for package in ("matplotlib", "rich", "skimage"):
     pytest.importorskip(package)

@@ -1,0 +1,76 @@
+"""What the command lines share: one line for every mistake, files written whole or not at all."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+
+class UsageError(Exception):
+    """What was asked for cannot be done; the message is one line for the user."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a mistake in one line, where argparse would print the usage too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise it."""
+        raise UsageError(message)
+
+
+def count(text: str) -> int:
+    """An int of at least 1, for argparse."""
+    value = whole(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
+    return value
+
+
+def whole(text: str) -> int:
+    """Any int, for argparse."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected an int, got {text!r}") from None
+
+
+def require_extra(extra: str, *packages: str) -> None:
+    """Fail before any work if a package of an extra is missing."""
+    for name in packages:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            raise UsageError(f"{name} is missing: pip install 'jaxunpool[{extra}]'") from None
+
+
+def report(message: object) -> None:
+    """One line on stderr."""
+    print("jaxunpool:", " ".join(str(message).split()), file=sys.stderr, flush=True)
+
+
+def exit_status(run: Callable[[], int]) -> int:
+    """What `run` returns, or 2 and a line for a request that cannot be met."""
+    try:
+        return run()
+    except (UsageError, OSError) as error:
+        report(error)
+        return 2
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A file of the same folder that takes the place of `path` once it is complete."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
