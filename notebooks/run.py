@@ -80,6 +80,7 @@ def run(path: pathlib.Path, limit: float, write: bool) -> tuple[float, list[str]
         return time.perf_counter() - start, COLOUR.sub("", str(error)).splitlines()
     seconds = time.perf_counter() - start
     problems = [f"took more than {limit:g} seconds"] if seconds > limit else []
+    problems += warnings(executed)
     if write:
         nbformat.validate(executed)
         nbformat.write(executed, path)
@@ -109,14 +110,19 @@ def execute(notebook: Any, limit: float) -> Any:
     return notebook
 
 
+def warnings(executed: Any) -> Iterator[str]:
+    """What cells wrote to the error stream: a reader should not meet it."""
+    for number, cell in enumerate(executed.cells):
+        for output in cell.get("outputs", ()):
+            if output.get("name") == "stderr":
+                yield f"cell {number} warns: {output.text.strip()}"
+
+
 def differences(committed: Any, executed: Any) -> Iterator[str]:
     """Cells whose outputs are not the committed ones, in words."""
     for number, (old, new) in enumerate(zip(committed.cells, executed.cells, strict=True)):
         if new.cell_type != "code":
             continue
-        for output in new.outputs:
-            if output.get("name") == "stderr":
-                yield f"cell {number} warns: {output.text.strip()}"
         if old.execution_count != new.execution_count:
             yield f"cell {number}: its committed outputs are not of a run from top to bottom"
         varies = "varies" in old.metadata.get("tags", ())
