@@ -28,6 +28,7 @@ class ReadableDocstrings(griffe.Extension):
             obj.docstring.value,
         )
         text = re.sub(r"(?<![\[`])`(\w+)`(?![\]`])", _link, text)
+        text = re.sub(r"(?m)^( *)Example:$", r"\1Examples:", text)  # what holds doctests
         if isinstance(obj, griffe.Function) and obj.returns is not None:
             # A colon in the description would end the type.
             text = re.sub(r"(?m)^( *Returns:\n +)", rf"\g<1>{obj.returns}: ", text)
