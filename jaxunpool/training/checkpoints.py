@@ -1,0 +1,246 @@
+"""The folder of a run: saving, resuming, and refusing what is not its own.
+
+Orbax makes each checkpoint appear whole or not at all. On top of that every one carries a digest,
+so that one damaged later is noticed and set aside, and the configuration, so that one of another
+run is not taken for this run's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxunpool.command import UsageError, replacing, report
+from jaxunpool.training.loop import State
+from jaxunpool.training.options import Configuration
+
+KEPT = 3
+CONFIGURATION, CHECKPOINTS, DAMAGED = "configuration.json", "checkpoints", "damaged"
+
+
+class Folder:
+    """A folder that belongs to one run.
+
+    Args:
+        path: where it is, or is to be made.
+        configuration: of the run.
+
+    Raises:
+        UsageError: it holds another run or something else, or cannot be written. Nothing in it
+            was touched.
+    """
+
+    def __init__(self, path: pathlib.Path, configuration: Configuration):
+        self.path = path
+        self.about = json.loads(json.dumps(dataclasses.asdict(configuration)))
+        self._claim()
+        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)
+        with self._explained("checkpoints cannot be opened"):
+            self._manager = ocp.CheckpointManager((path / CHECKPOINTS).absolute(), options=options)
+
+    def save(self, state: State) -> None:
+        """Write a checkpoint of this state, and drop the oldest of more than `KEPT`."""
+        packed = pack(state)
+        about = {"configuration": self.about, "sha256": digest(packed)}
+        step = int(state.step)
+        with self._explained(f"step {step} cannot be saved", self._safe()):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave({"packed": packed}), about=ocp.args.JsonSave(about)
+                ),
+                force=True,
+            )
+
+    def resume(self, start: State) -> State | None:
+        """The last state that was saved whole, or None if none was saved yet.
+
+        Damaged checkpoints after it are set aside, each with a line on stderr.
+
+        Args:
+            start: a state of the same run: its shapes, dtypes and shardings.
+
+        Raises:
+            UsageError: there are checkpoints but all are damaged, or one is of another run.
+        """
+        damaged: list[int] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            state = self._read(step, start)
+            if state is not None:
+                self._set_aside(damaged, step)
+                return state
+            damaged.append(step)
+        if damaged:
+            raise UsageError(
+                f"{self.path}: {_steps(damaged)} damaged and no other is there: move the folder"
+                " away, or choose another --output"
+            )
+        return None
+
+    def close(self) -> None:
+        """Wait for what Orbax does behind the scenes."""
+        self._manager.close()
+
+    def _claim(self) -> None:
+        """Make the folder, or check that it holds this run."""
+        path = self.path
+        try:
+            if path.exists() and not path.is_dir():
+                raise UsageError(f"--output {path}: is not a folder")
+            path.mkdir(parents=True, exist_ok=True)
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise UsageError(f"--output {path}: the folder is not writable")
+            if (path / CONFIGURATION).exists():
+                self._check(_read_json(path / CONFIGURATION))
+            elif any(not entry.name.endswith(".part") for entry in path.iterdir()):
+                raise UsageError(f"--output {path}: holds something else than a run")
+            else:
+                write_json(path / CONFIGURATION, self.about)
+        except OSError as error:
+            raise UsageError(f"--output {path}: {error.strerror or error}") from None
+
+    def _check(self, found: Any) -> None:
+        """Raise unless this is what was asked for."""
+        if not isinstance(found, dict):
+            raise UsageError(f"--output {self.path}: its {CONFIGURATION} is damaged")
+        names = {*found, *self.about}
+        other = sorted(name for name in names if found.get(name) != self.about.get(name))
+        if other:
+            theirs = ", ".join(f"{name}={found.get(name)}" for name in other)
+            ours = ", ".join(f"{name}={self.about.get(name)}" for name in other)
+            raise UsageError(
+                f"--output {self.path}: holds a run with {theirs}, asked for is {ours}: choose"
+                " another folder"
+            )
+
+    def _read(self, step: int, start: State) -> State | None:
+        """A checkpoint, or None if it is damaged."""
+        try:
+            found = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore({"packed": _abstract(start)}),
+                    about=ocp.args.JsonRestore(),
+                ),
+            )
+            packed, about = np.asarray(found["state"]["packed"]), found["about"]
+            if about["sha256"] != digest(packed):
+                return None
+        except Exception:  # TensorStore, zarr and JSON have one each for every kind of damage
+            return None
+        self._check(about["configuration"])
+        return unpack(packed, start)
+
+    def _set_aside(self, damaged: list[int], good: int) -> None:
+        """Out of the way of the checkpoints to come, but not deleted."""
+        if not damaged:
+            return
+        report(
+            f"{self.path}: {_steps(damaged)} damaged (now in {DAMAGED}/), going on from step {good}"
+        )
+        with self._explained("damaged checkpoints cannot be moved"):
+            for step in damaged:
+                kept = self.path / DAMAGED
+                kept.mkdir(exist_ok=True)
+                number = len(list(kept.iterdir()))
+                os.rename(self.path / CHECKPOINTS / str(step), kept / f"{step}.{number}")
+            self._manager.reload()
+
+    def _safe(self) -> str:
+        steps = self._manager.all_steps()
+        return f"; step {max(steps)} is safe" if steps else ""
+
+    @contextlib.contextmanager
+    def _explained(self, what: str, consequence: str = "") -> Iterator[None]:
+        """One line for whatever Orbax and TensorStore raise when a disk does not do its part."""
+        try:
+            with _quiet():
+                yield
+        except Exception as error:
+            raise UsageError(f"{self.path}: {what} ({_reason(error)}){consequence}") from None
+
+
+def pack(state: State) -> np.ndarray:
+    """All of a state as one array of bytes.
+
+    Written as one array it is saved several times faster than as fifty small ones, and a full disk
+    is one error, not a traceback from each of TensorStore's threads.
+    """
+    leaves = [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(state)]
+    return np.concatenate([leaf.reshape(-1).view(np.uint8) for leaf in leaves])
+
+
+def unpack(packed: np.ndarray, like: State) -> State:
+    """The state that was packed, on the devices of `like`."""
+    leaves, treedef = jax.tree.flatten(like)
+    ends = np.cumsum([leaf.nbytes for leaf in leaves])[:-1]
+    parts = [
+        part.view(leaf.dtype).reshape(leaf.shape)
+        for part, leaf in zip(np.split(packed, ends), leaves)
+    ]
+    state = jax.tree.unflatten(treedef, parts)
+    return jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, like))
+
+
+def digest(packed: np.ndarray) -> str:
+    """SHA-256, in hexadecimal."""
+    return hashlib.sha256(packed.tobytes()).hexdigest()
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Write the file whole or not at all."""
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_json(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+
+
+def _abstract(state: State) -> np.ndarray:
+    return np.empty(sum(leaf.nbytes for leaf in jax.tree.leaves(state)), np.uint8)
+
+
+def _steps(damaged: list[int]) -> str:
+    if len(damaged) == 1:
+        return f"the checkpoint of step {damaged[0]} is"
+    return f"the checkpoints of steps {', '.join(map(str, sorted(damaged)))} are"
+
+
+def _reason(error: Exception) -> str:
+    """What the operating system said, out of what was built around it."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error)
+    for number in (28, 27, 122, 13, 30, 5):  # full, too large, quota, permission, read-only, I/O
+        if os.strerror(number) in text:
+            return os.strerror(number)
+    return " ".join(text.split())[:200]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Orbax's own account of it in the terminal."""
+    loggers = [logging.getLogger("absl"), logging.getLogger()]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before):
+            logger.setLevel(level)

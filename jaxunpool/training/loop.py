@@ -1,0 +1,285 @@
+"""A run: its configuration, its state, and the compiled step from one state to the next.
+
+The state holds all that a run is: weights, statistics, optimizer, and the history that figures are
+drawn from. A step is a function of it alone, so a run that goes on from a saved state is the run
+that was never stopped, bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxunpool import models
+from jaxunpool.training import scenes
+from jaxunpool.training.metrics import confusion_matrix, mean_iou
+from jaxunpool.training.options import Configuration
+
+RECORDS = 20  # points in the history of gradients and of mIoU
+WATCHED = 64  # test scenes that the mIoU in this history is of
+TESTED = 256  # test scenes that the final scores are of
+COUNTED = 512  # training scenes that the frequencies of classes are counted in
+AT_ONCE = 64  # scenes that are evaluated together
+
+# Gradients are counted by their power of ten, in fifths.
+SMALLEST, LARGEST, BINS = -9.0, 1.0, 50
+
+# Keys of `jax.random`, folded into the seed of a run.
+COUNTING, TRAINING, TESTING = range(3)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["step", "parameters", "statistics", "optimizer", "losses", "gradients", "miou"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class State:
+    """A run after `step` steps.
+
+    Attributes:
+        step: how many were made.
+        parameters: of the network.
+        statistics: of its batch normalisation.
+        optimizer: Adam's moments and count.
+        losses: `[steps]`, of every step made; NaN for those to come.
+        gradients: `[records, layers, bins]`, int32: how many gradients of a layer's kernel
+            had which power of ten, at the first step of each record.
+        miou: `[records]`, on test scenes after the last step of each record; NaN for those to
+            come.
+    """
+
+    step: jax.Array
+    parameters: Any
+    statistics: Any
+    optimizer: Any
+    losses: jax.Array
+    gradients: jax.Array
+    miou: jax.Array
+
+
+class Scenes(NamedTuple):
+    """Images between 0 and 1, `[n, height, width, 3]`, and the classes of their pixels."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+class Run:
+    """A configuration made ready to train: data, network and compiled functions.
+
+    Args:
+        configuration: what to train.
+        devices: over which to shard each batch; as many of them are used as divide it.
+    """
+
+    def __init__(self, configuration: Configuration, devices: list[jax.Device] | None = None):
+        self.configuration = configuration
+        devices = jax.devices() if devices is None else devices
+        used = max(n for n in range(1, len(devices) + 1) if configuration.batch % n == 0)
+        mesh = jax.make_mesh(
+            (used,), ("batch",), axis_types=(AxisType.Auto,), devices=devices[:used]
+        )
+        self.mesh: Mesh = mesh
+        self.replicated = NamedSharding(mesh, PartitionSpec())
+        self.sharded = NamedSharding(mesh, PartitionSpec("batch"))
+
+        model = network(configuration)
+        parts: Any = nnx.split(model, nnx.Param, ...)
+        self.graph, self._parameters, self._statistics = parts
+        self.layers = tuple(kernels(self._parameters))
+        schedule = one_cycle(configuration.steps, configuration.learning_rate)
+        self._adam = optax.adam(schedule)
+        self.key = jax.random.key(configuration.seed)
+        self.every = math.ceil(configuration.steps / RECORDS)
+        self.records = math.ceil(configuration.steps / self.every)
+        self.source = jax.device_put(scenes.load("train"), self.replicated)
+        self.class_weights = self._class_weights()
+        self.step = jax.jit(self._step, out_shardings=self.replicated, donate_argnums=0)
+        self._predict = jax.jit(self._predict_classes)
+
+    def start(self) -> State:
+        """The state before the first step."""
+        steps = self.configuration.steps
+        state = State(
+            step=jnp.zeros((), jnp.int32),
+            parameters=self._parameters,
+            statistics=self._statistics,
+            optimizer=self._adam.init(self._parameters),
+            losses=jnp.full(steps, jnp.nan, jnp.float32),
+            gradients=jnp.zeros((self.records, len(self.layers), BINS), jnp.int32),
+            miou=jnp.full(self.records, jnp.nan, jnp.float32),
+        )
+        return jax.device_put(state, self.replicated)
+
+    def predict(self, state: State, images: np.ndarray) -> np.ndarray:
+        """The class of each pixel, `[n, height, width]`, int32."""
+        parts = [images[at : at + AT_ONCE] for at in range(0, len(images), AT_ONCE)]
+        predicted = [self._predict(state.parameters, state.statistics, part) for part in parts]
+        return np.concatenate([np.asarray(part) for part in predicted])
+
+    def record(self, state: State, watched: Scenes) -> State:
+        """The state with the mIoU that it has on the watched scenes."""
+        predicted = self.predict(state, watched.images)
+        miou = mean_iou(confusion_matrix(watched.labels, predicted, scenes.CLASSES))
+        at = (int(state.step) - 1) // self.every
+        return jax.device_put(
+            dataclasses.replace(state, miou=state.miou.at[at].set(miou)), self.replicated
+        )
+
+    def is_recorded(self, step: int) -> bool:
+        """Whether the mIoU after this step belongs to the history."""
+        return step % self.every == 0 or step == self.configuration.steps
+
+    def test_scenes(self, count: int = TESTED) -> Scenes:
+        """Scenes of digits and of parts of photographs that training never sees."""
+        key = jax.random.fold_in(self.key, TESTING)
+        size = self.configuration.size
+        parts = scenes.compose(key, scenes.load("test"), count=count, size=size)
+        return Scenes(*map(np.asarray, parts))
+
+    def _step(self, state: State) -> State:
+        key = jax.random.fold_in(jax.random.fold_in(self.key, TRAINING), state.step)
+        made = scenes.compose(
+            key, self.source, count=self.configuration.batch, size=self.configuration.size
+        )
+        images, labels = jax.lax.with_sharding_constraint(made, self.sharded)
+
+        def loss(parameters: Any) -> tuple[jax.Array, Any]:
+            model = nnx.merge(self.graph, parameters, state.statistics, copy=True)
+            model.train()
+            value = cross_entropy(model(_centred(images)), labels, self.class_weights)
+            _, _, statistics = cast(Any, nnx.split(model, nnx.Param, ...))
+            return value, statistics
+
+        (value, statistics), gradient = jax.value_and_grad(loss, has_aux=True)(state.parameters)
+        updates, optimizer = self._adam.update(gradient, state.optimizer, state.parameters)
+        at = state.step // self.every
+        counts = jnp.stack([histogram(kernel) for kernel in kernels(gradient).values()])
+        counts = jnp.where(state.step % self.every == 0, counts, state.gradients[at])
+        return State(
+            step=state.step + 1,
+            parameters=optax.apply_updates(state.parameters, updates),
+            statistics=statistics,
+            optimizer=optimizer,
+            losses=state.losses.at[state.step].set(value),
+            gradients=state.gradients.at[at].set(counts),
+            miou=state.miou,
+        )
+
+    def _predict_classes(self, parameters: Any, statistics: Any, images: jax.Array) -> jax.Array:
+        model = nnx.merge(self.graph, parameters, statistics, copy=True)
+        model.eval()
+        return jnp.argmax(model(_centred(images)), -1).astype(jnp.int32)
+
+    def _class_weights(self) -> jax.Array:
+        key = jax.random.fold_in(self.key, COUNTING)
+        size = self.configuration.size
+        _, labels = scenes.compose(key, self.source, count=COUNTED, size=size)
+        return median_frequency_weights(labels, scenes.CLASSES)
+
+
+def network(configuration: Configuration) -> models.SegNetBasic:
+    """The network, its weights drawn from the seed."""
+    return models.SegNetBasic(
+        3,
+        scenes.CLASSES,
+        features=configuration.features,
+        kernel_size=configuration.kernel_size,
+        stages=configuration.stages,
+        decoder=configuration.decoder,
+        rngs=nnx.Rngs(configuration.seed),
+    )
+
+
+def parameter_count(configuration: Configuration) -> int:
+    """How many weights are learned."""
+    model = nnx.eval_shape(lambda: network(configuration))
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def index_bytes(configuration: Configuration) -> int:
+    """The bytes per scene that the way back reads of the way down.
+
+    Indices are one byte per pooled value; `"inverse"` reads all that was pooled, in float32; the
+    others read no more than its shape.
+    """
+    if configuration.decoder not in ("indices", "inverse"):
+        return 0
+    model = nnx.eval_shape(lambda: network(configuration))
+    image = jax.ShapeDtypeStruct((1, configuration.size, configuration.size, 3), jnp.float32)
+    _, kept = nnx.eval_shape(lambda model, image: model.encoder(image), model, image)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
+
+
+def one_cycle(steps: int, highest: float) -> optax.Schedule:
+    """Learning rates that rise from a tenth for the first sixth, then fall along a cosine."""
+    rise = max(steps // 6, 1)
+    return optax.warmup_cosine_decay_schedule(highest / 10, highest, rise, max(steps, rise + 1))
+
+
+def _centred(images: jax.Array) -> jax.Array:
+    return images - 0.5
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
+    """Pixelwise softmax cross-entropy, the mean weighted by the class of each pixel."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return jnp.average(losses, weights=weights[labels])
+
+
+def median_frequency_weights(labels: jax.Array, classes: int) -> jax.Array:
+    """Median-frequency balancing: of each class, the median frequency over its own.
+
+    Eigen and Fergus, "Predicting Depth, Surface Normals and Semantic Labels with a Common
+    Multi-Scale Convolutional Architecture", 2015: the frequency of a class is the share of its
+    pixels in the images that have any. A class that no image has gets weight 0.
+
+    Args:
+        labels: `[n, height, width]`, ints.
+        classes: how many there are.
+
+    Returns:
+        `[classes]`, float32.
+    """
+    counts = jax.vmap(lambda image: jnp.bincount(image.ravel(), length=classes))(labels)
+    pixels_of_images_with = (counts > 0).sum(0) * labels[0].size
+    frequency = counts.sum(0) / jnp.maximum(pixels_of_images_with, 1)
+    median = jnp.nanmedian(jnp.where(frequency > 0, frequency, jnp.nan))
+    return jnp.where(frequency > 0, median / jnp.where(frequency > 0, frequency, 1), 0)
+
+
+def kernels(parameters: Any) -> dict[str, jax.Array]:
+    """The kernels among the parameters by the name of their layer, in the order they are used."""
+    found = {path: value[...] for path, value in nnx.to_flat_state(parameters)}
+    return {
+        _layer_name(path): found[path] for path in sorted(found, key=_depth) if path[-1] == "kernel"
+    }
+
+
+def _depth(path: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Where in the network a parameter is: encoder, then unpooling and decoder, then the last."""
+    part, *within = path
+    return (part != "encoder", part == "last", *(n for n in within if isinstance(n, int)), part)
+
+
+def _layer_name(path: tuple[Any, ...]) -> str:
+    name = {"stages": "decoder", "unpools": "unpooling", "last": "classifier"}.get(path[0], path[0])
+    stage = next((f" {n + 1}" for n in path if isinstance(n, int)), "")
+    return name + stage
+
+
+def histogram(values: jax.Array) -> jax.Array:
+    """How many of the values have which power of ten, `[BINS]`, int32; what is beyond goes last."""
+    power = jnp.log10(jnp.abs(values.ravel()) + 10.0 ** (SMALLEST - 1))
+    at = (power - SMALLEST) * (BINS / (LARGEST - SMALLEST))
+    return jnp.bincount(jnp.clip(at.astype(jnp.int32), 0, BINS - 1), length=BINS)

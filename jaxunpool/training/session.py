@@ -1,0 +1,174 @@
+"""Training to the end, showing how far it is, saving on the way and when interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from jaxunpool.command import report
+from jaxunpool.training.checkpoints import Folder
+from jaxunpool.training.loop import WATCHED, Run, State
+from jaxunpool.training.options import Configuration
+
+
+class StoppedError(Exception):
+    """A signal asked to stop, and everything is saved; the message is one line for the user."""
+
+    def __init__(self, number: int, message: str):
+        super().__init__(message)
+        self.status = 128 + number  # what shells report of a program that the signal ended
+
+
+class Signals:
+    """Notes that SIGINT or SIGTERM came. The second one does what it does without this."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: object) -> None:
+        self.received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+
+def interruptible(run: Callable[[], int]) -> int:
+    """What `run` returns, or the exit status of one that a signal ended, and a line."""
+    try:
+        return run()
+    except StoppedError as interruption:
+        report(interruption)
+        return interruption.status
+    except KeyboardInterrupt:
+        report("stopped at once; what was saved is safe")
+        return 128 + signal.SIGINT
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A run, the state it ended in, and where it is saved."""
+
+    run: Run
+    state: State
+    path: pathlib.Path
+
+
+class Monitor:
+    """Bars in a terminal; elsewhere a line for every record of a run's history."""
+
+    def __init__(self, console: Console):
+        self.console = console
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[scores]}"),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            console=console,
+            disable=not console.is_terminal,
+            expand=True,
+        )
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[Monitor]:
+        """While bars are on the screen."""
+        with self._bars:
+            yield self
+
+    def add(self, configuration: Configuration) -> TaskID:
+        """A bar for a run that has not begun."""
+        name = configuration.decoder
+        return self._bars.add_task(name, total=configuration.steps, scores="", start=False)
+
+    def begin(self, task: TaskID, step: int) -> None:
+        """Start its clock at this step."""
+        self._bars.start_task(task)
+        self._bars.update(task, completed=step)
+
+    def update(self, task: TaskID, run: Run, state: State) -> None:
+        """Show where a run is."""
+        step, loss = int(state.step), float(state.losses[state.step - 1])
+        miou = np.asarray(state.miou)
+        known = miou[~np.isnan(miou)]
+        scores = f"loss {loss:.3f}  mIoU " + (f"{known[-1]:.3f}" if len(known) else " ... ")
+        self._bars.update(task, completed=step, scores=scores)
+        if run.is_recorded(step) and not self.console.is_terminal:
+            configuration = run.configuration
+            self.console.print(f"{configuration.decoder}: {step}/{configuration.steps}  {scores}")
+
+
+def train(
+    configuration: Configuration,
+    path: pathlib.Path,
+    checkpoint_every: int,
+    monitor: Monitor,
+    task: TaskID,
+) -> Trained:
+    """Train to the end, from wherever the run in this folder is.
+
+    Args:
+        configuration: what to train.
+        path: the run's folder, made if it is not there.
+        checkpoint_every: steps between checkpoints.
+        monitor: shows how far it is, in the bar `task`.
+        task: from `monitor.add`.
+
+    Raises:
+        UsageError: the folder holds something else, or cannot be written.
+        StoppedError: a signal came; the state was saved before.
+    """
+    with Signals() as signals, contextlib.closing(Folder(path, configuration)) as folder:
+        run = Run(configuration)
+        start = run.start()
+        state = folder.resume(start)
+        if state is None:
+            state = start
+        elif int(state.step) < configuration.steps:
+            monitor.console.print(f"{path}: going on from step {int(state.step)}")
+        step = int(state.step)
+        monitor.begin(task, step)
+        watched = run.test_scenes(WATCHED) if step < configuration.steps else None
+        while step < configuration.steps:
+            state, step = run.step(state), step + 1
+            if run.is_recorded(step):
+                assert watched is not None
+                state = run.record(state, watched)
+            monitor.update(task, run, state)
+            done = step == configuration.steps
+            if done or signals.received or step % checkpoint_every == 0:
+                folder.save(state)
+            if signals.received and not done:
+                raise StoppedError(
+                    signals.received,
+                    f"stopped after step {step}, saved in {path}; the same command goes on",
+                )
+    return Trained(run, state, path)
