@@ -1,0 +1,203 @@
+"""Flax Linen modules, one for each public function: settings as fields, arrays at the call."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.core import lift
+from flax.linen.linear import default_kernel_init
+from flax.linen.transforms import lift_direct_transform
+
+import jaxunpool
+from jaxunpool import modules
+
+__all__ = [
+    "AdaptiveAvgPool",
+    "AdaptiveMaxPool",
+    "AdaptiveMaxPoolWithIndices",
+    "AvgPool",
+    "AvgUnpool",
+    "BedOfNailsUnpool",
+    "ConvTranspose",
+    "FixedUnpool",
+    "FractionalMaxPool",
+    "FractionalMaxPoolWithIndices",
+    "GlobalAvgPool",
+    "GlobalMaxPool",
+    "GlobalMaxPoolWithIndices",
+    "Interpolate",
+    "Inverse",
+    "LpPool",
+    "MaxPool",
+    "MaxPoolWithArgmaxAndMask",
+    "MaxPoolWithIndices",
+    "MaxUnpool",
+    "MaxUnpoolLike",
+    "NearestUnpool",
+    "Paired",
+]
+
+
+class _Module(nn.Module):
+    """Settings are static and hashable: lists and arrays become tuples."""
+
+    at_call: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, modules.constant(field.name, getattr(self, field.name)))
+        super().__post_init__()
+
+    def supply(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        return arguments
+
+
+class _Patterned(_Module):
+    """`pattern` is a constant; `learnable` makes it the start of a parameter of `param_dtype`."""
+
+    learnable: bool = modules.keyword(False)
+    param_dtype: Any = modules.keyword(jnp.float32)
+
+    def setup(self) -> None:
+        if self.learnable:
+            start = jnp.asarray(self.pattern, self.param_dtype)
+            self.learned = self.param("pattern", lambda _: start)
+
+    def supply(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        return arguments | {"pattern": self.learned} if self.learnable else arguments
+
+
+class _Random(_Module):
+    """Without `sequences`, and without `key` or `random_samples` at the call, a call draws from
+    `make_rng("fractional")`. With `deterministic`, here or at the call, every call uses one and the
+    same key.
+    """
+
+    at_call = ("deterministic",)
+
+    deterministic: bool = modules.keyword(False)
+
+    def supply(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        deterministic = arguments.pop("deterministic", self.deterministic)
+        if modules.needs_key(arguments):
+            key = modules.fixed_key() if deterministic else self.make_rng("fractional")
+            return arguments | {"key": key}
+        return arguments
+
+
+class _Convolution(_Module):
+    """`kernel`, of shape `(*kernel_size, in_features, features // groups)` in both layouts, and
+    `bias` are parameters of type `param_dtype`. As in Flax, `x` and they are promoted to one type,
+    or cast to `dtype`.
+    """
+
+    features: int
+    kernel_size: Sequence[int]
+    use_bias: bool = modules.keyword(True)
+    dtype: Any = modules.keyword(None)
+    param_dtype: Any = modules.keyword(jnp.float32)
+    kernel_init: nn.initializers.Initializer = modules.keyword(default_kernel_init)
+    bias_init: nn.initializers.Initializer = modules.keyword(nn.initializers.zeros_init())
+
+    @nn.compact
+    def supply(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        is_last = arguments["data_format"] == "channels_last"
+        in_features = jnp.shape(arguments["x"])[-1 if is_last else -1 - len(self.kernel_size)]
+        shape = modules.kernel_shape(
+            self.kernel_size, in_features, self.features, arguments["groups"]
+        )
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+        return modules.convolved(arguments, kernel, bias, self.dtype)
+
+
+MaxPool = modules.module(jaxunpool.max_pool, _Module)
+MaxPoolWithIndices = modules.module(jaxunpool.max_pool_with_indices, _Module)
+MaxPoolWithArgmaxAndMask = modules.module(jaxunpool.max_pool_with_argmax_and_mask, _Module)
+MaxUnpool = modules.module(jaxunpool.max_unpool, _Module)
+MaxUnpoolLike = modules.module(jaxunpool.max_unpool_like, _Module)
+GlobalMaxPool = modules.module(jaxunpool.global_max_pool, _Module)
+GlobalMaxPoolWithIndices = modules.module(jaxunpool.global_max_pool_with_indices, _Module)
+AdaptiveMaxPool = modules.module(jaxunpool.adaptive_max_pool, _Module)
+AdaptiveMaxPoolWithIndices = modules.module(jaxunpool.adaptive_max_pool_with_indices, _Module)
+FractionalMaxPool = modules.module(jaxunpool.fractional_max_pool, _Random)
+FractionalMaxPoolWithIndices = modules.module(jaxunpool.fractional_max_pool_with_indices, _Random)
+AvgPool = modules.module(jaxunpool.avg_pool, _Module)
+AvgUnpool = modules.module(jaxunpool.avg_unpool, _Module)
+GlobalAvgPool = modules.module(jaxunpool.global_avg_pool, _Module)
+AdaptiveAvgPool = modules.module(jaxunpool.adaptive_avg_pool, _Module)
+LpPool = modules.module(jaxunpool.lp_pool, _Module)
+NearestUnpool = modules.module(jaxunpool.nearest_unpool, _Module)
+BedOfNailsUnpool = modules.module(jaxunpool.bed_of_nails_unpool, _Module)
+FixedUnpool = modules.module(jaxunpool.fixed_unpool, _Patterned)
+Interpolate = modules.module(jaxunpool.interpolate, _Module)
+ConvTranspose = modules.module(jaxunpool.conv_transpose, _Convolution)
+
+
+class Inverse(nn.Module):
+    """The transposed Jacobian of a function or module: `jaxunpool.inverse` as a module.
+
+    Called with `y` and `x`: what to apply it to, and where it is taken. The module is run as it is,
+    with parameters that have gradients; what it would write (statistics) is dropped.
+
+    Attributes:
+        fn: a function or module of one argument, such as an encoder; the decoder shares it.
+
+    Example:
+        >>> x = jnp.array([[1.0, 2.0], [3.0, 4.0]])[..., None]
+        >>> Inverse(MaxPool((2, 2))).apply({}, jnp.array([[[5.0]]]), x)[..., 0]
+        Array([[0., 0.],
+               [0., 5.]], dtype=float32)
+    """
+
+    fn: Callable[[Any], Any]
+
+    def __call__(self, y: Any, x: Any) -> Any:
+        """Apply the transposed Jacobian at `x` to `y`."""
+        if not isinstance(self.fn, nn.Module):
+            return jaxunpool.inverse(self.fn, x)(y)
+        if self.is_initializing():
+            self.fn(x)  # makes its parameters
+        return lift_direct_transform(_inverse, (lambda fn, x: fn(x),), self.fn, y, x)
+
+
+def _inverse(fn: Callable[..., Any], scope: Any, y: Any, x: Any) -> Any:
+    """`jaxunpool.inverse` of a function of variables: what it writes is not carried out."""
+
+    def inner(scope_of: Any, _: Any, variables: Any, rngs: Any, y: Any, x: Any) -> Any:
+        return jaxunpool.inverse(lambda x: fn(scope_of(variables, rngs), x), x)(y), variables
+
+    return lift.pack(inner, (True,), (True,), (True,))(scope, y, x)
+
+
+class Paired(nn.Module):
+    """A pooling and its unpooling around what lies between: `unpool(inner(y), indices)`.
+
+    One argument, one result and no state of its own, so it nests and fits into `nn.Sequential`.
+
+    Attributes:
+        pool: a module or function that returns a pooled array and its indices.
+        inner: takes the pooled array and returns one of its shape.
+        unpool: takes that and the indices.
+
+    Example:
+        >>> hourglass = Paired(MaxPoolWithIndices((2, 2)), jnp.sqrt)
+        >>> hourglass.apply({}, jnp.array([[1.0, 2.0], [3.0, 4.0]])[..., None])[..., 0]
+        Array([[0., 0.],
+               [0., 2.]], dtype=float32)
+    """
+
+    pool: Callable[..., Any]
+    inner: Callable[..., Any]
+    unpool: Callable[..., Any] = jaxunpool.max_unpool
+
+    def __call__(self, x: Any) -> Any:
+        """Pool `x`, run `inner` and put the result where the maxima of `x` were."""
+        y, indices, *_ = self.pool(x)  # a mask may follow
+        return self.unpool(self.inner(y), indices)
