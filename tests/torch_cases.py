@@ -45,8 +45,13 @@ def random_case(seed: int) -> tuple[Pooling, np.ndarray, np.random.Generator]:
     rng = np.random.default_rng(seed)
     pooling = random_pooling(rng)
     dtype = np.dtype(DTYPES[rng.integers(len(DTYPES))])
+    return pooling, random_input(pooling, dtype, rng), rng
+
+
+def random_input(pooling: Pooling, dtype: np.dtype, rng: np.random.Generator) -> np.ndarray:
+    """Values to pool, of any kind."""
     kind = KINDS[rng.choice(len(KINDS), p=[0.35, 0.3, 0.3, 0.05])]
-    return pooling, values(rng, pooling.shape, dtype, kind), rng
+    return values(rng, pooling.shape, dtype, kind)
 
 
 def torch_answers(pooling: Pooling, x: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
