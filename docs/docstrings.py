@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import pathlib
 import re
 from typing import Any
 
 import griffe
 
-from jaxunpool import __all__ as public
-from jaxunpool.interop import __all__ as conversions
-
-NAMES = {name: f"jaxunpool.{name}" for name in public}
-NAMES |= {name: f"jaxunpool.interop.{name}" for name in conversions}
+REFERENCE = pathlib.Path(__file__).parent / "api"
+SHOWN = [re.findall(r"(?m)^::: ([\w.]+)$", page.read_text()) for page in REFERENCE.glob("*.md")]
+NAMES = {name.rpartition(".")[2]: name for names in SHOWN for name in names}
 
 
 class ReadableDocstrings(griffe.Extension):
-    """Types of results from annotations; names of public functions as links."""
+    """Types of results from annotations; names that the reference shows as links."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Rewrite the docstring of one function, class or attribute."""
