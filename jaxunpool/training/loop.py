@@ -93,7 +93,7 @@ class Run:
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self.sharded = NamedSharding(mesh, PartitionSpec("batch"))
 
-        model = network(configuration)
+        model = nnx.jit(lambda: network(configuration))()  # compiled at once, not weight by weight
         parts: Any = nnx.split(model, nnx.Param, ...)
         self.graph, self._parameters, self._statistics = parts
         self.layers = tuple(kernels(self._parameters))
@@ -103,7 +103,8 @@ class Run:
         self.every = math.ceil(configuration.steps / RECORDS)
         self.records = math.ceil(configuration.steps / self.every)
         self.source = jax.device_put(scenes.load("train"), self.replicated)
-        self.class_weights = self._class_weights()
+        counted = self._scenes(COUNTING, self.source, COUNTED).labels
+        self.class_weights = median_frequency_weights(counted, scenes.CLASSES)
         self.step = jax.jit(self._step, out_shardings=self.replicated, donate_argnums=0)
         self._predict = jax.jit(self._predict_classes)
 
@@ -142,10 +143,7 @@ class Run:
 
     def test_scenes(self, count: int = TESTED) -> Scenes:
         """Scenes of digits and of parts of photographs that training never sees."""
-        key = jax.random.fold_in(self.key, TESTING)
-        size = self.configuration.size
-        parts = scenes.compose(key, scenes.load("test"), count=count, size=size)
-        return Scenes(*map(np.asarray, parts))
+        return self._scenes(TESTING, scenes.load("test"), count)
 
     def _step(self, state: State) -> State:
         key = jax.random.fold_in(jax.random.fold_in(self.key, TRAINING), state.step)
@@ -181,11 +179,16 @@ class Run:
         model.eval()
         return jnp.argmax(model(_centred(images)), -1).astype(jnp.int32)
 
-    def _class_weights(self) -> jax.Array:
-        key = jax.random.fold_in(self.key, COUNTING)
-        size = self.configuration.size
-        _, labels = scenes.compose(key, self.source, count=COUNTED, size=size)
-        return median_frequency_weights(labels, scenes.CLASSES)
+    def _scenes(self, purpose: int, source: scenes.Source, count: int) -> Scenes:
+        """The first scenes of a sequence that only the seed determines."""
+        key = jax.random.fold_in(self.key, purpose)
+        batches = [
+            scenes.compose(
+                jax.random.fold_in(key, batch), source, count=AT_ONCE, size=self.configuration.size
+            )
+            for batch in range(-(-count // AT_ONCE))
+        ]
+        return Scenes(*(np.concatenate(parts)[:count] for parts in zip(*batches)))
 
 
 def network(configuration: Configuration) -> models.SegNetBasic:
@@ -237,7 +240,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> j
     return jnp.average(losses, weights=weights[labels])
 
 
-def median_frequency_weights(labels: jax.Array, classes: int) -> jax.Array:
+def median_frequency_weights(labels: np.ndarray, classes: int) -> jax.Array:
     """Median-frequency balancing: of each class, the median frequency over its own.
 
     Eigen and Fergus, "Predicting Depth, Surface Normals and Semantic Labels with a Common
@@ -251,11 +254,13 @@ def median_frequency_weights(labels: jax.Array, classes: int) -> jax.Array:
     Returns:
         `[classes]`, float32.
     """
-    counts = jax.vmap(lambda image: jnp.bincount(image.ravel(), length=classes))(labels)
-    pixels_of_images_with = (counts > 0).sum(0) * labels[0].size
-    frequency = counts.sum(0) / jnp.maximum(pixels_of_images_with, 1)
-    median = jnp.nanmedian(jnp.where(frequency > 0, frequency, jnp.nan))
-    return jnp.where(frequency > 0, median / jnp.where(frequency > 0, frequency, 1), 0)
+    counts = np.stack([np.bincount(image.ravel(), minlength=classes) for image in labels])
+    frequency = counts.sum(0) / np.maximum((counts > 0).sum(0) * labels[0].size, 1)
+    occurs = frequency > 0
+    weights = np.divide(
+        np.median(frequency[occurs]), frequency, out=np.zeros(classes), where=occurs
+    )
+    return jnp.asarray(weights, jnp.float32)
 
 
 def kernels(parameters: Any) -> dict[str, jax.Array]:

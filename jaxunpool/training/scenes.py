@@ -24,6 +24,8 @@ WANDER = 3.0  # how far a digit is from the middle of its place, in pixels
 PALEST, DARKEST = 0.25, 0.55  # ink of the enlarged digits that is clear, and that is opaque
 INK = 0.5  # opacity from which a pixel belongs to the digit
 
+FOR_CROP, FOR_DIGIT = 4, 9  # random numbers that a crop takes, and each digit
+
 Part = Literal["train", "test"]
 
 
@@ -84,62 +86,61 @@ def compose(
         Images `[count, size, size, 3]`, float32 between 0 and 1, and the class of each pixel
         `[count, size, size]`, int32.
     """
-    return jax.vmap(lambda key: _scene(key, source, size))(jax.random.split(key, count))
-
-
-def _scene(key: jax.Array, source: Source, size: int) -> tuple[jax.Array, jax.Array]:
-    crop_key, digits_key = jax.random.split(key)
     places = (size // CELL) ** 2
-    image = _crop(crop_key, source.photographs, size)
+    chances = jax.random.uniform(key, (count, FOR_CROP + places * FOR_DIGIT))  # one draw for all
+    return jax.vmap(lambda chance: _scene(chance, source, size))(chances)
+
+
+def _scene(chance: jax.Array, source: Source, size: int) -> tuple[jax.Array, jax.Array]:
+    """A scene that numbers between 0 and 1 decide on."""
+    across = size // CELL
+    for_crop, for_digits = jnp.split(chance, [FOR_CROP])
+    places = jnp.stack(jnp.divmod(jnp.arange(across**2), across), -1)
+    middles = (places + 0.5) * (size / across)
+
+    def add(
+        scene: tuple[jax.Array, jax.Array], digit: tuple[jax.Array, jax.Array]
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
+        return _add_digit(source, *scene, *digit), None
+
     labels = jnp.full((size, size), BACKGROUND, jnp.int32)
-    for place, key in enumerate(jax.random.split(digits_key, places)):
-        image, labels = _add_digit(key, source, image, labels, place)
-    return image, labels
+    empty = _crop(for_crop, source.photographs, size), labels
+    scene, _ = jax.lax.scan(add, empty, (for_digits.reshape(across**2, FOR_DIGIT), middles))
+    return scene
 
 
-def _crop(key: jax.Array, photographs: jax.Array, size: int) -> jax.Array:
+def _crop(chance: jax.Array, photographs: jax.Array, size: int) -> jax.Array:
     """A square of one photograph, mirrored or not."""
-    which, top, left, mirror = jax.random.split(key, 4)
     count, height, width, channels = photographs.shape
-    corner = (
-        jax.random.randint(which, (), 0, count),
-        jax.random.randint(top, (), 0, height - size + 1),
-        jax.random.randint(left, (), 0, width - size + 1),
-        0,
-    )
-    crop = jax.lax.dynamic_slice(photographs, corner, (1, size, size, channels))[0]
-    return jnp.where(jax.random.bernoulli(mirror), crop, crop[:, ::-1])
+    choices = jnp.array([count, height - size + 1, width - size + 1])
+    which, top, left = jnp.floor(chance[:3] * choices).astype(jnp.int32)
+    crop = jax.lax.dynamic_slice(photographs, (which, top, left, 0), (1, size, size, channels))[0]
+    return jnp.where(chance[3] < 0.5, crop, crop[:, ::-1])
 
 
 def _add_digit(
-    key: jax.Array, source: Source, image: jax.Array, labels: jax.Array, place: int
+    source: Source, image: jax.Array, labels: jax.Array, chance: jax.Array, middle: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Draw a digit into the given cell of the grid, or leave it empty."""
-    which, occupied, extent, wander, colour = jax.random.split(key, 5)
-    size = image.shape[0]
-    chosen = jax.random.randint(which, (), 0, len(source.labels))
-    across = size // CELL
-    middle = (jnp.array(divmod(place, across)) + 0.5) * (size / across)
-    middle += jax.random.uniform(wander, (2,), minval=-WANDER, maxval=WANDER)
-    scale = jax.random.uniform(extent, (2,), minval=DIGIT_SIZE[0] / 8, maxval=DIGIT_SIZE[1] / 8)
+    """Draw a digit near the given place, or none."""
+    which, occupied, extent, wander, shade = jnp.split(chance, [1, 2, 4, 6])
+    chosen = jnp.floor(which[0] * len(source.labels)).astype(jnp.int32)
+    smallest, highest = DIGIT_SIZE
+    scale = (smallest + (highest - smallest) * extent) / 8
+    middle = middle + WANDER * (2 * wander - 1)
     ink = jax.image.scale_and_translate(
         source.digits[chosen],
-        (size, size),
+        image.shape[:2],
         (0, 1),
         scale,
         middle - scale * (source.digits.shape[-1] / 2),
         "cubic",
         antialias=False,
     )
-    ink = jnp.clip((ink - PALEST) / (DARKEST - PALEST), 0, 1)
-    ink *= jax.random.bernoulli(occupied, OCCUPIED)
+    ink = jnp.clip((ink - PALEST) / (DARKEST - PALEST), 0, 1) * (occupied < OCCUPIED)
     opacity = ink[..., None]
-    colour = _contrasting(colour, jnp.sum(image * opacity) / (3 * jnp.sum(opacity) + 1e-6))
-    label = source.labels[chosen]
-    return image + opacity * (colour - image), jnp.where(ink >= INK, label, labels)
-
-
-def _contrasting(key: jax.Array, background: jax.Array) -> jax.Array:
-    """A bright colour over what is dark, a dark one over what is bright."""
-    shade = jax.random.uniform(key, (3,), maxval=0.4)
-    return jnp.where(background > 0.5, shade, 1 - shade)
+    beneath = jnp.sum(image * opacity) / (3 * jnp.sum(opacity) + 1e-6)
+    colour = jnp.where(
+        beneath > 0.5, 0.4 * shade, 1 - 0.4 * shade
+    )  # stands out from the photograph
+    image = image + opacity * (colour - image)
+    return image, jnp.where(ink >= INK, source.labels[chosen], labels)
