@@ -49,8 +49,8 @@ class Sheet:
 
     def __init__(self, width: float, height: float) -> None:
         scale = WIDTH / width
-        figure = plt.figure(figsize=(WIDTH, height * scale), facecolor="white")
-        self.axes = figure.add_axes((0, 0, 1, 1), frameon=False)
+        self.figure = plt.figure(figsize=(WIDTH, height * scale), facecolor="white")
+        self.axes = self.figure.add_axes((0, 0, 1, 1), frameon=False)
         self.axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
         self.point = 72 * scale  # points in a cell
 
@@ -142,7 +142,7 @@ class Sheet:
         ):
             if not (0 <= row < rows and 0 <= column < columns):
                 at = (left + column, top + row)
-                style = {"fc": "#f2f2f2", "ec": "#bdbdbd", "hatch": "////", "lw": 0.6}
+                style: Any = {"fc": "#f2f2f2", "ec": "#bdbdbd", "hatch": "////", "lw": 0.6}
                 self.axes.add_patch(Rectangle(at, 1, 1, **style))
 
 
@@ -277,7 +277,8 @@ def duplicates() -> Sheet:
         return jup.max_unpool(y, indices, duplicates=rule)
 
     sheet = Sheet(18, 8.9)
-    sheet.grid(1.2, 0.9, x, "x", geometry=indices.geometry, circled=plane(selected))
+    geometry = jup.WindowGeometry.for_input((3, 5, 1), (3, 3), 2)
+    sheet.grid(1.2, 0.9, x, "x", geometry=geometry, circled=plane(selected))
     sheet.arrow(6.7, 9.5, 2.4, "max_pool", "3x3 every 2")
     sheet.grid(10, 1.9, plane(y), "y", letters=True)
     sheet.grid(14, 1.9, plane(written), "written in its place", letters=True)
@@ -296,7 +297,7 @@ def padding() -> Sheet:
     sheet = Sheet(19.4, 7.2)
     for left, rule, title in ((0.2, "SAME", 'padding="SAME"'), (9.3, 1, "padding=1")):
         y, indices = jup.max_pool_with_indices(X[..., None], (3, 3), 2, rule)
-        geometry = indices.geometry
+        geometry = jup.WindowGeometry.for_input((4, 4, 1), (3, 3), 2, rule)
         low = geometry.padding[0][0]
         selected = jup.max_unpool(jnp.ones_like(y), indices)
         sheet.text(left + low + 2, 0.5, title, 0.38, family="monospace")
@@ -309,7 +310,7 @@ def padding() -> Sheet:
 
 def unpoolings() -> Sheet:
     """What the unpoolings make of the same four numbers."""
-    y, size = Y[..., None], {"output_shape": (4, 4)}
+    y = Y[..., None]
     _, indices = jup.max_pool_with_indices(X[..., None], (2, 2))
     pattern = jnp.array([[1.0, 0.5], [0.5, 0.25]])
     panels = {
@@ -317,7 +318,7 @@ def unpoolings() -> Sheet:
         "bed_of_nails_unpool": jup.bed_of_nails_unpool(y, (2, 2)),
         "nearest_unpool": jup.nearest_unpool(y, (2, 2)),
         "fixed_unpool": jup.fixed_unpool(y, pattern),
-        'avg_unpool, "adjoint"': jup.avg_unpool(y, (2, 2), mode="adjoint", **size),
+        'avg_unpool, "adjoint"': jup.avg_unpool(y, (2, 2), mode="adjoint", output_shape=(4, 4)),
         'interpolate, "linear"': jup.interpolate(y, (4, 4), mode="linear"),
     }
     sheet = Sheet(18, 11.2)
@@ -346,13 +347,13 @@ DRAWINGS: Sequence[Callable[[], Sheet]] = (
 def draw(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Write every drawing, the same bytes from the same numbers."""
     folder.mkdir(parents=True, exist_ok=True)
-    style = {"svg.hashsalt": "jaxunpool", "hatch.linewidth": 0.5, "hatch.color": "#bdbdbd"}
+    style: Any = {"svg.hashsalt": "jaxunpool", "hatch.linewidth": 0.5, "hatch.color": "#bdbdbd"}
     for drawing in DRAWINGS:
         path = folder / f"{drawing.__name__}.svg"
         with matplotlib.rc_context(style):
             sheet = drawing()
             plt.savefig(path, metadata={"Date": None})
-            plt.close(sheet.axes.figure)
+            plt.close(sheet.figure)
         yield path
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import json
 import pathlib
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -165,4 +164,4 @@ def main(images: pathlib.Path = IMAGES) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
