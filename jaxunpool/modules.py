@@ -64,7 +64,7 @@ def module(function: Callable[..., Any], base: Any) -> Any:
         summary = inspect.getdoc(function).split("\n")[0]  # type: ignore[union-attr]
         namespace["__doc__"] = (
             f"{summary}\n\n`jaxunpool.{function.__name__}` as a module: called with {required}; all"
-            f" else is given here.\n\n{inspect.cleandoc(base.__doc__ or '')}"
+            f" other arguments are given here.\n\n{inspect.cleandoc(base.__doc__ or '')}"
         )
         namespace["__module__"] = base.__module__
         namespace["__call__"] = __call__
@@ -91,8 +91,8 @@ def constant(name: str, value: Any) -> Any:
     """A setting that can be hashed: lists and arrays, also inside, as tuples."""
     if isinstance(value, jax.core.Tracer):
         raise TypeError(f"{name}: expected a constant, got {value}")
-    if isinstance(value, np.ndarray | np.generic | jax.Array):
-        value = value.tolist()
+    if isinstance(value, np.ndarray | np.generic | jax.Array) and hasattr(value, "tolist"):
+        value = value.tolist()  # random keys have none
     if isinstance(value, list | tuple):
         return tuple(constant(name, element) for element in value)
     return value

@@ -5,6 +5,7 @@ The table below has to name all public functions: one that is added without a mo
 
 import copy
 import dataclasses
+import doctest
 import functools
 import inspect
 import operator
@@ -31,6 +32,7 @@ Y = X[:, :4, :4]
 WINDOW = {"window_shape": (3, 3), "strides": 2, "padding": 1}
 SIZE = {"output_shape": (7, 8)}
 INDICES = jup.max_pool_with_indices(X, **WINDOW)[1]
+UNIFORM = {"kernel_init": nn.initializers.uniform(0.5)}  # compiles in no time
 
 
 @dataclasses.dataclass
@@ -157,6 +159,12 @@ def test_modules_are_values(framework, name):
         assert jax.tree.leaves(one) == []
 
 
+def test_examples(framework):
+    with jax.enable_x64(False):
+        result = doctest.testmod(framework)
+    assert (result.attempted > 0, result.failed) == (True, 0)
+
+
 def test_settings_may_be_numpy(framework):
     module = framework.MaxPool(np.array([3, 3]), np.int64(2), [(1, 1), np.array([1, 1])])
     assert (module.window_shape, module.strides, module.padding) == ((3, 3), 2, ((1, 1), (1, 1)))
@@ -248,14 +256,14 @@ def test_conv_transpose(framework, settings, data_format):
     settings = settings | {"data_format": data_format}
     is_first = data_format == "channels_first"
     x = np.moveaxis(X, -1, 1) if is_first else X
-    bias_init = nn.initializers.normal()
+    settings_of_flax = UNIFORM | {"bias_init": nn.initializers.uniform()}
     if framework is jaxunpool.nnx:
         run = framework.ConvTranspose(
-            3, 6, (3, 2), **settings, bias_init=bias_init, rngs=nnx.Rngs(0)
+            3, 6, (3, 2), **settings, **settings_of_flax, rngs=nnx.Rngs(0)
         )
         params = nnx.to_pure_dict(nnx.state(run, nnx.Param))
     else:
-        module = framework.ConvTranspose(6, (3, 2), **settings, bias_init=bias_init)
+        module = framework.ConvTranspose(6, (3, 2), **settings, **settings_of_flax)
         variables = module.init(KEY, x)
         run, params = module.bind(variables), variables["params"]
     kernel, bias = params["kernel"], params.get("bias")
@@ -299,12 +307,12 @@ def test_wrong_convolutions(framework, size, groups, kind, message):
 def test_fractional_draws_from_the_stream():
     pool = lambda: jaxunpool.nnx.FractionalMaxPool((2, 2), (5, 5), rngs=nnx.Rngs(0))
     run = nnx.jit(lambda module, x: module(x))
-    stream, jitted = pool().rngs, pool()
-    draws = [run(jitted, X) for _ in range(3)]
+    by_key = jax.jit(lambda key: jup.fractional_max_pool(X, (2, 2), (5, 5), key=key))
+    stream, module = pool().rngs, pool()
+    draws = [run(module, X) for _ in range(3)]
     for draw in draws:
-        same(jup.fractional_max_pool(X, (2, 2), (5, 5), key=stream()), draw)
+        same(by_key(stream()), draw)
     assert not any(np.array_equal(draws[0], draw) for draw in draws[1:])
-    same(pool()(X), draws[0])
 
     over_keys = nnx.vmap(lambda module, x: module(x), in_axes=(0, None))
     a, b = nnx.split_rngs(splits=2)(over_keys)(pool(), X)
@@ -327,11 +335,13 @@ def test_fractional_can_be_deterministic():
 def test_fractional_takes_rngs_at_the_call():
     module = jaxunpool.nnx.FractionalMaxPool((2, 2), (5, 5))
     layers = nnx.Sequential(nnx.relu, module)
-    same(layers(X, rngs=nnx.Rngs(1)), module(nnx.relu(X), rngs=nnx.Rngs(fractional=1)))
+    expected = module(nnx.relu(X), key=nnx.Rngs(fractional=1).fractional())
+    same(layers(X, rngs=nnx.Rngs(1)), expected)
     with pytest.raises(ValueError, match=r"rngs: expected nnx.Rngs at construction"):
         module(X)
-    with pytest.raises(TypeError, match=r"rngs: expected nnx.Rngs or an nnx.RngStream, got int"):
-        jaxunpool.nnx.FractionalMaxPool((2, 2), (5, 5), rngs=0)
+    for seed in (0, KEY):
+        with pytest.raises(TypeError, match=r"rngs: expected nnx.Rngs or an nnx.RngStream, got"):
+            jaxunpool.nnx.FractionalMaxPool((2, 2), (5, 5), rngs=seed)
 
 
 def test_fractional_makes_rngs():
@@ -346,13 +356,13 @@ def test_fractional_makes_rngs():
 
 def nnx_hourglass(rngs, depth=2):
     """Pool, convolve, the same again inside, convolve, unpool."""
-    conv = lambda: nnx.Conv(3, 3, (3, 3), rngs=rngs)
+    conv = lambda: nnx.Conv(3, 3, (3, 3), **UNIFORM, rngs=rngs)
     inner = conv() if depth == 1 else nnx.Sequential(conv(), nnx_hourglass(rngs, depth - 1), conv())
     return jaxunpool.nnx.Paired(jaxunpool.nnx.MaxPoolWithIndices((2, 2)), inner)
 
 
 def linen_hourglass(depth=2):
-    conv = lambda: nn.Conv(3, (3, 3))
+    conv = lambda: nn.Conv(3, (3, 3), **UNIFORM)
     inner = conv() if depth == 1 else nn.Sequential((conv(), linen_hourglass(depth - 1), conv()))
     return jaxunpool.linen.Paired(jaxunpool.linen.MaxPoolWithIndices((2, 2)), inner)
 
@@ -414,7 +424,7 @@ def test_layers_stack():
 
 
 def test_sequential_passes_tuples(framework):
-    """A pooling's (y, indices) become the unpooling's arguments; so does a mask's absence."""
+    """A pooling's (y, indices) become the unpooling's arguments; a mask after them is left."""
     layers = framework.MaxPoolWithIndices((2, 2)), framework.MaxUnpool()
     expected = jup.max_unpool(*jup.max_pool_with_indices(X, (2, 2)))
     masked = framework.Paired(framework.MaxPoolWithArgmaxAndMask((2, 2)), lambda y: y, layers[1])
@@ -437,7 +447,7 @@ def test_inverse_of_functions(framework):
 class NnxAutoEncoder(nnx.Module):
     def __init__(self, rngs):
         self.encode = nnx.Sequential(
-            nnx.Conv(3, 4, (3, 3), rngs=rngs),
+            nnx.Conv(3, 4, (3, 3), **UNIFORM, rngs=rngs),
             nnx.BatchNorm(4, rngs=rngs),
             jaxunpool.nnx.MaxPool((2, 2)),
         )
@@ -451,7 +461,9 @@ class LinenAutoEncoder(nn.Module):
     @nn.compact
     def __call__(self, x):
         norm = nn.BatchNorm(use_running_average=False)
-        encode = nn.Sequential([nn.Conv(4, (3, 3)), norm, jaxunpool.linen.MaxPool((2, 2))])
+        encode = nn.Sequential(
+            [nn.Conv(4, (3, 3), **UNIFORM), norm, jaxunpool.linen.MaxPool((2, 2))]
+        )
         return jaxunpool.linen.Inverse(encode)(encode(x), x)
 
 
@@ -516,13 +528,12 @@ class Everything(nnx.Module):
     """A module of each kind: static settings, a learned pattern, weights, a random stream."""
 
     def __init__(self, rngs):
-        self.body = nnx_hourglass(rngs, depth=1)
         self.fixed = jaxunpool.nnx.FixedUnpool(nnx.Param(jnp.ones((2, 2))))
-        self.up = jaxunpool.nnx.ConvTranspose(3, 3, (2, 2), 2, rngs=rngs)
+        self.up = jaxunpool.nnx.ConvTranspose(3, 3, (2, 2), 2, **UNIFORM, rngs=rngs)
         self.shrink = jaxunpool.nnx.FractionalMaxPoolWithIndices((2, 2), (9, 9), rngs=rngs)
 
     def __call__(self, x):
-        y, indices = self.shrink(self.up(self.fixed(self.body(x))))
+        y, indices = self.shrink(self.up(self.fixed(x)))
         return jup.max_unpool(y, indices)
 
 
