@@ -4,6 +4,7 @@ Needs the extra `docs`. What its pages say is tested in test_docs.py.
 """
 
 import html.parser
+import os
 import pathlib
 import subprocess
 import sys
@@ -41,7 +42,10 @@ class Page(html.parser.HTMLParser):
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
-    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    quiet = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(
+        command, cwd=ROOT, env=quiet, capture_output=True, text=True, check=False
+    )
     assert built.returncode == 0, built.stderr[-3000:]
     return {path.relative_to(folder): Page(path) for path in folder.rglob("*.html")}, folder
 
