@@ -105,11 +105,9 @@ class _Convolution(_Module):
 
     @nn.compact
     def supply(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        is_last = arguments["data_format"] == "channels_last"
-        in_features = jnp.shape(arguments["x"])[-1 if is_last else -1 - len(self.kernel_size)]
-        shape = modules.kernel_shape(
-            self.kernel_size, in_features, self.features, arguments["groups"]
-        )
+        size = self.kernel_size
+        in_features = modules.channels(arguments["x"], size, arguments["data_format"])
+        shape = modules.kernel_shape(size, in_features, self.features, arguments["groups"])
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         bias = None
         if self.use_bias:

@@ -108,14 +108,27 @@ def fixed_key() -> jax.Array:
     return jax.random.key(0)
 
 
-def kernel_shape(
-    kernel_size: Sequence[int], in_features: int, out_features: int, groups: int
-) -> tuple[int, ...]:
-    """Shape of the weights of a transposed convolution, channels last."""
+def channels(x: Any, kernel_size: Sequence[int], data_format: str) -> int:
+    """Number of channels of an array that a kernel is for."""
+    n, shape = _rank(kernel_size), as_floats("x", x).shape
+    if len(shape) <= n:
+        raise ValueError(f"x: expected {n} spatial axes and a channel axis, got shape {shape}")
+    return shape[-1 if data_format == "channels_last" else -n - 1]
+
+
+def _rank(kernel_size: Any) -> int:
     if not isinstance(kernel_size, Sequence) or isinstance(kernel_size, str):
         raise TypeError(
             f"kernel_size: expected ints, one for each spatial axis, got {kernel_size!r}"
         )
+    return len(kernel_size)
+
+
+def kernel_shape(
+    kernel_size: Sequence[int], in_features: int, out_features: int, groups: int
+) -> tuple[int, ...]:
+    """Shape of the weights of a transposed convolution, channels last."""
+    _rank(kernel_size)
     sizes = {"in_features": in_features, "out_features": out_features, "groups": groups}
     sizes |= {f"kernel_size[{i}]": size for i, size in enumerate(kernel_size)}
     for name, size in sizes.items():

@@ -304,6 +304,19 @@ def test_wrong_convolutions(framework, size, groups, kind, message):
         make()
 
 
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_wrong_inputs_of_convolutions(framework, data_format):
+    if framework is jaxunpool.nnx:
+        run = framework.ConvTranspose(8, 6, (3, 3), data_format=data_format, rngs=nnx.Rngs(0))
+    else:
+        module = framework.ConvTranspose(6, (3, 3), data_format=data_format)
+        run = functools.partial(module.init, KEY)
+    with pytest.raises(ValueError, match=r"x: expected 2 spatial axes .* got shape \(7, 8\)"):
+        run(X[0, ..., 0])
+    with pytest.raises(TypeError, match=r"x: expected floats .* got int32"):
+        run(X.astype(np.int32))
+
+
 def test_fractional_draws_from_the_stream():
     pool = lambda: jaxunpool.nnx.FractionalMaxPool((2, 2), (5, 5), rngs=nnx.Rngs(0))
     run = nnx.jit(lambda module, x: module(x))
