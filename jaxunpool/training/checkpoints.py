@@ -37,14 +37,16 @@ class Folder:
         configuration: of the run.
 
     Raises:
-        UsageError: it holds another run or something else, or cannot be written. Nothing in it
-            was touched.
+        UsageError: it holds another run or something else, cannot be written, or another process
+            is training in it. Nothing in it was touched.
     """
 
     def __init__(self, path: pathlib.Path, configuration: Configuration):
         self.path = path
-        self.about = json.loads(json.dumps(dataclasses.asdict(configuration)))
-        self._claim()
+        self.about = dataclasses.asdict(configuration)
+        claim(path, self.about)
+        self._held = contextlib.ExitStack()
+        self._held.enter_context(locked(path))
         options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)
         with self._explained("checkpoints cannot be opened"):
             self._manager = ocp.CheckpointManager((path / CHECKPOINTS).absolute(), options=options)
@@ -89,40 +91,9 @@ class Folder:
         return None
 
     def close(self) -> None:
-        """Wait for what Orbax does behind the scenes."""
+        """Wait for what Orbax does behind the scenes, and leave the folder to others."""
         self._manager.close()
-
-    def _claim(self) -> None:
-        """Make the folder, or check that it holds this run."""
-        path = self.path
-        try:
-            if path.exists() and not path.is_dir():
-                raise UsageError(f"--output {path}: is not a folder")
-            path.mkdir(parents=True, exist_ok=True)
-            if not os.access(path, os.W_OK | os.X_OK):
-                raise UsageError(f"--output {path}: the folder is not writable")
-            if (path / CONFIGURATION).exists():
-                self._check(_read_json(path / CONFIGURATION))
-            elif any(not entry.name.endswith(".part") for entry in path.iterdir()):
-                raise UsageError(f"--output {path}: holds something else than a run")
-            else:
-                write_json(path / CONFIGURATION, self.about)
-        except OSError as error:
-            raise UsageError(f"--output {path}: {error.strerror or error}") from None
-
-    def _check(self, found: Any) -> None:
-        """Raise unless this is what was asked for."""
-        if not isinstance(found, dict):
-            raise UsageError(f"--output {self.path}: its {CONFIGURATION} is damaged")
-        names = {*found, *self.about}
-        other = sorted(name for name in names if found.get(name) != self.about.get(name))
-        if other:
-            theirs = ", ".join(f"{name}={found.get(name)}" for name in other)
-            ours = ", ".join(f"{name}={self.about.get(name)}" for name in other)
-            raise UsageError(
-                f"--output {self.path}: holds a run with {theirs}, asked for is {ours}: choose"
-                " another folder"
-            )
+        self._held.close()
 
     def _read(self, step: int, start: State) -> State | None:
         """A checkpoint, or None if it is damaged."""
@@ -139,7 +110,7 @@ class Folder:
                 return None
         except Exception:  # TensorStore, zarr and JSON have one each for every kind of damage
             return None
-        self._check(about["configuration"])
+        check(self.path, about["configuration"], self.about)
         return unpack(packed, start)
 
     def _set_aside(self, damaged: list[int], good: int) -> None:
@@ -169,6 +140,61 @@ class Folder:
                 yield
         except Exception as error:
             raise UsageError(f"{self.path}: {what} ({_reason(error)}){consequence}") from None
+
+
+def claim(path: pathlib.Path, about: dict[str, Any]) -> None:
+    """Make the folder and say in it what it is for, or check that it is for this.
+
+    Args:
+        path: the folder.
+        about: what it is for, as JSON has it.
+
+    Raises:
+        UsageError: it is for something else, or cannot be written. Nothing in it was touched.
+    """
+    try:
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"--output {path}: is not a folder")
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise UsageError(f"--output {path}: the folder is not writable")
+        if (path / CONFIGURATION).exists():
+            check(path, read_json(path / CONFIGURATION), about)
+        elif any(not entry.name.endswith(".part") for entry in path.iterdir()):
+            raise UsageError(f"--output {path}: holds something else than a run")
+        else:
+            write_json(path / CONFIGURATION, about)
+    except OSError as error:
+        raise UsageError(f"--output {path}: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path) -> Iterator[None]:
+    """The folder is this process's, until it lets go or ends."""
+    with open(path / CONFIGURATION, "rb") as held:
+        try:
+            import fcntl
+
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"--output {path}: another process is training in it") from None
+        except (ImportError, OSError):  # a system or a file system that has no locks
+            pass
+        yield
+
+
+def check(path: pathlib.Path, found: Any, about: dict[str, Any]) -> None:
+    """Raise a UsageError that says in what the two differ, if they do."""
+    if not isinstance(found, dict):
+        raise UsageError(f"--output {path}: its {CONFIGURATION} is damaged")
+    other = sorted(n for n in {*found, *about} if found.get(n) != about.get(n))
+    if other:
+        theirs = ", ".join(f"{name}={found.get(name)}" for name in other)
+        ours = ", ".join(f"{name}={about.get(name)}" for name in other)
+        raise UsageError(
+            f"--output {path}: holds a run with {theirs}, asked for is {ours}: choose another"
+            " folder"
+        )
 
 
 def pack(state: State) -> np.ndarray:
@@ -204,7 +230,8 @@ def write_json(path: pathlib.Path, value: Any) -> None:
         unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def _read_json(path: pathlib.Path) -> Any:
+def read_json(path: pathlib.Path) -> Any:
+    """What the file holds, or None if it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:

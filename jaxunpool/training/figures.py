@@ -15,11 +15,11 @@ import numpy as np
 from jaxunpool.command import UsageError, replacing
 from jaxunpool.training import scenes
 from jaxunpool.training.loop import LARGEST, SMALLEST, Scenes, State
-from jaxunpool.training.metrics import Scores, confusion_matrix
+from jaxunpool.training.metrics import confusion_matrix
 
 DPI = 150
 INK, FAINT, RULE = "#222222", "#6b6b6b", "#b0b0b0"
-BLUE, ORANGE = "#0072b2", "#d55e00"  # Okabe and Ito's
+BLUE, ORANGE, YELLOW = "#0072b2", "#d55e00", "#e69f00"  # Okabe and Ito's
 SHOWN = 6  # scenes in the figure of predictions
 
 # Paul Tol's "muted", told apart by colour-blind eyes; the background is near white.
@@ -165,6 +165,8 @@ def gradients(state: State, layers: Sequence[str], every: int) -> Any:
     used, unused = list(grid.flat)[: len(layers)], list(grid.flat)[len(layers) :]
     for axes in unused:
         axes.remove()
+    for axes in used[-columns:]:  # the lowest of each column
+        axes.tick_params(labelbottom=True)
     figure.supxlabel("step", size=11)
     figure.supylabel("absolute value of the gradient", size=11)
     bar = figure.colorbar(shown, ax=used, shrink=0.8, aspect=30)
@@ -199,7 +201,9 @@ def learning_curve(state: State, every: int) -> Any:
     return figure
 
 
-def comparison(states: Mapping[str, State], scores: Mapping[str, Scores], every: int) -> Any:
+def comparison(
+    states: Mapping[str, State], scores: Mapping[str, Mapping[str, Any]], every: int
+) -> Any:
     """Left: how the mIoU of each decoder rose. Right: where it and boundary F1 ended."""
     from matplotlib.figure import Figure
 
@@ -218,10 +222,11 @@ def comparison(states: Mapping[str, State], scores: Mapping[str, Scores], every:
     left.set_title("mIoU on test scenes", size=11)
     left.legend(frameon=False, fontsize=9, handlelength=4)
     at = np.arange(len(scores))[::-1]
-    for offset, colour, hatch, name, values in (
-        (0.19, BLUE, "", "mIoU", [score.mean_iou for score in scores.values()]),
-        (-0.19, "#e69f00", "///", "boundary F1", [score.boundary_f1 for score in scores.values()]),
+    for offset, colour, hatch, name, key in (
+        (0.19, BLUE, "", "mIoU", "mean_iou"),
+        (-0.19, YELLOW, "///", "boundary F1", "boundary_f1"),
     ):
+        values = [score[key] for score in scores.values()]
         bars = right.barh(
             at + offset, values, 0.36, color=colour, hatch=hatch, edgecolor="white", label=name
         )

@@ -84,14 +84,12 @@ class Run:
 
     def __init__(self, configuration: Configuration, devices: list[jax.Device] | None = None):
         self.configuration = configuration
-        devices = jax.devices() if devices is None else devices
-        used = max(n for n in range(1, len(devices) + 1) if configuration.batch % n == 0)
-        mesh = jax.make_mesh(
-            (used,), ("batch",), axis_types=(AxisType.Auto,), devices=devices[:used]
+        used = devices_for(configuration.batch, jax.devices() if devices is None else devices)
+        self.mesh: Mesh = jax.make_mesh(
+            (len(used),), ("batch",), axis_types=(AxisType.Auto,), devices=used
         )
-        self.mesh: Mesh = mesh
-        self.replicated = NamedSharding(mesh, PartitionSpec())
-        self.sharded = NamedSharding(mesh, PartitionSpec("batch"))
+        self.replicated = NamedSharding(self.mesh, PartitionSpec())
+        self.sharded = NamedSharding(self.mesh, PartitionSpec("batch"))
 
         model = nnx.jit(lambda: network(configuration))()  # compiled at once, not weight by weight
         parts: Any = nnx.split(model, nnx.Param, ...)
@@ -105,7 +103,7 @@ class Run:
         self.source = jax.device_put(scenes.load("train"), self.replicated)
         counted = self._scenes(COUNTING, self.source, COUNTED).labels
         self.class_weights = median_frequency_weights(counted, scenes.CLASSES)
-        self.step = jax.jit(self._step, out_shardings=self.replicated, donate_argnums=0)
+        self.step = jax.jit(self._step, out_shardings=self.replicated)
         self._predict = jax.jit(self._predict_classes)
 
     def start(self) -> State:
@@ -191,6 +189,11 @@ class Run:
         return Scenes(*(np.concatenate(parts)[:count] for parts in zip(*batches)))
 
 
+def devices_for(batch: int, devices: list[jax.Device]) -> list[jax.Device]:
+    """As many of the devices as divide the batch."""
+    return devices[: max(n for n in range(1, len(devices) + 1) if batch % n == 0)]
+
+
 def network(configuration: Configuration) -> models.SegNetBasic:
     """The network, its weights drawn from the seed."""
     return models.SegNetBasic(
@@ -273,18 +276,21 @@ def kernels(parameters: Any) -> dict[str, jax.Array]:
 
 def _depth(path: tuple[Any, ...]) -> tuple[Any, ...]:
     """Where in the network a parameter is: encoder, then unpooling and decoder, then the last."""
-    part, *within = path
-    return (part != "encoder", part == "last", *(n for n in within if isinstance(n, int)), part)
+    part = path[0]
+    return part != "encoder", part == "last", _stage(path), part != "unpools"
+
+
+def _stage(path: tuple[Any, ...]) -> int:
+    return next((step for step in path if isinstance(step, int)), 0)
 
 
 def _layer_name(path: tuple[Any, ...]) -> str:
-    name = {"stages": "decoder", "unpools": "unpooling", "last": "classifier"}.get(path[0], path[0])
-    stage = next((f" {n + 1}" for n in path if isinstance(n, int)), "")
-    return name + stage
+    names = {"stages": "decoder", "unpools": "unpooling", "last": "classifier"}
+    name = names.get(path[0], path[0])
+    return name if path[0] == "last" else f"{name} {_stage(path) + 1}"
 
 
 def histogram(values: jax.Array) -> jax.Array:
     """How many of the values have which power of ten, `[BINS]`, int32; what is beyond goes last."""
-    power = jnp.log10(jnp.abs(values.ravel()) + 10.0 ** (SMALLEST - 1))
-    at = (power - SMALLEST) * (BINS / (LARGEST - SMALLEST))
-    return jnp.bincount(jnp.clip(at.astype(jnp.int32), 0, BINS - 1), length=BINS)
+    at = (jnp.log10(jnp.abs(values.ravel())) - SMALLEST) * (BINS / (LARGEST - SMALLEST))
+    return jnp.bincount(jnp.clip(at, 0, BINS - 1).astype(jnp.int32), length=BINS)

@@ -19,7 +19,7 @@ class Configuration:
     """What determines the weights that a run ends with."""
 
     decoder: str = "indices"
-    steps: int = 600
+    steps: int = 900
     batch: int = 16
     seed: int = 0
     size: int = 48

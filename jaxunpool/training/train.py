@@ -15,7 +15,9 @@ from jaxunpool.command import exit_status, require_extra
 from jaxunpool.training import options
 
 if TYPE_CHECKING:
-    from jaxunpool.training.metrics import Scores
+    import numpy as np
+
+    from jaxunpool.training.loop import Run, Scenes, State
     from jaxunpool.training.session import Trained
 
 DEFAULTS = options.Configuration()
@@ -74,30 +76,35 @@ def train(asked: argparse.Namespace) -> int:
     return 0
 
 
-def evaluate(trained: Trained) -> Scores:
+def evaluate(trained: Trained) -> None:
     """Score a run on its test scenes; write the scores and the figures into its folder."""
-    from jaxunpool.training import checkpoints, figures, loop, metrics, scenes
+    from jaxunpool.training import checkpoints, figures
 
     run, state, path = trained.run, trained.state, trained.path
-    tested = run.test_scenes()
-    predicted = run.predict(state, tested.images)
-    scores = metrics.evaluate(tested.labels, predicted, scenes.CLASSES)
+    tested, predicted, found = assess(run, state)
     figures.save(figures.predictions(tested, predicted), path / "predictions.png")
     figures.save(figures.confusion(tested.labels, predicted), path / "confusion.png")
     figures.save(figures.gradients(state, run.layers, run.every), path / "gradients.png")
     figures.save(figures.learning_curve(state, run.every), path / "learning_curve.png")
-    checkpoints.write_json(
-        path / METRICS,
-        {
-            "configuration": dataclasses.asdict(run.configuration),
-            "parameters": loop.parameter_count(run.configuration),
-            "index_bytes": loop.index_bytes(run.configuration),
-            "scenes": len(tested.images),
-            "boundary_tolerance_pixels": metrics.TOLERANCE,
-            "scores": dataclasses.asdict(scores),
-        },
-    )
-    return scores
+    checkpoints.write_json(path / METRICS, found)
+
+
+def assess(run: Run, state: State) -> tuple[Scenes, np.ndarray, dict[str, Any]]:
+    """The test scenes, what a run predicts for them, and how good that is."""
+    from jaxunpool.training import loop, metrics
+    from jaxunpool.training.scenes import CLASSES
+
+    tested = run.test_scenes()
+    predicted = run.predict(state, tested.images)
+    found = {
+        "configuration": dataclasses.asdict(run.configuration),
+        "parameters": loop.parameter_count(run.configuration),
+        "index_bytes": loop.index_bytes(run.configuration),
+        "scenes": len(tested.images),
+        "boundary_tolerance_pixels": metrics.TOLERANCE,
+        "scores": dataclasses.asdict(metrics.evaluate(tested.labels, predicted, CLASSES)),
+    }
+    return tested, predicted, found
 
 
 def print_scores(console: Any, found: dict[str, Any]) -> None:
