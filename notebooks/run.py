@@ -107,6 +107,7 @@ def execute(notebook: Any, limit: float) -> Any:
     }
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02}"
+        cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
     return notebook
 
 
