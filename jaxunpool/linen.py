@@ -52,7 +52,7 @@ class _Module(nn.Module):
             setattr(self, field.name, modules.constant(field.name, getattr(self, field.name)))
         super().__post_init__()
 
-    def supply(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _supply(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return arguments
 
 
@@ -67,7 +67,7 @@ class _Patterned(_Module):
             start = jnp.asarray(self.pattern, self.param_dtype)
             self.learned = self.param("pattern", lambda _: start)
 
-    def supply(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _supply(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return arguments | {"pattern": self.learned} if self.learnable else arguments
 
 
@@ -81,7 +81,7 @@ class _Random(_Module):
 
     deterministic: bool = modules.keyword(False)
 
-    def supply(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _supply(self, arguments: dict[str, Any]) -> dict[str, Any]:
         deterministic = arguments.pop("deterministic", self.deterministic)
         if modules.needs_key(arguments):
             key = modules.fixed_key() if deterministic else self.make_rng("fractional")
@@ -104,7 +104,7 @@ class _Convolution(_Module):
     bias_init: nn.initializers.Initializer = modules.keyword(nn.initializers.zeros_init())
 
     @nn.compact
-    def supply(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _supply(self, arguments: dict[str, Any]) -> dict[str, Any]:
         size = self.kernel_size
         in_features = modules.channels(arguments["x"], size, arguments["data_format"])
         shape = modules.kernel_shape(size, in_features, self.features, arguments["groups"])

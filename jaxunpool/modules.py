@@ -28,7 +28,7 @@ def module(function: Callable[..., Any], base: Any) -> Any:
 
     Settings become dataclass fields with the function's names, order and defaults, after those of
     `base`. A call may name `output_shape`, and what `base.at_call` lists, for that call alone;
-    `base.supply` adds what only the module knows: keys and weights.
+    `base._supply` adds what only the module knows: keys and weights.
     """
     takes = inspect.signature(function)
     parameters = takes.parameters.values()
@@ -53,7 +53,7 @@ def module(function: Callable[..., Any], base: Any) -> Any:
             if given.get(option.name) is None:
                 given.pop(option.name, None)
         arguments = {p.name: getattr(self, p.name) for p in settings}
-        return function(**self.supply(arguments | given))
+        return function(**self._supply(arguments | given))
 
     __call__.__doc__ = f"`jaxunpool.{function.__name__}` of {required}."
     __call__.__qualname__ = f"{name}.__call__"

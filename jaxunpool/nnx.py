@@ -66,14 +66,14 @@ class _Module(nnx.Module):
         is_setting = name in self.__dataclass_fields__  # type: ignore[attr-defined]
         super().__setattr__(name, modules.constant(name, value) if is_setting else value)
 
-    def supply(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _supply(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return arguments
 
 
 class _Patterned(_Module):
     """`pattern` is a constant, or an `nnx.Param` and learned."""
 
-    def supply(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _supply(self, arguments: dict[str, Any]) -> dict[str, Any]:
         pattern = arguments["pattern"]
         if isinstance(pattern, nnx.Variable):
             pattern = pattern.get_value()
@@ -96,7 +96,7 @@ class _Random(_Module):
         if self.rngs is not None:
             self.rngs = _stream(self.rngs).fork()
 
-    def supply(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _supply(self, arguments: dict[str, Any]) -> dict[str, Any]:
         deterministic = arguments.pop("deterministic", self.deterministic)
         rngs = arguments.pop("rngs", self.rngs)
         if modules.needs_key(arguments):
@@ -146,7 +146,7 @@ class _Convolution(_Module):
             shape = (self.out_features,)
             self.bias = nnx.Param(bias_init(rngs.params(), shape, self.param_dtype))
 
-    def supply(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _supply(self, arguments: dict[str, Any]) -> dict[str, Any]:
         bias = None if self.bias is None else self.bias[...]
         return modules.convolved(arguments, self.kernel[...], bias, self.dtype)
 

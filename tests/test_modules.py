@@ -425,6 +425,14 @@ def test_paired_nests_linen():
     same(again.apply(restored, X), model.apply(variables, X))
 
 
+def test_tables_name_the_layers():
+    layers = jaxunpool.nnx.MaxPool((2, 2)), jaxunpool.nnx.FixedUnpool(nnx.Param(jnp.ones((2, 2))))
+    wide = {"console_kwargs": {"width": 300}}
+    table = nnx.tabulate(nnx.Sequential(*layers), X, **wide)
+    assert all(type(layer).__name__ in table for layer in layers)
+    assert "MaxPoolWithIndices" in linen_hourglass().tabulate(KEY, X, **wide)
+
+
 def test_layers_stack():
     """A stack of hourglasses, created by vmap and run by scan."""
     make = nnx.vmap(lambda key: nnx_hourglass(nnx.Rngs(key), depth=1))
