@@ -121,7 +121,7 @@ def test_decoders_by_the_definitions():
     corner = (rows % 2 == 0) & (columns % 2 == 0) & (rows < 4)
     copies = jnp.pad(jnp.repeat(jnp.repeat(y, 2, 1), 2, 2), ((0, 0), (0, 1), (0, 0), (0, 0)))
     expected = {
-        "indices": jup.max_unpool(y, indices),
+        "indices": jnp.where(x == copies, x, 0),
         "nearest": copies,
         "bed_of_nails": jnp.where(corner[..., None], copies, 0),
         "bilinear": jax.image.resize(y, (1, 5, 6, 1), "linear"),
@@ -137,6 +137,28 @@ def test_decoders_by_the_definitions():
             unpool.kernel[...] = kernel[..., None, None]
         kept = indices if decoder == "indices" else x
         np.testing.assert_allclose(unpool(y, kept), expected[decoder], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("decoder", ["nearest", "bilinear", "bed_of_nails", "conv_transpose"])
+def test_size_comes_from_whatever_was_kept(decoder):
+    x = images((2, 5, 6, 3))
+    unpool = models.Unpool(decoder, 3, rngs=nnx.Rngs(0))
+    y, indices = models.pool(x, "indices")
+    np.testing.assert_array_equal(unpool(y, indices), unpool(*models.pool(x, decoder)))
+
+
+@pytest.mark.parametrize("decoder", models.DECODERS)
+def test_types_follow_flax(decoder):
+    """Weights are float32 also where JAX's default is not, and promoted with the images."""
+    with jax.enable_x64(True):
+        model, x = basic(decoder, stages=1), jnp.ones((1, 5, 4, 3), jnp.float32)
+        assert nnx.eval_shape(lambda model, x: model(x), model, x).dtype == jnp.float32
+    state = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), nnx.state(model))
+    nnx.update(model, state)
+    model.eval()
+    for dtype in (jnp.bfloat16, jnp.float32):
+        logits = nnx.eval_shape(lambda model, x: model(x), model, x.astype(dtype))
+        assert logits.dtype == dtype
 
 
 def test_auto_encoder_learns_digits():
@@ -316,7 +338,30 @@ def test_convolution_without_bias_gets_zeros():
     np.testing.assert_array_equal(encoder.stages[0][0].conv.bias[...], np.zeros(4))
 
 
+def test_normalisation_without_weights_gets_ones_and_zeros():
+    encoder = models.Encoder(3, [[4]], rngs=nnx.Rngs(0))
+    norm = encoder.stages[0][0].norm
+    norm.scale[...] += 1
+    norm.bias[...] += 1
+    plain = {k: v for k, v in two_layers().items() if k not in ("norm.weight", "norm.bias")}
+    models.load_torch(encoder, plain | {"mean": np.zeros(3)})  # and a buffer of the whole
+    np.testing.assert_array_equal(norm.scale[...], np.ones(4))
+    np.testing.assert_array_equal(norm.bias[...], np.zeros(4))
+
+
+def test_weights_load_into_an_abstract_model():
+    encoder = nnx.eval_shape(lambda: models.Encoder(3, [[4]], rngs=nnx.Rngs(0)))
+    models.load_torch(encoder, two_layers())
+    y, _ = forward(encoder, jnp.ones((1, 4, 4, 3)))
+    assert y.shape == (1, 2, 2, 4)
+
+
 WRONG_WEIGHTS = {
+    "a whole checkpoint": (
+        lambda w: {"epoch": 3, "state_dict": w},
+        ValueError,
+        "weights['state_dict']: expected an array, got a mapping; pass that one?",
+    ),
     "no mapping": (lambda w: [1], TypeError, "weights: expected a mapping, got list"),
     "empty": (lambda w: {}, ValueError, "expected 2 convolutions and normalisations, got 0: none"),
     "too many": (
@@ -411,6 +456,15 @@ def test_projection_of_a_strongest_activation_stays_near_it():
     assert np.count_nonzero(everywhere) > 4 * len(found)
 
 
+def test_first_of_equal_activations_is_projected():
+    encoder = models.Encoder(1, [[2]], rngs=nnx.Rngs(0))
+    kernel = encoder.stages[0][0].conv.kernel
+    kernel[...] = jnp.ones_like(kernel[...])
+    image = models.DeconvNet(encoder).project(jnp.ones((1, 16, 16, 1), jnp.uint8), 0, 0)
+    rows, columns = np.nonzero(np.asarray(image[0, ..., 0]))
+    assert (set(rows), set(columns)) == ({0, 1, 2}, {0, 1, 2})  # around the pixel (1, 1)
+
+
 def test_projection_is_a_function_of_the_image_alone():
     """Training or not, and nothing in the encoder is changed by looking at it."""
     encoder = models.Encoder(1, [[2]], rngs=nnx.Rngs(0))
@@ -443,6 +497,21 @@ WRONG_USE = {
         "decoder='max': expected one of",
     ),
     "stages": (lambda: basic(stages=0), ValueError, "widths=(): expected at least one stage"),
+    "widths": (
+        lambda: models.AutoEncoder(3, (), rngs=RNGS),
+        ValueError,
+        "widths=[]: expected at least one stage, none of them empty",
+    ),
+    "back": (
+        lambda: models.EncoderDecoder(3, 2, [[4], [8]], [[4]], rngs=RNGS),
+        ValueError,
+        "back=[[4]]: expected 2 stages, none of them empty",
+    ),
+    "image of a projection": (
+        lambda: models.DeconvNet(basic().encoder).project(jnp.zeros((8, 8, 3)), 1, 0),
+        ValueError,
+        "x: expected [batch, height, width, 3] with at least 4 rows and columns, got [8, 8, 3]",
+    ),
     "small image": (
         lambda: basic()(jnp.zeros((1, 3, 8, 3))),
         ValueError,
@@ -481,7 +550,7 @@ WRONG_USE = {
     "model of weights": (
         lambda: models.load_torch(models.CEDN(rngs=RNGS), {}),
         TypeError,
-        "model: expected an EncoderDecoder, got CEDN",
+        "model: expected an EncoderDecoder or Encoder, got CEDN",
     ),
 }
 

@@ -1,9 +1,13 @@
-"""Networks that pool and go back, in Flax NNX."""
+"""Networks that pool and go back, in Flax NNX.
+
+Weights are float32, and types follow Flax's rule: images and weights are promoted to one. Casting
+all state to bfloat16, the statistics included, computes in bfloat16.
+"""
 
 from jaxunpool.models.auto_encoder import AutoEncoder
 from jaxunpool.models.blocks import ConvBlock, Encoder, EncoderDecoder
 from jaxunpool.models.cedn import CEDN
-from jaxunpool.models.decoders import DECODERS, Unpool
+from jaxunpool.models.decoders import DECODERS, Unpool, pool
 from jaxunpool.models.deconvnet import DeconvNet
 from jaxunpool.models.segnet import SegNet, SegNetBasic
 from jaxunpool.models.weights import load_torch
@@ -20,4 +24,5 @@ __all__ = [
     "SegNetBasic",
     "Unpool",
     "load_torch",
+    "pool",
 ]

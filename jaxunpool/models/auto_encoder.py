@@ -23,8 +23,8 @@ class AutoEncoder(EncoderDecoder):
         rngs: for the weights.
 
     Raises:
-        ValueError: `decoder` is none of these; or, when called, an image has fewer than
-            `2**len(widths)` rows or columns.
+        ValueError: `decoder` is none of these, or `widths` is empty; or, when called, an
+            image has fewer than `2**len(widths)` rows or columns.
 
     Example:
         >>> from flax import nnx
@@ -48,7 +48,7 @@ class AutoEncoder(EncoderDecoder):
             in_features,
             in_features,
             [(width,) for width in widths],
-            [(width,) for width in (*widths[-2::-1], widths[0])],
+            [(width,) for width in (*widths[-2::-1], *widths[:1])],
             decoder=decoder,
             rngs=rngs,
         )

@@ -91,13 +91,15 @@ class Encoder(nnx.Module):
         decoder: str = "indices",
         rngs: nnx.Rngs,
     ):
-        if not widths or not all(widths):
+        if not len(widths) or not all(map(len, widths)):
             raise ValueError(f"widths={widths!r}: expected at least one stage, none of them empty")
+        self.in_features = in_features
         self.decoder = check_choice("decoder", decoder, DECODERS)
         self.stages = _stages(in_features, widths, kernel_size, True, rngs)
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, list[Any]]:
         """The pooled features, and of each pooling what its way back needs."""
+        self.check(x)
         kept = []
         for blocks in self.stages:
             for block in blocks:
@@ -105,6 +107,15 @@ class Encoder(nnx.Module):
             x, keep = pool(x, self.decoder)
             kept.append(keep)
         return x, kept
+
+    def check(self, x: jax.Array) -> None:
+        """A ValueError unless `x` holds images that are large enough."""
+        smallest = 2 ** len(self.stages)
+        if x.ndim != 4 or x.shape[-1] != self.in_features or min(x.shape[1:3]) < smallest:
+            raise ValueError(
+                f"x: expected [batch, height, width, {self.in_features}] with at least {smallest}"
+                f" rows and columns, got {list(x.shape)}"
+            )
 
 
 class EncoderDecoder(nnx.Module):
@@ -123,8 +134,8 @@ class EncoderDecoder(nnx.Module):
         rngs: for the weights.
 
     Raises:
-        ValueError: `decoder` is none of these, or a stage is missing; or, when called, an image has
-            fewer than `2**len(widths)` rows or columns.
+        ValueError: `decoder` is none of these, or a stage is missing or empty; or, when called, an
+            image has fewer than `2**len(widths)` rows or columns.
     """
 
     def __init__(
@@ -140,8 +151,9 @@ class EncoderDecoder(nnx.Module):
         decoder: str = "indices",
         rngs: nnx.Rngs,
     ):
-        self.in_features = in_features
         self.encoder = Encoder(in_features, widths, kernel_size, decoder=decoder, rngs=rngs)
+        if len(back) != len(widths) or not all(map(len, back)):
+            raise ValueError(f"back={back!r}: expected {len(widths)} stages, none of them empty")
         self.unpools = nnx.List(Unpool(decoder, stage[-1], rngs=rngs) for stage in widths[::-1])
         self.stages = _stages(widths[-1][-1], back, kernel_size, relu, rngs)
         size = (last_kernel_size, last_kernel_size)
@@ -149,12 +161,6 @@ class EncoderDecoder(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[batch, height, width, in_features]` to the same size with `out_features`."""
-        smallest = 2 ** len(self.encoder.stages)
-        if x.ndim != 4 or x.shape[-1] != self.in_features or min(x.shape[1:3]) < smallest:
-            raise ValueError(
-                f"x: expected [batch, height, width, {self.in_features}] with at least {smallest}"
-                f" rows and columns, got {list(x.shape)}"
-            )
         x, kept = self.encoder(x)
         for blocks, unpool, keep in zip(self.stages, self.unpools, reversed(kept)):
             x = unpool(x, keep)

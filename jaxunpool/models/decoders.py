@@ -7,10 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.linen.dtypes import promote_dtype
 
-from jaxunpool.arguments import check_choice
 from jaxunpool.conv_transpose import conv_transpose
 from jaxunpool.fixed import bed_of_nails_unpool
+from jaxunpool.geometry import check_choice
+from jaxunpool.indices import PoolIndices
 from jaxunpool.interpolate import interpolate
 from jaxunpool.inverse import inverse
 from jaxunpool.max import max_pool, max_pool_with_indices, max_unpool
@@ -21,9 +23,15 @@ WINDOW = (2, 2)
 
 
 def pool(x: jax.Array, decoder: str) -> tuple[jax.Array, Any]:
-    """`x` pooled 2x2, and what the way back needs: the indices, or else `x`.
+    """`x` pooled 2x2, and what the way back needs.
 
-    Of `x`, all decoders but `"inverse"` use no more than its shape.
+    Args:
+        x: `[..., height, width, channels]`.
+        decoder: one of `DECODERS`.
+
+    Returns:
+        The pooled array, and the `PoolIndices` for `"indices"`, else `x`: `"inverse"` reads it, the
+        others no more than its shape.
     """
     return max_pool_with_indices(x, WINDOW) if decoder == "indices" else (max_pool(x, WINDOW), x)
 
@@ -47,16 +55,22 @@ class Unpool(nnx.Module):
     def __init__(self, decoder: str, features: int, *, rngs: nnx.Rngs):
         self.decoder = check_choice("decoder", decoder, DECODERS)
         if decoder == "conv_transpose":
-            kernel = nnx.initializers.he_normal()(rngs.params(), (*WINDOW, features, features))
-            self.kernel, self.bias = nnx.Param(kernel), nnx.Param(jnp.zeros(features))
+            shape = (*WINDOW, features, features)
+            kernel = nnx.initializers.he_normal()(rngs.params(), shape, jnp.float32)
+            self.kernel = nnx.Param(kernel)
+            self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
 
     def __call__(self, y: jax.Array, kept: Any) -> jax.Array:
-        """`y` in the size of what was pooled; `kept` is the second of what `pool` gave."""
+        """`y` in the size of what was pooled; `kept` is the second of what `pool` gave.
+
+        Decoders that need no more than the size take what was kept for any other.
+        """
         if self.decoder == "indices":
             return max_unpool(y, kept)
         if self.decoder == "inverse":
             return inverse(lambda x: max_pool(x, WINDOW), kept)(y)
-        size = kept.shape[-3:-1]
+        is_indices = isinstance(kept, PoolIndices)
+        size = kept.geometry.input_shape if is_indices else kept.shape[-3:-1]
         if self.decoder == "nearest":
             return nearest_unpool(y, WINDOW, output_shape=size)
         if self.decoder == "bilinear":
@@ -64,4 +78,5 @@ class Unpool(nnx.Module):
         if self.decoder == "bed_of_nails":
             return bed_of_nails_unpool(y, WINDOW, output_shape=size)
         odd = tuple(n % 2 for n in size)  # the last row or column that no window covered
-        return conv_transpose(y, self.kernel[...], self.bias[...], 2, output_padding=odd)
+        y, kernel, bias = promote_dtype(y, self.kernel[...], self.bias[...])  # as Flax's layers
+        return conv_transpose(y, kernel, bias, 2, output_padding=odd)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from jaxunpool.geometry import as_int
-from jaxunpool.indices import PoolIndices
 from jaxunpool.inverse import inverse
 from jaxunpool.max import max_pool_with_indices, max_unpool
-from jaxunpool.models.blocks import Encoder
+from jaxunpool.models.blocks import ConvBlock, Encoder
 from jaxunpool.models.decoders import WINDOW
 
 
@@ -52,35 +53,45 @@ class DeconvNet(nnx.Module):
             x: images `[batch, height, width, channels]`.
             stage: which stage's pooled features, from 0.
             feature: which of its channels, from 0.
-            strongest: keep only the strongest activation of each image, else all of them.
+            strongest: keep only the strongest activation of each image, the first of equal ones;
+                else all of them.
 
         Returns:
             An array like `x`, signed; zero in images where the feature is not active.
 
         Raises:
             TypeError: `stage` or `feature` is no int.
-            ValueError: the encoder has no such stage, or the stage no such feature.
+            ValueError: the encoder has no such stage, the stage no such feature, or the images do
+                not fit the encoder.
         """
+        self.encoder.check(x)
         stages = self.encoder.stages
         stage = _check_index("stage", stage, len(stages))
-        path: list[Any] = []
+        x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
+        back: list[Callable[[jax.Array], jax.Array]] = []
         for blocks in stages[: stage + 1]:
             for block in blocks:
-                path.append((block, x))
+                back.append(functools.partial(_transposed, block, x))
                 x = jax.nn.relu(block.filter(x))
             x, indices = max_pool_with_indices(x, WINDOW)
-            path.append(indices)
+            back.append(functools.partial(max_unpool, indices=indices))
         feature = _check_index("feature", feature, x.shape[-1])
         y = jnp.where(jnp.arange(x.shape[-1]) == feature, x, 0)
         if strongest:
-            y = jnp.where(y == jnp.max(y, axis=(1, 2, 3), keepdims=True), y, 0)
-        for step in reversed(path):
-            if isinstance(step, PoolIndices):
-                y = max_unpool(y, step)
-            else:
-                block, seen = step
-                y = inverse(block.filter, seen)(jax.nn.relu(y))
+            first = jnp.argmax(y.reshape(len(y), -1), axis=1)
+            y = jnp.where(_positions(y.shape[1:]) == first[:, None, None, None], y, 0)
+        for step in reversed(back):
+            y = step(y)
         return y
+
+
+def _transposed(block: ConvBlock, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Rectify, then the transposed filter."""
+    return inverse(block.filter, x)(jax.nn.relu(y).astype(x.dtype))
+
+
+def _positions(shape: tuple[int, ...]) -> jax.Array:
+    return jnp.arange(math.prod(shape)).reshape(shape)
 
 
 def _check_index(name: str, value: int, size: int) -> int:

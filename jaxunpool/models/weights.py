@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,16 +16,21 @@ def load_torch(model: EncoderDecoder | Encoder, weights: Mapping[str, Any]) -> N
     """Set the convolutions and normalisations of a model to those of a PyTorch `state_dict`.
 
     Layers are matched by their order, in which PyTorch lists them, and not by their names, which
-    every implementation of SegNet chooses for itself. So into `SegNet` goes any PyTorch SegNet on
-    VGG16 with batch normalisation, and into `SegNet(...).encoder` torchvision's `vgg16_bn`, whose
+    every implementation of SegNet chooses for itself. Into `SegNet` goes a PyTorch SegNet on VGG16
+    with batch normalisation, and into `SegNet(...).encoder` torchvision's `vgg16_bn`, whose
     classifier is left out. Nothing is changed where something does not fit.
+
+    A `state_dict` does not say everything: layers have to be `Conv2d` (not `ConvTranspose2d`, whose
+    kernels are turned around) and `BatchNorm2d` with its default `eps`, declared in the order in
+    which they are applied. The kernels of `decoder="conv_transpose"`, which PyTorch's SegNet does
+    not have, stay as they are.
 
     Args:
         model: a `SegNet` or another network of this package with an encoder and a decoder, or the
-            encoder alone.
+            encoder alone; abstract ones, of `nnx.eval_shape`, too.
         weights: NumPy arrays by name, in PyTorch's order and shapes: `{name: tensor.numpy() for
-            name, tensor in torch_model.state_dict().items()}`. A convolution without a bias gets
-            zeros.
+            name, tensor in torch_model.state_dict().items()}`. What a layer was made without, a
+            convolution its bias or a normalisation both, is set to zeros and ones.
 
     Raises:
         TypeError: `model` is something else, or `weights` is no mapping.
@@ -43,7 +48,7 @@ def load_torch(model: EncoderDecoder | Encoder, weights: Mapping[str, Any]) -> N
         (3, 3, 1, 2)
     """
     if not isinstance(model, EncoderDecoder | Encoder):
-        raise TypeError(f"model: expected an EncoderDecoder, got {type(model).__name__}")
+        raise TypeError(f"model: expected an EncoderDecoder or Encoder, got {type(model).__name__}")
     if not isinstance(weights, Mapping):
         raise TypeError(f"weights: expected a mapping, got {type(weights).__name__}")
     layers, groups = _layers(model), _groups(weights)
@@ -54,27 +59,29 @@ def load_torch(model: EncoderDecoder | Encoder, weights: Mapping[str, Any]) -> N
         )
     found = [_values(layer, *group) for layer, group in zip(layers, groups.items())]
     for variable, value in (pair for pairs in found for pair in pairs):
-        variable[...] = jnp.asarray(value, variable.dtype)
+        variable.set_value(jnp.asarray(value, variable.dtype))
 
 
 def _layers(model: EncoderDecoder | Encoder) -> list[nnx.Conv | nnx.BatchNorm]:
     """Convolutions and normalisations in the order in which they are applied."""
     if isinstance(model, EncoderDecoder):
-        decoder = [layer for blocks in model.stages for block in blocks for layer in _parts(block)]
-        return [*_layers(model.encoder), *decoder, model.last]
-    return [layer for blocks in model.stages for block in blocks for layer in _parts(block)]
+        return [*_layers(model.encoder), *_layers_of(model.stages), model.last]
+    return _layers_of(model.stages)
 
 
-def _parts(block: ConvBlock) -> tuple[nnx.Conv, nnx.BatchNorm]:
-    return block.conv, block.norm
+def _layers_of(stages: Iterable[Iterable[ConvBlock]]) -> list[nnx.Conv | nnx.BatchNorm]:
+    return [layer for stage in stages for block in stage for layer in (block.conv, block.norm)]
 
 
 def _groups(weights: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
-    """The entries of each layer by their last name; dense layers are left out."""
+    """The entries of each layer by their last name; dense layers and lone buffers are left out."""
     groups: dict[str, dict[str, np.ndarray]] = {}
     for name, value in weights.items():
+        if isinstance(value, Mapping):
+            raise ValueError(f"weights[{name!r}]: expected an array, got a mapping; pass that one?")
         layer, _, entry = str(name).rpartition(".")
-        groups.setdefault(layer, {})[entry] = np.asarray(value)
+        if layer:
+            groups.setdefault(layer, {})[entry] = np.asarray(value)
     return {name: group for name, group in groups.items() if np.ndim(group.get("weight", 0)) != 2}
 
 
@@ -91,6 +98,8 @@ def _values(
     else:
         variables = {"weight": layer.scale, "bias": layer.bias}
         variables |= {"running_mean": layer.mean, "running_var": layer.var}
+        features = layer.num_features
+        group = {"weight": np.ones(features), "bias": np.zeros(features), **group}
     entries = {entry: (v, group.get(entry, np.empty(0))) for entry, v in variables.items()}
     for entry, (variable, value) in entries.items():
         if variable.shape != value.shape:
