@@ -197,5 +197,5 @@ class Paired(nn.Module):
 
     def __call__(self, x: Any) -> Any:
         """Pool `x`, run `inner` and put the result where the maxima of `x` were."""
-        y, indices, *_ = self.pool(x)  # a mask may follow
+        y, indices = modules.paired(self.pool(x))
         return self.unpool(self.inner(y), indices)

@@ -98,6 +98,16 @@ def constant(name: str, value: Any) -> Any:
     return value
 
 
+def paired(pooled: Any) -> tuple[Any, Any]:
+    """The array and the indices that a pooling returned."""
+    if not isinstance(pooled, tuple) or len(pooled) < 2:
+        raise TypeError(
+            "pool: expected it to return an array and indices, as MaxPoolWithIndices does, got"
+            f" {type(pooled).__name__}"
+        )
+    return pooled[0], pooled[1]  # a mask may follow
+
+
 def needs_key(arguments: dict[str, Any]) -> bool:
     """Whether nothing says where the windows of a fractional pooling are."""
     return all(arguments.get(name) is None for name in ("key", "random_samples", "sequences"))

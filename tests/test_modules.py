@@ -457,6 +457,13 @@ def test_sequential_passes_tuples(framework):
         same(nn.Sequential([masked, nn.relu]).apply({}, X), nn.relu(expected))
 
 
+def test_paired_needs_indices(framework):
+    hourglass = framework.Paired(framework.MaxPool((2, 2)), lambda y: y)
+    run = hourglass if framework is jaxunpool.nnx else functools.partial(hourglass.apply, {})
+    with pytest.raises(TypeError, match=r"pool: expected it to return an array and indices, .*"):
+        run(X)
+
+
 def test_inverse_of_functions(framework):
     fn = lambda x: jup.max_pool_with_indices(jnp.sin(x), (2, 2))
     y = fn(X)
