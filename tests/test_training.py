@@ -261,26 +261,24 @@ def test_history(run):
 
 
 def test_learns(run):
-    state = run.start()
-    losses = []
-    for _ in range(40):
-        before = state.step
-        state = dataclasses.replace(run.step(state), step=before * 0)  # the same batch again
+    state, losses = run.start(), []
+    for _ in range(TINY.steps):
+        state = dataclasses.replace(run.step(state), step=state.step)  # the same scenes again
         losses.append(float(state.losses[0]))
-    assert np.mean(losses[-5:]) < 0.7 * losses[0]
+    assert (np.diff(losses) < 0).all()
+    assert losses[-1] < 0.9 * losses[0]
 
 
-def test_batch_is_sharded_over_the_devices(run, finished):
-    count = jax.device_count()
-    assert count == 8
-    asked = dataclasses.replace(TINY, batch=8)
+def test_batch_is_sharded_over_the_devices():
+    # Not "indices": where two values are equal but for rounding, so may be who is the larger.
+    asked = dataclasses.replace(TINY, batch=8, decoder="nearest")
     alone, shared = loop.Run(asked, jax.devices()[:1]), loop.Run(asked)
-    assert shared.mesh.size == 8
-    one, eight = alone.step(alone.start()), shared.step(shared.start())
+    assert shared.mesh.size == jax.device_count() == 8
+    program = shared.step.lower(shared.start()).compile()
+    assert "all-reduce" in program.as_text()
+    assert "f32[1,24,24,4]" in program.as_text()  # one scene on each device
+    one, eight = alone.step(alone.start()), program(shared.start())
     assert eight.losses.sharding.is_fully_replicated
-    program = shared.step.lower(shared.start()).compile().as_text()
-    assert "all-reduce" in program
-    assert "f32[1,24,24,4]" in program  # a scene on each device
     np.testing.assert_allclose(one.losses[0], eight.losses[0], rtol=1e-5)
     for a, b in zip(jax.tree.leaves(one.statistics), jax.tree.leaves(eight.statistics)):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
@@ -427,6 +425,16 @@ def test_full_disk(run, saved, capfd):
     assert {path: after[path] for path in before} == before
     again = resumed(folder, run)
     np.testing.assert_array_equal(checkpoints.pack(again), packed[3])
+
+
+def test_trained_network_can_be_loaded(run, saved):
+    folder, _ = saved
+    images = run.test_scenes(8).images
+    model = session.load(folder)
+    expected = run.predict(resumed(folder, run), images)
+    np.testing.assert_array_equal(np.argmax(model(images - 0.5), -1), expected)
+    with pytest.raises(UsageError, match="nowhere: holds no run"):
+        session.load(folder / "nowhere")
 
 
 def test_as_many_checkpoints_as_are_kept(run, saved):
@@ -640,13 +648,13 @@ def test_interrupted_and_killed_runs_end_as_an_uninterrupted_one(tmp_path, rng):
     assert stopped, error
 
     reached = int(stopped[1])
-    for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM):
+    for _ in range(2):
         process = start(tmp_path / "broken")
         wait_for_step(tmp_path / "broken", reached + 5, process)
         time.sleep(rng.uniform(0, 0.1))  # in a step or while it saves
-        process.send_signal(number)
+        process.kill()
         output, error = process.communicate(timeout=300)
-        assert process.returncode == (143 if number == signal.SIGTERM else -signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
         assert output.startswith(f"run: going on from step {reached}\n"), (output, error)
         names = os.listdir(tmp_path / "broken/run/checkpoints")
         reached = max(int(name) for name in names if name.isdigit())
@@ -662,10 +670,19 @@ def test_interrupted_and_killed_runs_end_as_an_uninterrupted_one(tmp_path, rng):
         assert paths[0].read_bytes() == paths[1].read_bytes(), name
 
 
-def test_a_second_signal_does_what_it_does_without_us():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_does_what_it_does_without_us(number):
+    before = signal.getsignal(number)
     with session.Signals() as signals:
+        assert signals.received is None
+        signal.raise_signal(number)
+        assert signals.received == number
+        assert signal.getsignal(number) == before
+
+
+def test_second_interrupt():
+    with session.Signals():
         signal.raise_signal(signal.SIGINT)
-        assert signals.received == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 

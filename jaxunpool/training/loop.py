@@ -120,10 +120,16 @@ class Run:
         )
         return jax.device_put(state, self.replicated)
 
+    def model(self, state: State) -> models.SegNetBasic:
+        """The network with this state's weights and statistics, to be evaluated."""
+        model = nnx.merge(self.graph, state.parameters, state.statistics, copy=True)
+        model.eval()
+        return model
+
     def predict(self, state: State, images: np.ndarray) -> np.ndarray:
         """The class of each pixel, `[n, height, width]`, int32."""
         parts = [images[at : at + AT_ONCE] for at in range(0, len(images), AT_ONCE)]
-        predicted = [self._predict(state.parameters, state.statistics, part) for part in parts]
+        predicted = [self._predict(state, part) for part in parts]
         return np.concatenate([np.asarray(part) for part in predicted])
 
     def record(self, state: State, watched: Scenes) -> State:
@@ -172,10 +178,8 @@ class Run:
             miou=state.miou,
         )
 
-    def _predict_classes(self, parameters: Any, statistics: Any, images: jax.Array) -> jax.Array:
-        model = nnx.merge(self.graph, parameters, statistics, copy=True)
-        model.eval()
-        return jnp.argmax(model(_centred(images)), -1).astype(jnp.int32)
+    def _predict_classes(self, state: State, images: jax.Array) -> jax.Array:
+        return jnp.argmax(self.model(state)(_centred(images)), -1).astype(jnp.int32)
 
     def _scenes(self, purpose: int, source: scenes.Source, count: int) -> Scenes:
         """The first scenes of a sequence that only the seed determines."""

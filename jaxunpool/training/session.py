@@ -21,8 +21,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from jaxunpool.command import report
-from jaxunpool.training.checkpoints import Folder
+from jaxunpool import models
+from jaxunpool.command import UsageError, report
+from jaxunpool.training.checkpoints import CONFIGURATION, Folder, read_json
 from jaxunpool.training.loop import WATCHED, Run, State
 from jaxunpool.training.options import Configuration
 
@@ -124,6 +125,29 @@ class Monitor:
         if run.is_recorded(step) and not self.console.is_terminal:
             configuration = run.configuration
             self.console.print(f"{configuration.decoder}: {step}/{configuration.steps}  {scores}")
+
+
+def load(path: pathlib.Path) -> models.SegNetBasic:
+    """The network of a run's last checkpoint, ready to predict.
+
+    Args:
+        path: the run's folder.
+
+    Returns:
+        The network, which takes images between -0.5 and 0.5 and gives logits.
+
+    Raises:
+        UsageError: it holds no run, or none of its checkpoints is whole.
+    """
+    found = read_json(path / CONFIGURATION) if (path / CONFIGURATION).exists() else None
+    if not isinstance(found, dict):
+        raise UsageError(f"{path}: holds no run")
+    run = Run(Configuration(**found))
+    with contextlib.closing(Folder(path, run.configuration)) as folder:
+        state = folder.resume(run.start())
+    if state is None:
+        raise UsageError(f"{path}: holds no checkpoint yet")
+    return run.model(state)
 
 
 def train(
