@@ -113,7 +113,8 @@ class Monitor:
     def begin(self, task: TaskID, step: int) -> None:
         """Start its clock at this step."""
         self._bars.start_task(task)
-        self._bars.update(task, completed=step)
+        scores = "compiling" if step < (self._bars.tasks[task].total or 0) else ""
+        self._bars.update(task, completed=step, scores=scores)
 
     def update(self, task: TaskID, run: Run, state: State) -> None:
         """Show where a run is."""
