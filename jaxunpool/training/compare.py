@@ -1,0 +1,151 @@
+"""Train one small SegNet with each decoder, same seed and budget; print SegNet's table in small.
+
+Killed at any moment and started again, it goes on from the last checkpoint of each decoder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import statistics
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from jaxunpool.command import exit_status, require_extra
+from jaxunpool.training import options
+
+if TYPE_CHECKING:
+    from jaxunpool.training.session import Trained
+
+DEFAULTS = options.Configuration(steps=400)
+TABLE = "comparison.json"
+FIGURES = ("comparison.png", "decoders.png")
+TIMED_ROUNDS = 9
+COLUMNS = {
+    "decoder": "{decoder}",
+    "parameters": "{parameters:,}",
+    "index bytes\nper scene": "{index_bytes:,}",
+    "step\nms": "{step_ms:.0f}",
+    "global\naccuracy": "{global_accuracy:.3f}",
+    "class\naccuracy": "{class_accuracy:.3f}",
+    "mIoU": "{mean_iou:.3f}",
+    "boundary\nF1": "{boundary_f1:.3f}",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; 2 is the exit status of a request that cannot be met."""
+    return exit_status(lambda: run(arguments))
+
+
+def run(arguments: list[str] | None) -> int:
+    """Parse and compare, once it is known that there is all it takes."""
+    asked = parse(arguments)
+    require_extra("train", *options.PACKAGES)
+    from jaxunpool.training.session import interruptible
+
+    return interruptible(lambda: compare(asked))
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    from jaxunpool.models import DECODERS
+
+    parser = options.parser("compare", __doc__, DEFAULTS)
+    parser.add_argument(
+        "--decoders",
+        nargs="+",
+        choices=DECODERS,
+        default=DECODERS,
+        help="which to compare (default: all)",
+    )
+    asked = parser.parse_args(arguments)
+    if len(set(asked.decoders)) < len(asked.decoders):
+        parser.error(f"argument --decoders: one is named twice in {' '.join(asked.decoders)}")
+    return asked
+
+
+def compare(asked: argparse.Namespace) -> int:
+    """Train what is not trained yet, measure, write and print the table."""
+    from rich.console import Console
+
+    from jaxunpool.training import checkpoints, session
+
+    configurations = [options.configuration(asked, decoder) for decoder in asked.decoders]
+    console = Console(highlight=False, soft_wrap=True)
+    path: pathlib.Path = asked.output
+    about = dataclasses.asdict(configurations[0]) | {"decoder": list(asked.decoders)}
+    checkpoints.claim(path, about)
+    if any(not (path / name).exists() for name in (TABLE, *FIGURES)):
+        monitor = session.Monitor(console)
+        with monitor.shown():
+            tasks = [monitor.add(configuration) for configuration in configurations]
+            trained = [
+                session.train(each, path / each.decoder, asked.checkpoint_every, monitor, task)
+                for each, task in zip(configurations, tasks)
+            ]
+        measure(trained, path)
+        console.print(f"{path}: wrote {', '.join((TABLE, *FIGURES))}")
+    else:
+        console.print(f"{path}: complete, {asked.steps} steps of each decoder")
+    print_table(console, json.loads((path / TABLE).read_text(encoding="utf-8")))
+    return 0
+
+
+def measure(trained: Sequence[Trained], path: pathlib.Path) -> None:
+    """Score and time all of them; write the table and the figures into the folder."""
+    from jaxunpool.training import checkpoints, figures
+    from jaxunpool.training.train import assess
+
+    assessed = [assess(each.run, each.state) for each in trained]
+    tested = assessed[0][0]  # the same for all: only the seed determines it
+    decoders = [each.run.configuration.decoder for each in trained]
+    predicted = dict(zip(decoders, (labels for _, labels, _ in assessed)))
+    found = [row for _, _, row in assessed]
+    figure = figures.comparison(
+        dict(zip(decoders, (each.state for each in trained))),
+        dict(zip(decoders, (row["scores"] for row in found))),
+        trained[0].run.every,
+    )
+    figures.save(figure, path / "comparison.png")
+    figures.save(figures.decoders_side_by_side(tested, predicted), path / "decoders.png")
+    times = step_milliseconds(trained)
+    rows = [row | {"step_ms": ms} for row, ms in zip(found, times)]
+    checkpoints.write_json(path / TABLE, rows)
+
+
+def step_milliseconds(trained: Sequence[Trained]) -> list[float]:
+    """The median time of a training step of each, taking turns: what slows one slows all."""
+    import jax
+
+    states = [jax.block_until_ready(each.run.step(each.state)) for each in trained]
+    times: list[list[float]] = [[] for _ in trained]
+    for _ in range(TIMED_ROUNDS):
+        for index, each in enumerate(trained):
+            start = time.perf_counter()
+            states[index] = jax.block_until_ready(each.run.step(states[index]))
+            times[index].append(1e3 * (time.perf_counter() - start))
+    return [statistics.median(each) for each in times]
+
+
+def print_table(console: Any, rows: list[dict[str, Any]]) -> None:
+    """A row for each decoder."""
+    from rich import box
+    from rich.table import Table
+
+    first = rows[0]
+    table = Table(
+        box=box.SIMPLE,
+        title=f"{first['configuration']['steps']} steps each, {first['scenes']} test scenes",
+        title_justify="left",
+    )
+    for index, name in enumerate(COLUMNS):
+        table.add_column(name, justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        cells = row["configuration"] | row["scores"] | row
+        table.add_row(*(text.format(**cells) for text in COLUMNS.values()))
+    console.width = max(console.width, 100)  # numbers that wrap are worse than long lines
+    console.print(table)
