@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import json
 import os
 import pathlib
+import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class UsageError(Exception):
@@ -61,6 +63,9 @@ def exit_status(run: Callable[[], int]) -> int:
     except (UsageError, OSError) as error:
         report(error)
         return 2
+    except KeyboardInterrupt:
+        report("interrupted")
+        return 128 + signal.SIGINT
 
 
 @contextlib.contextmanager
@@ -74,3 +79,17 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         raise UsageError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Write the file whole or not at all."""
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """What the file holds, or None if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import logging
 import os
 import pathlib
@@ -21,7 +20,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxunpool.command import UsageError, replacing, report
+from jaxunpool.command import UsageError, read_json, report, write_json
 from jaxunpool.training.loop import State
 from jaxunpool.training.options import Configuration
 
@@ -222,20 +221,6 @@ def unpack(packed: np.ndarray, like: State) -> State:
 def digest(packed: np.ndarray) -> str:
     """SHA-256, in hexadecimal."""
     return hashlib.sha256(packed.tobytes()).hexdigest()
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Write the file whole or not at all."""
-    with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def read_json(path: pathlib.Path) -> Any:
-    """What the file holds, or None if it is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return None
 
 
 def _abstract(state: State) -> np.ndarray:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import pathlib
 import statistics
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxunpool.command import exit_status, require_extra
+from jaxunpool.command import exit_status, read_json, require_extra, write_json
 from jaxunpool.training import options
 
 if TYPE_CHECKING:
@@ -79,7 +78,8 @@ def compare(asked: argparse.Namespace) -> int:
     path: pathlib.Path = asked.output
     about = dataclasses.asdict(configurations[0]) | {"decoder": list(asked.decoders)}
     checkpoints.claim(path, about)
-    if any(not (path / name).exists() for name in (TABLE, *FIGURES)):
+    rows = read_json(path / TABLE)
+    if rows is None or not all((path / name).exists() for name in FIGURES):
         monitor = session.Monitor(console)
         with monitor.shown():
             tasks = [monitor.add(configuration) for configuration in configurations]
@@ -87,17 +87,17 @@ def compare(asked: argparse.Namespace) -> int:
                 session.train(each, path / each.decoder, asked.checkpoint_every, monitor, task)
                 for each, task in zip(configurations, tasks)
             ]
-        measure(trained, path)
+        rows = measure(trained, path)
         console.print(f"{path}: wrote {', '.join((TABLE, *FIGURES))}")
     else:
         console.print(f"{path}: complete, {asked.steps} steps of each decoder")
-    print_table(console, json.loads((path / TABLE).read_text(encoding="utf-8")))
+    print_table(console, rows)
     return 0
 
 
-def measure(trained: Sequence[Trained], path: pathlib.Path) -> None:
+def measure(trained: Sequence[Trained], path: pathlib.Path) -> list[dict[str, Any]]:
     """Score and time all of them; write the table and the figures into the folder."""
-    from jaxunpool.training import checkpoints, figures
+    from jaxunpool.training import figures
     from jaxunpool.training.train import assess
 
     assessed = [assess(each.run, each.state) for each in trained]
@@ -114,7 +114,8 @@ def measure(trained: Sequence[Trained], path: pathlib.Path) -> None:
     figures.save(figures.decoders_side_by_side(tested, predicted), path / "decoders.png")
     times = step_milliseconds(trained)
     rows = [row | {"step_ms": ms} for row, ms in zip(found, times)]
-    checkpoints.write_json(path / TABLE, rows)
+    write_json(path / TABLE, rows)
+    return rows
 
 
 def step_milliseconds(trained: Sequence[Trained]) -> list[float]:

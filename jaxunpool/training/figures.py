@@ -234,7 +234,9 @@ def comparison(
     right.set_yticks(at, list(scores))
     right.set(xlim=(0, 1))
     right.set_title("after the last step", size=11)
-    right.legend(frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1, 1.0), ncols=1)
+    right.legend(
+        frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2
+    )
     for axes in (left, right):
         _plain(axes)
     return figure

@@ -22,8 +22,8 @@ from rich.progress import (
 )
 
 from jaxunpool import models
-from jaxunpool.command import UsageError, report
-from jaxunpool.training.checkpoints import CONFIGURATION, Folder, read_json
+from jaxunpool.command import UsageError, read_json, report
+from jaxunpool.training.checkpoints import CONFIGURATION, Folder
 from jaxunpool.training.loop import WATCHED, Run, State
 from jaxunpool.training.options import Configuration
 
@@ -140,7 +140,7 @@ def load(path: pathlib.Path) -> models.SegNetBasic:
     Raises:
         UsageError: it holds no run, or none of its checkpoints is whole.
     """
-    found = read_json(path / CONFIGURATION) if (path / CONFIGURATION).exists() else None
+    found = read_json(path / CONFIGURATION)
     if not isinstance(found, dict):
         raise UsageError(f"{path}: holds no run")
     run = Run(Configuration(**found))

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Any
 
-from jaxunpool.command import exit_status, require_extra
+from jaxunpool.command import exit_status, read_json, require_extra, write_json
 from jaxunpool.training import options
 
 if TYPE_CHECKING:
@@ -66,19 +65,19 @@ def train(asked: argparse.Namespace) -> int:
         task = monitor.add(configuration)
         trained = session.train(configuration, asked.output, asked.checkpoint_every, monitor, task)
     path = trained.path
-    missing = [name for name in (METRICS, *FIGURES) if not (path / name).exists()]
-    if missing:
-        evaluate(trained)
+    found = read_json(path / METRICS)
+    if found is None or not all((path / name).exists() for name in FIGURES):
+        found = evaluate(trained)
         console.print(f"{path}: wrote {', '.join((METRICS, *FIGURES))}")
     else:
         console.print(f"{path}: complete, {configuration.steps} steps")
-    print_scores(console, json.loads((path / METRICS).read_text(encoding="utf-8")))
+    print_scores(console, found)
     return 0
 
 
-def evaluate(trained: Trained) -> None:
+def evaluate(trained: Trained) -> dict[str, Any]:
     """Score a run on its test scenes; write the scores and the figures into its folder."""
-    from jaxunpool.training import checkpoints, figures
+    from jaxunpool.training import figures
 
     run, state, path = trained.run, trained.state, trained.path
     tested, predicted, found = assess(run, state)
@@ -86,7 +85,8 @@ def evaluate(trained: Trained) -> None:
     figures.save(figures.confusion(tested.labels, predicted), path / "confusion.png")
     figures.save(figures.gradients(state, run.layers, run.every), path / "gradients.png")
     figures.save(figures.learning_curve(state, run.every), path / "learning_curve.png")
-    checkpoints.write_json(path / METRICS, found)
+    write_json(path / METRICS, found)
+    return found
 
 
 def assess(run: Run, state: State) -> tuple[Scenes, np.ndarray, dict[str, Any]]:
