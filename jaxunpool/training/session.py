@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import (
@@ -179,6 +180,9 @@ def train(
             state = start
         elif int(state.step) < configuration.steps:
             monitor.console.print(f"{path}: going on from step {int(state.step)}")
+        if run.mesh.size > 1:
+            batch, kind = configuration.batch, jax.default_backend()
+            monitor.console.print(f"{path}: batches of {batch} over {run.mesh.size} {kind} devices")
         step = int(state.step)
         monitor.begin(task, step)
         watched = run.test_scenes(WATCHED) if step < configuration.steps else None
