@@ -142,6 +142,8 @@ def unsupported(call: Call, arrays: Sequence[Any], backend: str) -> str | None:
     shape = arrays[0].shape
     if call.primitive in ("scatter", "replicate"):
         shape = call.geometry.unpooled_shape(shape)
+    if not all(isinstance(size, int) for size in shape):
+        return "a size that is not known before it runs"
     options = call.options
     if call.primitive in ("reduce", "replicate"):
         options["pattern"] = len(arrays) > 1

@@ -106,10 +106,11 @@ class PoolIndices:
         if not hasattr(self.offsets, "dtype"):  # a placeholder put there by a tree transformation
             return f"PoolIndices({self.offsets!r}, {self.geometry!r})"
         g, shape = self.geometry, ",".join(map(str, self.shape))
+        size = f"{self.nbytes:,}" if isinstance(self.nbytes, int) else self.nbytes  # symbolic
         if not isinstance(g, WindowGeometry):
             return (
                 f"PoolIndices({self.offsets.dtype}[{shape}], flat{_layout(g)},"
-                f" input={g.input_shape}, {self.nbytes:,} bytes)"
+                f" input={g.input_shape}, {size} bytes)"
             )
         extras = "".join(
             f", {name}={value}"
@@ -122,7 +123,7 @@ class PoolIndices:
         return (
             f"PoolIndices({self.offsets.dtype}[{shape}], window={g.window_shape},"
             f" strides={g.strides}{extras}{_layout(g)}, input={g.input_shape},"
-            f" {self.nbytes:,} bytes)"
+            f" {size} bytes)"
         )
 
 

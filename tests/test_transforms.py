@@ -108,6 +108,22 @@ def test_export_round_trip(x):
     same(loss(restored.call), loss(lambda x: round_trip(x)[0]))
 
 
+def test_export_of_an_open_batch(x):
+    """A size that is not known: no kernel is asked for, and indices can still be looked at."""
+    seen = []
+
+    def run(x):
+        y, indices = jup.max_pool_with_indices(x, (2, 2))
+        seen.append(repr(indices))
+        return jup.max_unpool(y, indices)
+
+    shape = jax.ShapeDtypeStruct(export.symbolic_shape("batch, 8, 8, 32"), jnp.float32)
+    restored = export.export(jax.jit(run), platforms=["cpu", "cuda", "tpu"])(shape)
+    assert "512*batch bytes" in seen[0]
+    images = jnp.arange(3 * 8 * 8 * 32, dtype=jnp.float32).reshape(3, 8, 8, 32)
+    same(restored.call(images), run(images))
+
+
 def test_lowering_ahead_of_time(x):
     compiled = jax.jit(round_trip).lower(jax.ShapeDtypeStruct(x.shape, x.dtype)).compile()
     same(compiled(x), round_trip(x))
