@@ -63,6 +63,11 @@ def exit_status(run: Callable[[], int]) -> int:
     except (UsageError, OSError) as error:
         report(error)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        report("there is not enough memory for what was asked")
+        return 2
     except KeyboardInterrupt:
         report("interrupted")
         return 128 + signal.SIGINT
@@ -74,6 +79,8 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield unfinished
+        with open(unfinished, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(unfinished, path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror or error})") from None

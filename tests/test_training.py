@@ -389,6 +389,36 @@ def test_no_byte_of_a_checkpoint_can_change_unnoticed(run, saved, capfd):
         np.testing.assert_array_equal(checkpoints.pack(state), packed[step])
 
 
+@pytest.mark.parametrize(("before", "after"), [(b'"steps', b'"stepz'), (b"conf", b"zonf")])
+def test_what_a_checkpoint_says_of_itself_is_checked(run, saved, capfd, before, after):
+    folder, packed = saved
+    about = folder / "checkpoints/3/about/metadata"
+    assert before in about.read_bytes()
+    about.write_bytes(about.read_bytes().replace(before, after))
+    np.testing.assert_array_equal(checkpoints.pack(resumed(folder, run)), packed[2])
+    assert "step 3 is damaged (now in damaged/)" in capfd.readouterr().err
+
+
+def test_checkpoint_that_cannot_be_read_stays(run, saved, monkeypatch):
+    folder, _ = saved
+    before = contents(folder)
+
+    def restore(self, step, **options):
+        raise OSError(5, os.strerror(5))
+
+    monkeypatch.setattr("orbax.checkpoint.CheckpointManager.restore", restore)
+    with pytest.raises(UsageError, match=r"step 3 cannot be read \(Input/output error\)"):
+        resumed(folder, run)
+    assert contents(folder) == before
+
+
+def test_checkpoint_of_other_layers(run, saved, monkeypatch):
+    folder, _ = saved
+    monkeypatch.setattr(checkpoints, "layout", lambda state: ["other"])
+    with pytest.raises(UsageError, match="step 3 was saved by another version of its layers"):
+        resumed(folder, run)
+
+
 def test_nothing_whole_left(run, saved):
     folder, _ = saved
     for data in (folder / "checkpoints").rglob("*/d/*"):
@@ -442,9 +472,15 @@ def test_trained_network_can_be_loaded(run, saved):
     folder, _ = saved
     images = run.test_scenes(8).images - 0.5
     expected = run.model(resumed(folder, run))(images)
-    np.testing.assert_array_equal(session.load(folder)(images), expected)
-    with pytest.raises(UsageError, match="nowhere: holds no run"):
-        session.load(folder / "nowhere")
+    np.testing.assert_array_equal(session.load(str(folder))(images), expected)
+
+
+@pytest.mark.parametrize("text", [None, "[]", "{}", '{"decoder": ["nearest"]}'])
+def test_no_network_to_load(text, tmp_path):
+    if text:
+        (tmp_path / "configuration.json").write_text(text)
+    with pytest.raises(UsageError, match="holds no run"):
+        session.load(tmp_path)
 
 
 def test_as_many_checkpoints_as_are_kept(run, saved):
@@ -494,9 +530,10 @@ def test_train(tmp_path, monkeypatch, capfd, one_device, finished):
     assert contents(folder) == before
 
     (folder / "confusion.png").unlink()
-    cut(folder / "metrics.json")
-    assert main(["train", *OPTIONS]) == 0
-    assert contents(folder) == before
+    for text in ('{"configuration', "{}", "[]"):
+        (folder / "metrics.json").write_text(text)
+        assert main(["train", *OPTIONS]) == 0
+        assert contents(folder) == before
 
     for changed in (["--seed", "1"], ["--decoder", "nearest"], ["--steps", "7"]):
         before = contents(folder)
@@ -548,6 +585,8 @@ WRONG_REQUESTS = {
     "size small": ("train --size 23", "--size: expected 24 to 160, got 23"),
     "size large": ("train --size 161", "--size: expected 24 to 160, got 161"),
     "too many stages": ("train --stages 6", "--size: expected 64 to 160, got 48"),
+    "far too many stages": ("train --stages 20000", "--stages: expected at most 7, got 20000"),
+    "too many steps": ("train --steps 99999999", "--steps: expected at most 10000000, got 9999"),
     "every": ("train --checkpoint-every 0", "--checkpoint-every: expected at least 1, got 0"),
     "unknown option": ("train --levels 3", "unrecognized arguments: --levels 3"),
     "output is a file": ("train --output file", "--output file: is not a folder"),
@@ -595,6 +634,21 @@ def test_missing_extra(package, capfd, monkeypatch):
     assert main(["train"]) == 2
     expected = f"jaxunpool: {package} is missing: pip install 'jaxunpool[train]'\n"
     assert capfd.readouterr().err == expected
+
+
+def test_two_first_starts_in_one_folder(tmp_path, monkeypatch):
+    """The second comes when the first is about to say what the folder is for."""
+    write, refused = checkpoints.write_json, []
+
+    def write_late(path, value):
+        with pytest.raises(UsageError, match="another process is training in it"):
+            checkpoints.Folder(path.parent, dataclasses.replace(TINY, steps=7))
+        refused.append(path)
+        write(path, value)
+
+    monkeypatch.setattr(checkpoints, "write_json", write_late)
+    with opened(tmp_path / "run"):
+        assert len(refused) == 1
 
 
 def test_two_runs_in_one_folder(tmp_path):
@@ -689,6 +743,22 @@ def test_a_second_signal_does_what_it_does_without_us(number):
         signal.raise_signal(number)
         assert signals.received == number
         assert signal.getsignal(number) == before
+
+
+def test_a_signal_in_the_last_save_is_heard(tmp_path, monkeypatch, capfd, one_device):
+    """Of a comparison no further decoder is trained, and the same command goes on."""
+    monkeypatch.chdir(tmp_path)
+    save = checkpoints.Folder.save
+
+    def interrupted(self, state):
+        save(self, state)
+        if int(state.step) == TINY.steps:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(checkpoints.Folder, "save", interrupted)
+    assert main(["compare", *OPTIONS, "--decoders", *DECODERS]) == 130
+    assert "stopped after step 6, saved in jaxunpool-compare/nearest" in capfd.readouterr().err
+    assert not (tmp_path / "jaxunpool-compare/indices").exists()
 
 
 def test_second_interrupt():

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
+import json
 import logging
 import os
 import pathlib
@@ -25,6 +27,8 @@ from jaxunpool.training.loop import State
 from jaxunpool.training.options import Configuration
 
 KEPT = 3
+# A checkpoint that cannot be read now may be whole: it is not set aside.
+UNREADABLE = {os.strerror(n) for n in (errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE)}
 CONFIGURATION, CHECKPOINTS, DAMAGED = "configuration.json", "checkpoints", "damaged"
 
 
@@ -43,17 +47,16 @@ class Folder:
     def __init__(self, path: pathlib.Path, configuration: Configuration):
         self.path = path
         self.about = dataclasses.asdict(configuration)
-        claim(path, self.about)
         self._held = contextlib.ExitStack()
-        self._held.enter_context(locked(path))
+        self._held.enter_context(claimed(path, self.about))
         options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)
         with self._explained("checkpoints cannot be opened"):
             self._manager = ocp.CheckpointManager((path / CHECKPOINTS).absolute(), options=options)
 
     def save(self, state: State) -> None:
         """Write a checkpoint of this state, and drop the oldest of more than `KEPT`."""
-        packed = pack(state)
-        about = {"configuration": self.about, "sha256": digest(packed)}
+        packed, about = pack(state), {"configuration": self.about, "layout": layout(state)}
+        about["sha256"] = digest(packed, about)
         step = int(state.step)
         with self._explained(f"step {step} cannot be saved", self._safe()):
             self._manager.save(
@@ -105,11 +108,16 @@ class Folder:
                 ),
             )
             packed, about = np.asarray(found["state"]["packed"]), found["about"]
-            if about["sha256"] != digest(packed):
+            if about.pop("sha256") != digest(packed, about):
                 return None
-        except Exception:  # TensorStore, zarr and JSON have one each for every kind of damage
+        except Exception as error:  # TensorStore, zarr, JSON: one for every kind of damage
+            if isinstance(error, MemoryError) or _reason(error) in UNREADABLE:
+                message = f"the checkpoint of step {step} cannot be read ({_reason(error)})"
+                raise UsageError(f"{self.path}: {message}") from None
             return None
         check(self.path, about["configuration"], self.about)
+        if about["layout"] != layout(start):
+            raise UsageError(f"{self.path}: step {step} was saved by another version of its layers")
         return unpack(packed, start)
 
     def _set_aside(self, damaged: list[int], good: int) -> None:
@@ -141,43 +149,50 @@ class Folder:
             raise UsageError(f"{self.path}: {what} ({_reason(error)}){consequence}") from None
 
 
-def claim(path: pathlib.Path, about: dict[str, Any]) -> None:
-    """Make the folder and say in it what it is for, or check that it is for this.
+@contextlib.contextmanager
+def claimed(path: pathlib.Path, about: dict[str, Any]) -> Iterator[None]:
+    """The folder, made or found to be for this, is this process's until it lets go or ends.
 
     Args:
         path: the folder.
-        about: what it is for, as JSON has it.
+        about: what it is for, as JSON has it; written into a new one.
 
     Raises:
-        UsageError: it is for something else, or cannot be written. Nothing in it was touched.
+        UsageError: it is for something else, another process has it, or it cannot be written.
+            Nothing in it was touched.
     """
-    try:
-        if path.exists() and not path.is_dir():
-            raise UsageError(f"--output {path}: is not a folder")
-        path.mkdir(parents=True, exist_ok=True)
-        if not os.access(path, os.W_OK | os.X_OK):
-            raise UsageError(f"--output {path}: the folder is not writable")
-        if (path / CONFIGURATION).exists():
-            check(path, read_json(path / CONFIGURATION), about)
-        elif any(not entry.name.endswith(".part") for entry in path.iterdir()):
-            raise UsageError(f"--output {path}: holds something else than a run")
-        else:
-            write_json(path / CONFIGURATION, about)
-    except OSError as error:
-        raise UsageError(f"--output {path}: {error.strerror or error}") from None
+    with contextlib.ExitStack() as held:
+        try:
+            if path.exists() and not path.is_dir():
+                raise UsageError(f"--output {path}: is not a folder")
+            path.mkdir(parents=True, exist_ok=True)
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise UsageError(f"--output {path}: the folder is not writable")
+            held.enter_context(locked(path))
+            if (path / CONFIGURATION).exists():
+                check(path, read_json(path / CONFIGURATION), about)
+            elif any(not entry.name.endswith(".part") for entry in path.iterdir()):
+                raise UsageError(f"--output {path}: holds something else than a run")
+            else:
+                write_json(path / CONFIGURATION, about)
+        except OSError as error:
+            raise UsageError(f"--output {path}: {error.strerror or error}") from None
+        yield
 
 
 @contextlib.contextmanager
 def locked(path: pathlib.Path) -> Iterator[None]:
-    """The folder is this process's, until it lets go or ends."""
-    with open(path / CONFIGURATION, "rb") as held:
+    """No other process has the folder; where a system has no locks for folders, as it is."""
+    with contextlib.ExitStack() as held:
         try:
             import fcntl
 
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            folder = os.open(path, os.O_RDONLY)
+            held.callback(os.close, folder)
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(f"--output {path}: another process is training in it") from None
-        except (ImportError, OSError):  # a system or a file system that has no locks
+        except (ImportError, OSError):
             pass
         yield
 
@@ -218,9 +233,15 @@ def unpack(packed: np.ndarray, like: State) -> State:
     return jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, like))
 
 
-def digest(packed: np.ndarray) -> str:
-    """SHA-256, in hexadecimal."""
-    return hashlib.sha256(packed.tobytes()).hexdigest()
+def layout(state: State) -> list[str]:
+    """The name, dtype and shape of every array, in the order in which they are packed."""
+    leaves = jax.tree.leaves_with_path(state)
+    return [f"{jax.tree_util.keystr(path)} {leaf.dtype}{leaf.shape}" for path, leaf in leaves]
+
+
+def digest(packed: np.ndarray, about: dict[str, Any]) -> str:
+    """SHA-256 of a checkpoint and of what is said about it, in hexadecimal."""
+    return hashlib.sha256(packed.tobytes() + json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def _abstract(state: State) -> np.ndarray:
@@ -238,9 +259,9 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = str(error)
-    for number in (28, 27, 122, 13, 30, 5):  # full, too large, quota, permission, read-only, I/O
-        if os.strerror(number) in text:
-            return os.strerror(number)
+    for name in ("ENOSPC", "EFBIG", "EDQUOT", "EACCES", "EROFS", "EIO", "EMFILE", "ENFILE"):
+        if os.strerror(getattr(errno, name)) in text:
+            return os.strerror(getattr(errno, name))
     return " ".join(text.split())[:200]
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxunpool.command import exit_status, read_json, require_extra, write_json
 from jaxunpool.training import options
+from jaxunpool.training.train import is_of
 
 if TYPE_CHECKING:
     from jaxunpool.training.session import Trained
@@ -77,22 +78,29 @@ def compare(asked: argparse.Namespace) -> int:
     console = Console(highlight=False, soft_wrap=True)
     path: pathlib.Path = asked.output
     about = dataclasses.asdict(configurations[0]) | {"decoder": list(asked.decoders)}
-    checkpoints.claim(path, about)
-    rows = read_json(path / TABLE)
-    if rows is None or not all((path / name).exists() for name in FIGURES):
-        monitor = session.Monitor(console)
-        with monitor.shown():
-            tasks = [monitor.add(configuration) for configuration in configurations]
-            trained = [
-                session.train(each, path / each.decoder, asked.checkpoint_every, monitor, task)
-                for each, task in zip(configurations, tasks)
-            ]
-        rows = measure(trained, path)
-        console.print(f"{path}: wrote {', '.join((TABLE, *FIGURES))}")
-    else:
-        console.print(f"{path}: complete, {asked.steps} steps of each decoder")
+    with checkpoints.claimed(path, about):
+        rows = read_json(path / TABLE)
+        if are_of(rows, configurations) and all((path / name).exists() for name in FIGURES):
+            console.print(f"{path}: complete, {asked.steps} steps of each decoder")
+        else:
+            monitor = session.Monitor(console)
+            with monitor.shown():
+                tasks = [monitor.add(configuration) for configuration in configurations]
+                trained = [
+                    session.train(each, path / each.decoder, asked.checkpoint_every, monitor, task)
+                    for each, task in zip(configurations, tasks)
+                ]
+            rows = measure(trained, path)
+            console.print(f"{path}: wrote {', '.join((TABLE, *FIGURES))}")
     print_table(console, rows)
     return 0
+
+
+def are_of(rows: Any, configurations: Sequence[options.Configuration]) -> bool:
+    """Whether what a file held is the table of these configurations."""
+    if not isinstance(rows, list) or len(rows) != len(configurations):
+        return False
+    return all(is_of(row, c) and "step_ms" in row for row, c in zip(rows, configurations))
 
 
 def measure(trained: Sequence[Trained], path: pathlib.Path) -> list[dict[str, Any]]:

@@ -13,6 +13,8 @@ from jaxunpool.command import Parser, UsageError, count, whole
 
 PACKAGES = ("optax", "orbax.checkpoint", "sklearn", "matplotlib", "rich", "skimage")
 
+MOST_STEPS = 10**7
+
 
 @dataclasses.dataclass(frozen=True)
 class Configuration:
@@ -74,7 +76,11 @@ def configuration(options: argparse.Namespace, decoder: str) -> Configuration:
     from jaxunpool.training import scenes
 
     asked = Configuration(decoder, **{name: getattr(options, name) for name in HELP})
-    smallest, largest = max(scenes.CELL, 2**asked.stages), scenes.largest()
+    largest = scenes.largest()
+    deepest = int(math.log2(largest))
+    _require(asked.stages <= deepest, "stages", asked.stages, f"at most {deepest}")
+    _require(asked.steps <= MOST_STEPS, "steps", asked.steps, f"at most {MOST_STEPS}")
+    smallest = max(scenes.CELL, 2**asked.stages)
     _require(smallest <= asked.size <= largest, "size", asked.size, f"{smallest} to {largest}")
     _require(0 <= asked.seed < 2**32, "seed", asked.seed, "0 to 2**32 - 1")
     rate = asked.learning_rate

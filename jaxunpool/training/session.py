@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 import signal
 import threading
@@ -129,7 +130,7 @@ class Monitor:
             self.console.print(f"{configuration.decoder}: {step}/{configuration.steps}  {scores}")
 
 
-def load(path: pathlib.Path) -> models.SegNetBasic:
+def load(path: str | os.PathLike[str]) -> models.SegNetBasic:
     """The network of a run's last checkpoint, ready to predict.
 
     Args:
@@ -139,10 +140,13 @@ def load(path: pathlib.Path) -> models.SegNetBasic:
         The network, which takes images between -0.5 and 0.5 and gives logits.
 
     Raises:
-        UsageError: it holds no run, or none of its checkpoints is whole.
+        UsageError: it holds no run, or none of its checkpoints is whole; or a process is training
+            in it.
     """
+    path = pathlib.Path(path)
     found = read_json(path / CONFIGURATION)
-    if not isinstance(found, dict):
+    names = {field.name for field in dataclasses.fields(Configuration)}
+    if not isinstance(found, dict) or {*found} != names or found["decoder"] not in models.DECODERS:
         raise UsageError(f"{path}: holds no run")
     run = Run(Configuration(**found))
     with contextlib.closing(Folder(path, run.configuration)) as folder:
@@ -195,9 +199,11 @@ def train(
             done = step == configuration.steps
             if done or signals.received or step % checkpoint_every == 0:
                 folder.save(state)
-            if signals.received and not done:
-                raise StoppedError(
-                    signals.received,
-                    f"stopped after step {step}, saved in {path}; the same command goes on",
-                )
+            if signals.received:
+                break
+    if signals.received:
+        raise StoppedError(
+            signals.received,
+            f"stopped after step {step}, saved in {path}; the same command goes on",
+        )
     return Trained(run, state, path)

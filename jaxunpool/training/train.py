@@ -66,13 +66,19 @@ def train(asked: argparse.Namespace) -> int:
         trained = session.train(configuration, asked.output, asked.checkpoint_every, monitor, task)
     path = trained.path
     found = read_json(path / METRICS)
-    if found is None or not all((path / name).exists() for name in FIGURES):
+    if not (is_of(found, configuration) and all((path / name).exists() for name in FIGURES)):
         found = evaluate(trained)
         console.print(f"{path}: wrote {', '.join((METRICS, *FIGURES))}")
     else:
         console.print(f"{path}: complete, {configuration.steps} steps")
     print_scores(console, found)
     return 0
+
+
+def is_of(found: Any, configuration: options.Configuration) -> bool:
+    """Whether what a file held are the scores of this configuration."""
+    about = dataclasses.asdict(configuration)
+    return isinstance(found, dict) and found.get("configuration") == about and "scores" in found
 
 
 def evaluate(trained: Trained) -> dict[str, Any]:
