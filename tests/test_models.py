@@ -1,7 +1,9 @@
 """Networks: sizes, ways back, gradients, weights of PyTorch, projections."""
 
+import doctest
 import inspect
 import itertools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -564,8 +566,12 @@ def test_wrong_use(name):
 
 
 def test_every_network_is_documented():
-    for name in set(models.__all__) - {"DECODERS"}:
-        public = getattr(models, name)
+    documented = [getattr(models, name) for name in set(models.__all__) - {"DECODERS"}]
+    names = {"jax": jax, "jnp": jnp, "np": np, "jaxunpool": jup}
+    for module in {public.__module__ for public in documented}:
+        assert doctest.testmod(sys.modules[module], extraglobs=names).failed == 0
+    for public in documented:
+        assert ">>> " in inspect.getdoc(public), public
         signature = inspect.signature(public.__init__ if isinstance(public, type) else public)
         for parameter in set(signature.parameters) - {"self"}:
-            assert f"{parameter}:" in inspect.getdoc(public), (name, parameter)
+            assert f"{parameter}:" in inspect.getdoc(public), (public, parameter)

@@ -24,6 +24,12 @@ class ConvBlock(nnx.Module):
         kernel_size: rows and columns of the kernel.
         relu: whether to rectify.
         rngs: for the weights.
+
+    Example:
+        >>> from flax import nnx
+        >>> block = jaxunpool.models.ConvBlock(3, 8, rngs=nnx.Rngs(0))
+        >>> block(jnp.zeros((1, 5, 6, 3))).shape
+        (1, 5, 6, 8)
     """
 
     def __init__(
@@ -79,7 +85,15 @@ class Encoder(nnx.Module):
         rngs: for the weights.
 
     Raises:
-        ValueError: `decoder` is none of these, or a stage is missing.
+        ValueError: `decoder` is none of these, or a stage is missing or empty; or, when called, an
+            image has fewer than `2**len(widths)` rows or columns.
+
+    Example:
+        >>> from flax import nnx
+        >>> encoder = jaxunpool.models.Encoder(3, [[4, 4], [8]], rngs=nnx.Rngs(0))
+        >>> y, indices = encoder(jnp.zeros((1, 13, 14, 3)))
+        >>> y.shape, [each.shape for each in indices]
+        ((1, 3, 3, 8), [(1, 6, 7, 4), (1, 3, 3, 8)])
     """
 
     def __init__(
@@ -136,6 +150,13 @@ class EncoderDecoder(nnx.Module):
     Raises:
         ValueError: `decoder` is none of these, or a stage is missing or empty; or, when called, an
             image has fewer than `2**len(widths)` rows or columns.
+
+    Example:
+        >>> from flax import nnx
+        >>> widths, back = [[4, 4], [8]], [[8, 4], [4]]
+        >>> model = jaxunpool.models.EncoderDecoder(3, 2, widths, back, rngs=nnx.Rngs(0))
+        >>> model(jnp.zeros((1, 13, 14, 3))).shape
+        (1, 13, 14, 2)
     """
 
     def __init__(

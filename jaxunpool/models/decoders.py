@@ -32,6 +32,11 @@ def pool(x: jax.Array, decoder: str) -> tuple[jax.Array, Any]:
     Returns:
         The pooled array, and the `PoolIndices` for `"indices"`, else `x`: `"inverse"` reads it, the
         others no more than its shape.
+
+    Example:
+        >>> y, indices = pool(jnp.arange(12.0).reshape(1, 3, 4, 1), "indices")
+        >>> y[0, ..., 0]
+        Array([[5., 7.]], dtype=float32)
     """
     return max_pool_with_indices(x, WINDOW) if decoder == "indices" else (max_pool(x, WINDOW), x)
 
@@ -50,6 +55,14 @@ class Unpool(nnx.Module):
 
     Raises:
         ValueError: `decoder` is none of these.
+
+    Example:
+        >>> from flax import nnx
+        >>> y, kept = pool(jnp.arange(12.0).reshape(1, 3, 4, 1), "nearest")
+        >>> Unpool("nearest", 1, rngs=nnx.Rngs(0))(y, kept)[0, ..., 0]
+        Array([[5., 5., 7., 7.],
+               [5., 5., 7., 7.],
+               [0., 0., 0., 0.]], dtype=float32)
     """
 
     def __init__(self, decoder: str, features: int, *, rngs: nnx.Rngs):
