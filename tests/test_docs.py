@@ -192,6 +192,7 @@ def test_commands_exist(page, monkeypatch, capsys):
         words = shlex.split(arguments)
         subcommand = words[:1] if words and not words[0].startswith("-") else []
         monkeypatch.setattr(sys, "argv", [module, *subcommand, "--help"])
+        monkeypatch.delitem(sys.modules, f"{module}.__main__", raising=False)  # runpy would warn
         with pytest.raises(SystemExit) as stopped:
             runpy.run_module(module, run_name="__main__")
         assert not stopped.value.code
