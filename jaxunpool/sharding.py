@@ -182,13 +182,20 @@ def _by_compiler(call: Call, *arrays: jax.Array) -> Any:
         return on_device(
             dataclasses.replace(call, implementation=call.implementation or "xla"), *arrays
         )
-    return _partitioned(call, *arrays)
+    return _partitioned(call)(*arrays)
 
 
-@functools.partial(custom_partitioning, static_argnums=(0,))
-def _partitioned(call: Call, *arrays: jax.Array) -> Any:
-    """A call that XLA's partitioner asks how to split it."""
-    return on_device(call, *arrays)
+@functools.lru_cache(maxsize=1024)
+def _partitioned(call: Call) -> Callable[..., Any]:
+    """A call that XLA's partitioner asks how to split it.
+
+    One for each: with a static argument `custom_partitioning` of jax 0.12 keeps tracers alive.
+    """
+    partitioned = custom_partitioning(functools.partial(on_device, call))
+    partitioned.def_partition(
+        functools.partial(_partition, call), sharding_rule=functools.partial(_rule, call)
+    )
+    return partitioned
 
 
 def _partition(call: Call, mesh: Any, arguments: Sequence[Any], results: Any) -> Any:
@@ -236,9 +243,6 @@ def _rule(call: Call, mesh: Any, arguments: Sequence[Any], _: Any) -> Any:
     )
     in_order = dict.fromkeys(re.findall(r"\w+", rule))
     return rule, {"need_replication_factors": tuple(f for f in in_order if f in whole), **sizes}
-
-
-_partitioned.def_partition(_partition, sharding_rule=_rule)
 
 
 def _agree(
