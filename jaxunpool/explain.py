@@ -101,7 +101,8 @@ def _walk(program: Any, platform: str) -> Iterator[Explained]:
     for equation in program.eqns:
         parameters, arrays = equation.params, [v.aval for v in equation.invars]
         shown = ", ".join(map(_short, arrays[:2]))
-        call = next((a for a in parameters.get("static_args", ()) if isinstance(a, Call)), None)
+        bound = getattr(parameters.get("partition"), "args", ())
+        call = next((argument for argument in bound if isinstance(argument, Call)), None)
         name = str(parameters.get("name", ""))
         if call is not None:
             choice = choose(call, arrays, platform)
