@@ -458,11 +458,12 @@ def test_projection_of_a_strongest_activation_stays_near_it():
     assert np.count_nonzero(everywhere) > 4 * len(found)
 
 
-def test_first_of_equal_activations_is_projected():
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "uint8"])
+def test_first_of_equal_activations_is_projected(dtype):
     encoder = models.Encoder(1, [[2]], rngs=nnx.Rngs(0))
     kernel = encoder.stages[0][0].conv.kernel
     kernel[...] = jnp.ones_like(kernel[...])
-    image = models.DeconvNet(encoder).project(jnp.ones((1, 16, 16, 1), jnp.uint8), 0, 0)
+    image = models.DeconvNet(encoder).project(jnp.ones((1, 16, 16, 1), dtype), 0, 0)
     rows, columns = np.nonzero(np.asarray(image[0, ..., 0]))
     assert (set(rows), set(columns)) == ({0, 1, 2}, {0, 1, 2})  # around the pixel (1, 1)
 

@@ -87,7 +87,7 @@ class DeconvNet(nnx.Module):
 
 def _transposed(block: ConvBlock, x: jax.Array, y: jax.Array) -> jax.Array:
     """Rectify, then the transposed filter."""
-    return inverse(block.filter, x)(jax.nn.relu(y).astype(x.dtype))
+    return inverse(block.filter, x)(jax.nn.relu(y))
 
 
 def _positions(shape: tuple[int, ...]) -> jax.Array:
