@@ -1,4 +1,9 @@
-"""Set-up shared by all tests."""
+"""Set-up shared by all tests, and their two tiers.
+
+`pytest` runs the fast tier: every line and branch, a few inputs each. `pytest --thorough` adds the
+tests marked `thorough` and many more random examples. `--share K/N` runs one N-th of what
+`--thorough` adds, and nothing else.
+"""
 
 import os
 
@@ -8,17 +13,83 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
+import gc
+import zlib
+
 import hypothesis
 import jax
 import numpy as np
 import pytest
+import strategies
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 8)  # tests of sharding use them; all others the first
 
 # Compiling dominates; what matters is that an example fails or not, not how long it takes.
-hypothesis.settings.register_profile("jaxunpool", deadline=None, print_blob=True)
-hypothesis.settings.load_profile("jaxunpool")
+hypothesis.settings.register_profile(
+    "fast", deadline=None, print_blob=True, derandomize=True, database=None
+)
+hypothesis.settings.register_profile("thorough", deadline=None, print_blob=True)
+
+# Compiled programs are forgotten when a worker has grown to this.
+LARGEST_WORKER = 1_000_000_000
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("tiers")
+    group.addoption("--thorough", action="store_true", help="the thorough tests too")
+    group.addoption("--share", metavar="K/N", help="one N-th of what --thorough adds, no others")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    strategies.THOROUGH = config.getoption("thorough") or config.getoption("share") is not None
+    hypothesis.settings.load_profile("thorough" if strategies.THOROUGH else "fast")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    share = config.getoption("share")
+    if share is not None:
+        number, count = map(int, share.split("/"))
+        kept = [
+            item
+            for item in items
+            if _is_thorough(item) and zlib.crc32(item.nodeid.encode()) % count == number % count
+        ]
+    elif strategies.THOROUGH:
+        return
+    else:
+        kept = [item for item in items if item.get_closest_marker("thorough") is None]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
+
+
+def _is_thorough(item: pytest.Item) -> bool:
+    """Whether `--thorough` adds the test, or examples to it."""
+    drawn = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+    return drawn or item.get_closest_marker("thorough") is not None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_programs():
+    yield
+    jax.clear_caches()
+    gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def _stay_small():
+    yield
+    if _resident_bytes() > LARGEST_WORKER:
+        jax.clear_caches()
+        gc.collect()
+
+
+def _resident_bytes() -> int:
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # not Linux
+        return 0
 
 
 @pytest.fixture

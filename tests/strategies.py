@@ -1,11 +1,34 @@
 """Random poolings, for hypothesis and for the comparison with PyTorch."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pytest
 from hypothesis import strategies as st
+
+THOROUGH = False  # set by conftest.py before tests are imported
+
+
+def examples(fast: int, thorough: int) -> int:
+    """How many random examples a test draws, in each tier."""
+    return thorough if THOROUGH else fast
+
+
+def only(*fast: Any, among: Iterable[Any]) -> list[Any]:
+    """All parameters of a test; those not named run in the thorough tier alone."""
+    marks = {False: pytest.mark.thorough, True: ()}
+    as_values = lambda one: one if isinstance(one, tuple) else (one,)
+    return [pytest.param(*as_values(one), marks=marks[one in fast]) for one in among]
+
+
+def chunks(fast: int, thorough: int) -> list[Any]:
+    """Numbers of the parts of a long test; the fast tier runs the first."""
+    later = (pytest.param(i, marks=pytest.mark.thorough) for i in range(fast, thorough))
+    return [*range(fast), *later]
+
 
 FLOATS = [np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)]
 INTEGERS = [np.dtype(t) for t in ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64")]

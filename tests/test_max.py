@@ -8,7 +8,7 @@ import numpy as np
 import oracle
 import pytest
 from hypothesis import strategies as st
-from strategies import FLOATS, INTEGERS, KINDS, poolings, values
+from strategies import FLOATS, INTEGERS, KINDS, examples, poolings, values
 
 import jaxunpool as jup
 
@@ -34,7 +34,7 @@ def assert_same(actual, expected):
     np.testing.assert_array_equal(actual, expected, strict=True)
 
 
-@hypothesis.settings(max_examples=60)
+@hypothesis.settings(max_examples=examples(10, 60))
 @hypothesis.given(
     pooling=poolings(),
     dtype=st.sampled_from(FLOATS + INTEGERS),

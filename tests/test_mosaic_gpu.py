@@ -16,7 +16,7 @@ from gpus import gpus
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jax.experimental.pallas import mosaic_gpu as plgpu
-from strategies import per_axis
+from strategies import examples, per_axis
 
 from jaxunpool.geometry import WindowGeometry
 from jaxunpool.kernels import mosaic_gpu, xla
@@ -114,7 +114,7 @@ def check(primitive, arrays, *options, signed_zeros=True):
 
 
 @interpreted
-@settings(max_examples=25)
+@settings(max_examples=examples(3, 25))
 @given(calls())
 def test_select_equals_xla(call):
     geometry, shape, dtype, rng = call
@@ -122,7 +122,7 @@ def test_select_equals_xla(call):
 
 
 @interpreted
-@settings(max_examples=25)
+@settings(max_examples=examples(3, 25))
 @given(calls())
 def test_gather_equals_xla(call):
     geometry, shape, dtype, rng = call
@@ -130,7 +130,7 @@ def test_gather_equals_xla(call):
 
 
 @interpreted
-@settings(max_examples=25)
+@settings(max_examples=examples(3, 25))
 @given(calls(), st.sampled_from(["sum", "last"]))
 def test_scatter_equals_xla(call, duplicates):
     geometry, shape, dtype, rng = call
@@ -140,7 +140,7 @@ def test_scatter_equals_xla(call, duplicates):
 
 
 @interpreted
-@settings(max_examples=25)
+@settings(max_examples=examples(3, 25))
 @given(calls(), st.sampled_from(WEIGHTS), st.booleans())
 def test_reduce_equals_xla(call, weights, has_pattern):
     geometry, shape, dtype, rng = call
@@ -150,7 +150,7 @@ def test_reduce_equals_xla(call, weights, has_pattern):
 
 
 @interpreted
-@settings(max_examples=25)
+@settings(max_examples=examples(3, 25))
 @given(calls(), st.sampled_from(WEIGHTS), st.booleans())
 def test_replicate_equals_xla(call, weights, has_pattern):
     geometry, shape, dtype, rng = call

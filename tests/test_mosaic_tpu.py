@@ -17,7 +17,7 @@ import pytest
 from hypothesis import strategies as st
 from jax.experimental import topologies
 from jax.experimental.pallas import tpu as pltpu
-from strategies import KINDS, values
+from strategies import KINDS, examples, values
 
 from jaxunpool.geometry import WindowGeometry
 from jaxunpool.kernels import mosaic_tpu, xla
@@ -70,7 +70,7 @@ def cases(draw, longest=(12, 7, 4)) -> Case:
 
 
 def settings(test):
-    """15 examples with blocks of one row and with few large blocks, of every kind of values."""
+    """Examples with blocks of one row and with few large blocks, of every kind of values."""
     given = hypothesis.given(
         case=cases(),
         budget=st.sampled_from([0, 1 << 16, blocks.GOOD_BYTES]),
@@ -78,7 +78,7 @@ def settings(test):
         seed=st.integers(0, 2**32 - 1),
         data=st.data(),
     )
-    return hypothesis.settings(max_examples=15)(given(test))
+    return hypothesis.settings(max_examples=examples(3, 15))(given(test))
 
 
 def assert_same(name, case, budget, arrays, **options):
@@ -303,7 +303,7 @@ def test_copies_cost_less_than_no_kernel(case, primitive):
 
 @on_both
 @pytest.mark.parametrize("primitive", PRIMITIVES)
-@hypothesis.settings(max_examples=15)
+@hypothesis.settings(max_examples=examples(2, 15))
 @hypothesis.given(case=cases(longest=(60, 40, 20)), data=st.data())
 def test_compiles_whatever_it_serves(primitive, target, case, data):
     dtype = data.draw(st.sampled_from(FLOATS + INTEGERS))

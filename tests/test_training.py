@@ -65,6 +65,16 @@ def _as_users_have_it():
         yield
 
 
+@pytest.fixture(autouse=True)
+def _usual_handlers():
+    """Python's own, also where the tests run in the background of a shell that ignores SIGINT."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture(scope="module")
 def run(_compiled_quickly):
     with jax.enable_x64(False):
