@@ -25,6 +25,7 @@ from jaxunpool.max import (
     max_unpool,
     max_unpool_like,
 )
+from jaxunpool.min import min_pool, min_pool_with_indices
 from jaxunpool.nearest import nearest_unpool
 
 __all__ = [
@@ -54,6 +55,8 @@ __all__ = [
     "max_pool_with_indices",
     "max_unpool",
     "max_unpool_like",
+    "min_pool",
+    "min_pool_with_indices",
     "nearest_unpool",
     "validate_indices",
 ]

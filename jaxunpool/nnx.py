@@ -36,6 +36,8 @@ __all__ = [
     "MaxPoolWithIndices",
     "MaxUnpool",
     "MaxUnpoolLike",
+    "MinPool",
+    "MinPoolWithIndices",
     "NearestUnpool",
     "Paired",
 ]
@@ -156,6 +158,8 @@ MaxPoolWithIndices = modules.module(jaxunpool.max_pool_with_indices, _Module)
 MaxPoolWithArgmaxAndMask = modules.module(jaxunpool.max_pool_with_argmax_and_mask, _Module)
 MaxUnpool = modules.module(jaxunpool.max_unpool, _Module)
 MaxUnpoolLike = modules.module(jaxunpool.max_unpool_like, _Module)
+MinPool = modules.module(jaxunpool.min_pool, _Module)
+MinPoolWithIndices = modules.module(jaxunpool.min_pool_with_indices, _Module)
 GlobalMaxPool = modules.module(jaxunpool.global_max_pool, _Module)
 GlobalMaxPoolWithIndices = modules.module(jaxunpool.global_max_pool_with_indices, _Module)
 AdaptiveMaxPool = modules.module(jaxunpool.adaptive_max_pool, _Module)

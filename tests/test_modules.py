@@ -66,6 +66,8 @@ TABLE = {
     "max_pool_with_indices": Case((X,), WINDOW),
     "max_unpool": Case((Y, INDICES), {"duplicates": "sum"}),
     "max_unpool_like": Case((X, Y), WINDOW | {"duplicates": "last"}),
+    "min_pool": Case((X,), WINDOW | {"dilation": 2}),
+    "min_pool_with_indices": Case((X,), WINDOW),
     "nearest_unpool": Case((Y,), WINDOW, SIZE),
 }
 TESTED_APART = {"conv_transpose", "inverse"}

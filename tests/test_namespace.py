@@ -102,6 +102,8 @@ TABLE = {
     "max_pool_with_indices": Entry(lambda x: jup.max_pool_with_indices(x, **WINDOW)),
     "max_unpool": Entry(lambda x: jup.max_unpool(x[:4, :4] ** 2, indices_of(x))),
     "max_unpool_like": Entry(lambda x: jup.max_unpool_like(x, x[:4, :4], **WINDOW)),
+    "min_pool": Entry(lambda x: jup.min_pool(x, **WINDOW)),
+    "min_pool_with_indices": Entry(lambda x: jup.min_pool_with_indices(x, **WINDOW)),
     "nearest_unpool": Entry(lambda y: jup.nearest_unpool(y, **WINDOW, **SIZE), "y"),
     "validate_indices": Entry(validated, differentiable=False),
 }

@@ -1,0 +1,118 @@
+"""Min pooling: max pooling of the reversed order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxunpool.arguments import Sizes, as_poolable
+from jaxunpool.dispatch import Implementation
+from jaxunpool.geometry import DataFormat, Padding
+from jaxunpool.indices import PoolIndices
+from jaxunpool.max import max_pool, max_pool_with_indices
+
+
+def min_pool(
+    x: jax.typing.ArrayLike,
+    window_shape: Sizes,
+    strides: Sizes | None = None,
+    padding: Padding = "VALID",
+    *,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+    data_format: DataFormat = "channels_last",
+    implementation: Implementation = None,
+) -> jax.Array:
+    """Minimum of each window.
+
+    Of floats equal to `-max_pool(-x)`, and without NaN to `flax.linen.pooling.min_pool`. Integers,
+    unsigned ones too, have their true minimum: `-x` wraps around, so it is not used for them.
+    Everything else is as in `max_pool`: the first of equal elements wins (-0.0 and 0.0 are equal),
+    a window that holds NaN yields NaN, and padding is never selected.
+
+    Args:
+        x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation:
+            as in `max_pool`.
+
+    Returns:
+        An array of x's type, one element per window.
+
+    Raises:
+        ValueError, TypeError, NotImplementedError: as in `max_pool`.
+
+    Example:
+        >>> min_pool(jnp.array([[0, 200], [7, 9]], jnp.uint8)[..., None], (1, 2))[..., 0]
+        Array([[0],
+               [7]], dtype=uint8)
+    """
+    y = max_pool(
+        _reversed(as_poolable("x", x)),
+        window_shape,
+        strides,
+        padding,
+        dilation=dilation,
+        ceil_mode=ceil_mode,
+        data_format=data_format,
+        implementation=implementation,
+    )
+    return _reversed(y)
+
+
+def min_pool_with_indices(
+    x: jax.typing.ArrayLike,
+    window_shape: Sizes,
+    strides: Sizes | None = None,
+    padding: Padding = "VALID",
+    *,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+    data_format: DataFormat = "channels_last",
+    implementation: Implementation = None,
+) -> tuple[jax.Array, PoolIndices]:
+    """Minimum of each window and where it was.
+
+    The indices are like those of `max_pool_with_indices`, and go to `max_unpool`. Ties, NaN and
+    padding as in `min_pool`; of several NaN the last is selected.
+
+    Args:
+        x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation:
+            as in `max_pool`.
+
+    Returns:
+        The pooled array, and `PoolIndices` of the same shape: one byte per window.
+
+    Raises:
+        ValueError, TypeError, NotImplementedError: as in `max_pool`.
+
+    Example:
+        >>> x = jnp.array([[5, 2], [3, 4]])[..., None]
+        >>> jaxunpool.max_unpool(*min_pool_with_indices(x, (2, 2)))[..., 0]
+        Array([[0, 2],
+               [0, 0]], dtype=int32)
+    """
+    y, indices = max_pool_with_indices(
+        _reversed(as_poolable("x", x)),
+        window_shape,
+        strides,
+        padding,
+        dilation=dilation,
+        ceil_mode=ceil_mode,
+        data_format=data_format,
+        implementation=implementation,
+    )
+    return _reversed(y), indices
+
+
+@jax.custom_jvp
+def _reversed(x: jax.Array) -> jax.Array:
+    """The same elements in the opposite order, exactly: `-x` of floats, `~x` of integers."""
+    return -x if jnp.issubdtype(x.dtype, jnp.floating) else ~x
+
+
+@_reversed.defjvp
+def _reversed_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+    # It is applied twice, before and after pooling, so the two signs of the derivative cancel.
+    # Leaving both out keeps the zeros of a gradient positive, and costs no pass over it.
+    return _reversed(*primals), tangents[0]
