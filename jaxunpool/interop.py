@@ -13,7 +13,8 @@ image where the size is odd (tensorflow issue 10216); `PoolIndices` know the siz
 Arrays come in as they are (through DLPack or the array protocol, copied only to become int32), and
 go out as JAX arrays, int64 where x64 is enabled. Everything is exact both ways. Outside `jit`, an
 index that is no element of its window, or of its own channel or image, is a ValueError that names
-it; inside `jit` it selects nothing.
+it; inside `jit` it selects nothing. Indices that no pooling made are often in no window: give a
+bare `Plane` for geometry, which takes any position of the plane.
 """
 
 from __future__ import annotations
@@ -108,8 +109,10 @@ def from_tensorflow(
     Args:
         argmax: integers of shape `(*batch, *spatial, channels)`: a TensorFlow tensor, NumPy or JAX
             array.
-        geometry: the pooling, `WindowGeometry.for_input(...)`, for example with `"SAME"` padding.
-            Its `data_format` is that of the result.
+        geometry: the pooling, `WindowGeometry.for_input(...)` of the shape that was pooled, for
+            example with `"SAME"` padding. For indices made by hand, as in the tests of TensorFlow
+            Addons, a bare `Plane` of the unpooled size: they need not lie in their windows. Its
+            `data_format` is that of the result.
         include_batch_in_index: as it was given to TensorFlow.
 
     Returns:
@@ -186,17 +189,22 @@ def from_onnx(
 ) -> PoolIndices:
     """Indices of ONNX `MaxPool`, and those that `MaxUnpool` takes.
 
-    ONNX `MaxUnpool` reads indices in the plane that kernel, strides and pads imply
-    (`WindowGeometry.for_output(y.shape, ...)`) and then grows it, at the end, to an explicit
-    `output_shape`. Here the window's offsets simply go to a plane of that size.
+    `MaxPool` counts in the tensor that was pooled, and ONNX Runtime's `MaxUnpool` in the tensor of
+    its `output_shape`. Where both are the same, give `WindowGeometry.for_input` of that shape, and
+    no `output_shape` here: the result is ONNX Runtime's.
+
+    ONNX's reference evaluator counts in the tensor that kernel, strides and pads imply
+    (`WindowGeometry.for_output(y.shape, ...)`), and then grows it, at the end of each axis, to
+    `output_shape`. For this result give both.
 
     Args:
         indices: integers of shape `(*batch, channels, *spatial)`: a NumPy or JAX array.
-        geometry: the pooling, `WindowGeometry.for_input(...)` or `for_output(...)`. Its
-            `data_format` is that of the result.
+        geometry: what the indices count in: `WindowGeometry.for_input(...)` or `for_output(...)`.
+            For indices made by hand, as in ONNX Runtime's own tests, a bare `Plane` of the unpooled
+            size: they need not lie in their windows. Its `data_format` is that of the result.
         storage_order: 0: planes are counted by rows; 1: by columns, the first spatial axis fastest.
-        output_shape: spatial sizes of the unpooled array (ONNX's without batch and channels), if
-            others than the geometry's.
+            (`MaxUnpool` itself always reads by rows.)
+        output_shape: spatial sizes of the unpooled array, if others than the geometry's.
 
     Returns:
         `PoolIndices` in the layout of `geometry`.
@@ -206,6 +214,15 @@ def from_onnx(
         ValueError: their shape does not fit, or one of them is no element of its window and plane.
 
     Example:
+        >>> pooled = jaxunpool.WindowGeometry.for_input(
+        ...     (1, 1, 3, 3), (2, 2), data_format="channels_first")
+        >>> jaxunpool.max_unpool(jnp.array([[[[5]]]]), from_onnx(np.array([[[[4]]]]), pooled))[0, 0]
+        Array([[0, 0, 0],
+               [0, 5, 0],
+               [0, 0, 0]], dtype=int32)
+
+        The example of ONNX's documentation, which ONNX Runtime answers otherwise:
+
         >>> y, places = np.array([[[[1, 2], [3, 4]]]]), np.array([[[[5, 7], [13, 15]]]])
         >>> implied = jaxunpool.WindowGeometry.for_output(
         ...     y.shape, (2, 2), data_format="channels_first")

@@ -39,7 +39,8 @@ def max_pool(
 
     Equal to `torch.nn.functional.max_pool1d/2d/3d` and, without dilation, to `flax.linen.max_pool`,
     with a gradient that keeps one byte per window instead of `x`. The first of equal elements wins,
-    a window that holds NaN yields NaN, and padding is never selected.
+    a window that holds NaN yields NaN, and padding is never selected. XLA takes subnormal numbers
+    for zero on CPU (not those of float16), and so does this.
 
     Args:
         x: floats or integers of shape `(*batch, *spatial, channels)`, 1 to 3 spatial axes, any
@@ -86,7 +87,8 @@ def max_pool_with_indices(
     """Maximum of each window and where it was.
 
     Equal to `torch.nn.functional.max_pool2d(..., return_indices=True)` (and 1d, 3d); `indices.flat`
-    is PyTorch's index. Ties, NaN and padding as in `max_pool`; of several NaN the last is selected.
+    is PyTorch's index. Ties, NaN, padding and subnormal numbers as in `max_pool`; of several NaN
+    the last is selected. (TensorFlow and ONNX Runtime skip NaN, or keep one that comes first.)
 
     Args:
         x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation:
@@ -192,7 +194,9 @@ def max_unpool_like(
 
     Equal to TensorFlow's recipe of calling the gradient of max pooling on another array,
     `gen_nn_ops.max_pool_grad(pool_input, pool_output, unpool_input, ...)`, whose gradient had to be
-    registered by hand. Here it flows to `unpool_input`; `pool_input` only says where.
+    registered by hand. Here it flows to `unpool_input`; `pool_input` only says where. Two things
+    differ: where a window holds NaN TensorFlow takes another element, and its `max_pool3d_grad`
+    gives the value to each of several equal elements, not to the first alone.
 
     Args:
         pool_input: the array that was pooled: floats or integers.

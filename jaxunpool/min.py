@@ -27,9 +27,9 @@ def min_pool(
 ) -> jax.Array:
     """Minimum of each window.
 
-    Of floats equal to `-max_pool(-x)`, and without NaN to `flax.linen.pooling.min_pool`. Integers,
-    unsigned ones too, have their true minimum: `-x` wraps around, so it is not used for them.
-    Everything else is as in `max_pool`: the first of equal elements wins (-0.0 and 0.0 are equal),
+    Equal to `flax.linen.pooling.min_pool`, without dilation, and for floats to `-max_pool(-x)`. For
+    integers `-x` wraps around (all unsigned ones, and the lowest signed one); here they have their
+    true minimum. All else is as in `max_pool`: the first of equal elements wins (-0.0 equals 0.0),
     a window that holds NaN yields NaN, and padding is never selected.
 
     Args:
