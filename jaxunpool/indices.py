@@ -82,7 +82,9 @@ class PoolIndices:
             return cls(jnp.where(inside, flat, -1).astype(jnp.int32), geometry)
         offsets, inside = _offsets_from_flat(flat, geometry)
         if not isinstance(inside, jax.core.Tracer):
-            expected = f"an element of its window ({geometry}); for indices made by hand use a Plane"
+            expected = (
+                f"an element of its window ({geometry}); for indices made by hand use a Plane"
+            )
             raise_first(name, given, inside, expected)
         # One value more than there are elements, so that "nothing" is always representable.
         dtype = np.min_scalar_type(geometry.volume)

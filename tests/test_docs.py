@@ -3,6 +3,7 @@
 import doctest
 import functools
 import inspect
+import os
 import pathlib
 import re
 import runpy
@@ -25,6 +26,15 @@ README = (ROOT / "README.md").read_text()
 def _as_users_have_it():
     with jax.enable_x64(False):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _without_optimizations():
+    """Compiling takes most of the time here, and nothing here is about speed."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 PUBLIC = {name: getattr(jaxunpool, name) for name in jaxunpool.__all__ if name != "interop"}
@@ -144,6 +154,38 @@ def test_rows_equal_the_other_framework(page, framework, monkeypatch):
     assert compared >= 5
 
 
+def integers(array):
+    """All values of an unsigned type, in an array of the same shape."""
+    return np.random.default_rng(0).integers(0, 256, array.size, np.uint8).reshape(array.shape)
+
+
+def with_nan(array):
+    changed = np.array(array)
+    changed.reshape(-1)[::5] = np.nan
+    return changed
+
+
+@pytest.mark.parametrize("change", [integers, with_nan])
+@pytest.mark.parametrize(
+    ("page", "framework"), [("docs/porting/keras.md", "Flax"), ("docs/porting/others.md", "NumPy")]
+)
+def test_rows_hold_for_integers_and_nan(page, framework, change):
+    """Where both sides take them, a row is as true of them as of the floats on its page."""
+    arrays = {k: v for k, v in names_after(page).items() if isinstance(v, np.ndarray)}
+    names = names_after(page) | {name: change(array) for name, array in arrays.items()}
+    compared = 0
+    for found, code, equal in pairs(page):
+        if found != framework or "jax.image" in code[0]:  # that spreads NaN, as its page says
+            continue
+        try:
+            results = [eval(code[0], names), eval(equal[0], names)]
+        except TypeError:  # floats only
+            continue
+        compare(*map(plain_arrays, results), code[0])
+        compared += 1
+    assert compared >= 4
+
+
 def there(framework, names):
     """The arrays of a page as those of a framework, and the names its code uses."""
     if framework == "PyTorch":
@@ -213,7 +255,9 @@ def test_the_reference_is_complete():
 def test_drawings_are_what_the_library_computes(tmp_path):
     """Matplotlib keeps each text in a comment."""
     script = ROOT / "docs/drawings.py"
-    subprocess.run([sys.executable, script, tmp_path], check=True, stdout=subprocess.DEVNULL)
+    quick = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    command = [sys.executable, script, tmp_path]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=quick)
     committed = sorted((ROOT / "docs/images/drawings").iterdir())
     assert [path.name for path in committed] == sorted(path.name for path in tmp_path.iterdir())
     for path in committed:

@@ -95,6 +95,93 @@ def test_onnx_max_unpool():
         interop.from_onnx(places, implied, output_shape=(3, 3))
 
 
+# What ONNX Runtime 1.32.0 (CPU) and onnx.reference.ReferenceEvaluator of onnx 1.23.2 gave.
+
+# MaxPool with kernel_shape and strides [2, 2] of 1..18 in two 3x3 images; MaxUnpool of the same.
+RUNTIME_I = np.array([4, 13]).reshape(2, 1, 1, 1)
+RUNTIME_U = np.zeros((2, 1, 3, 3))
+RUNTIME_U[:, 0, 1, 1] = [5, 14]
+# MaxPool with kernel_shape [3, 3], strides [2, 2] of two 5x5 images, 1 in the middle, else 0; then
+# MaxUnpool of 1..8: where indices repeat, the last value stays.
+RUNTIME_OVERLAP_I = np.array([12] * 4 + [37] * 4).reshape(2, 1, 2, 2)
+# MaxPool(storage_order=1), kernel_shape [2, 2], strides [2, 2], of 0..29 in a 5x6 plane.
+RUNTIME_COLUMNS = np.array([[6, 16, 26], [8, 18, 28]])
+# MaxUnpool of 1..4 at indices made by hand (ONNX Runtime's own tests have them), by output_shape.
+RUNTIME_BY_HAND = {
+    (4, 4): ([1, 3, 4, 6], [[0, 1, 0, 2], [3, 0, 4, 0], [0] * 4, [0] * 4]),
+    (5, 5): ([1, 3, 10, 12], [[0, 1, 0, 2, 0], [0] * 5, [3, 0, 4, 0, 0], [0] * 5, [0] * 5]),
+}
+# MaxUnpool of 1..4 at [5, 7, 13, 15] with output_shape 5x5: rows 1 to 3.
+EXAMPLE_I = np.array([[[[5, 7], [13, 15]]]])
+RUNTIME_EXAMPLE = [[1, 0, 2, 0, 0], [0, 0, 0, 3, 0], [4, 0, 0, 0, 0]]
+REFERENCE_EXAMPLE = [[0, 1, 0, 2, 0], [0, 0, 0, 0, 0], [0, 3, 0, 4, 0]]
+
+
+def test_onnx_runtime_unpools_what_it_pooled():
+    """Indices of its MaxPool, in the shape that was pooled, which windows need not cover."""
+    x = np.arange(1.0, 19).reshape(2, 1, 3, 3)
+    y, indices = jup.max_pool_with_indices(x, (2, 2), data_format="channels_first")
+    np.testing.assert_array_equal(interop.to_onnx(indices), RUNTIME_I)
+    pooled = jup.WindowGeometry.for_input(x.shape, (2, 2), data_format="channels_first")
+    plane = jup.Plane(input_shape=(3, 3), data_format="channels_first")
+    for geometry in (pooled, plane):
+        ours = interop.from_onnx(RUNTIME_I, geometry)
+        np.testing.assert_array_equal(jup.max_unpool(y, ours), RUNTIME_U)
+    implied = jup.WindowGeometry.for_output(y.shape, (2, 2), data_format="channels_first")
+    with pytest.raises(ValueError, match=r"indices\[0, 0, 0, 0\] = 4: .*use a Plane"):
+        interop.from_onnx(RUNTIME_I, implied, output_shape=(3, 3))  # both run times fail as well
+
+    overlapping = jup.WindowGeometry.for_input((2, 1, 5, 5), 3, 2, data_format="channels_first")
+    values = np.arange(1.0, 9).reshape(2, 1, 2, 2)
+    u = np.array(jup.max_unpool(values, interop.from_onnx(RUNTIME_OVERLAP_I, overlapping)))
+    np.testing.assert_array_equal(u[:, 0, 2, 2], [4, 8])
+    assert u.sum() == 12
+
+
+def test_onnx_runtime_counts_columns():
+    x = np.arange(30.0).reshape(1, 1, 5, 6)
+    _, indices = jup.max_pool_with_indices(x, (2, 2), data_format="channels_first")
+    columns = interop.to_onnx(indices, storage_order=1)[0, 0]
+    np.testing.assert_array_equal(columns, RUNTIME_COLUMNS)
+
+
+@pytest.mark.parametrize("sizes", RUNTIME_BY_HAND)
+def test_onnx_indices_made_by_hand_go_through_a_plane(sizes):
+    numbers, expected = RUNTIME_BY_HAND[sizes]
+    numbers = np.reshape(numbers, (1, 1, 2, 2))
+    y = np.arange(1.0, 5).reshape(1, 1, 2, 2)
+    plane = jup.Plane(input_shape=sizes, data_format="channels_first")
+    u = jup.max_unpool(y, interop.from_onnx(numbers, plane))
+    np.testing.assert_array_equal(u[0, 0, : len(expected)], expected)
+    assert u.sum() == 10
+    if sizes == (4, 4):  # 4 and 6 are in the second row, their windows begin in the third
+        window = jup.WindowGeometry.for_output(y.shape, (2, 2), data_format="channels_first")
+        with pytest.raises(ValueError, match=r"= 4: .*for indices made by hand use a Plane"):
+            interop.from_onnx(numbers, window)
+
+
+def test_onnx_runtime_and_the_reference_evaluator_differ():
+    y = np.arange(1.0, 5).reshape(1, 1, 2, 2)
+    plane = jup.Plane(input_shape=(5, 5), data_format="channels_first")
+    u = jup.max_unpool(y, interop.from_onnx(EXAMPLE_I, plane))
+    np.testing.assert_array_equal(u[0, 0, 1:4], RUNTIME_EXAMPLE)
+    implied = jup.WindowGeometry.for_output(y.shape, (2, 2), data_format="channels_first")
+    u = jup.max_unpool(y, interop.from_onnx(EXAMPLE_I, implied, output_shape=(5, 5)))
+    np.testing.assert_array_equal(u[0, 0, 1:4], REFERENCE_EXAMPLE)
+
+
+def test_tensorflow_indices_made_by_hand_go_through_a_plane():
+    """TensorFlow Addons' own tests of MaxUnpooling2D: 2x2 values in a 4x2 plane, strides 2x1."""
+    argmax = np.array([1, 6, 10, 13]).reshape(1, 2, 2, 1)
+    y = np.arange(1.0, 5).reshape(1, 2, 2, 1)
+    plane = jup.Plane(input_shape=(4, 4))
+    u = jup.max_unpool(y, interop.from_tensorflow(argmax, plane), duplicates="sum")
+    np.testing.assert_array_equal(np.flatnonzero(u), [1, 6, 10, 13])
+    window = jup.WindowGeometry.for_input((1, 4, 4, 1), (2, 2), padding="SAME")
+    with pytest.raises(ValueError, match=r"argmax\[0, 1, 0, 0\] = 10: .*use a Plane"):
+        interop.from_tensorflow(argmax, window)
+
+
 @hypothesis.settings(max_examples=40)
 @hypothesis.given(pooling=poolings(), seed=st.integers(0, 2**32 - 1))
 def test_round_trips_are_exact(pooling, seed):
