@@ -12,6 +12,7 @@ import optax
 import pytest
 from flax import nnx
 from jax import lax
+from strategies import only
 
 import jaxunpool as jup
 from jaxunpool import models
@@ -45,7 +46,11 @@ def images(shape, seed=0):
 @pytest.mark.parametrize("decoder", models.DECODERS)
 @pytest.mark.parametrize(
     ("make", "size"),
-    [(basic, (16, 24)), (basic, (4, 7)), (segnet, (360, 480)), (segnet, (45, 61))],
+    only(
+        (basic, (4, 7)),
+        (segnet, (45, 61)),
+        among=[(basic, (16, 24)), (basic, (4, 7)), (segnet, (360, 480)), (segnet, (45, 61))],
+    ),
 )
 def test_exact_sizes_come_back(decoder, make, size):
     model = nnx.eval_shape(lambda: make(decoder=decoder))
@@ -107,6 +112,7 @@ def test_indices_and_inverse_are_equal():
         np.testing.assert_allclose(a, b, atol=1e-5 * largest)
 
 
+@pytest.mark.thorough
 def test_segnet_indices_and_inverse_are_equal():
     x = images((1, 33, 40, 3))
     one = segnet()
