@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxunpool import irregular, primitives
-from jaxunpool.arguments import Sizes, as_floats, as_poolable
+from jaxunpool.arguments import as_floats, as_poolable
 from jaxunpool.dispatch import Implementation, check_implementation
 from jaxunpool.geometry import (
     DATA_FORMATS,
@@ -25,10 +26,12 @@ from jaxunpool.geometry import (
 from jaxunpool.indices import PoolIndices, check_plane
 from jaxunpool.resample import Taps, resample
 
+Parts = int | Sequence[int | None]
+
 
 def adaptive_max_pool(
     x: jax.typing.ArrayLike,
-    output_shape: Sizes,
+    output_shape: Parts,
     *,
     data_format: DataFormat = "channels_last",
     implementation: Implementation = None,
@@ -41,8 +44,8 @@ def adaptive_max_pool(
 
     Args:
         x: floats or integers, as in `max_pool`.
-        output_shape: spatial sizes of the result; an int means the same for all `x.ndim - 2` of
-            them.
+        output_shape: spatial sizes of the result; None, one of several, keeps the size of x. An
+            int means the same for all `x.ndim - 2` of them.
         data_format, implementation: as in `max_pool`.
 
     Returns:
@@ -54,6 +57,8 @@ def adaptive_max_pool(
     Example:
         >>> adaptive_max_pool(jnp.arange(5).reshape(5, 1), (3,))[..., 0]
         Array([1, 3, 4], dtype=int32)
+        >>> adaptive_max_pool(jnp.ones((8, 5, 7, 64)), (None, 1)).shape
+        (8, 5, 1, 64)
     """
     return adaptive_max_pool_with_indices(
         x, output_shape, data_format=data_format, implementation=implementation
@@ -62,7 +67,7 @@ def adaptive_max_pool(
 
 def adaptive_max_pool_with_indices(
     x: jax.typing.ArrayLike,
-    output_shape: Sizes,
+    output_shape: Parts,
     *,
     data_format: DataFormat = "channels_last",
     implementation: Implementation = None,
@@ -105,7 +110,7 @@ def adaptive_max_pool_with_indices(
 
 def adaptive_avg_pool(
     x: jax.typing.ArrayLike,
-    output_shape: Sizes,
+    output_shape: Parts,
     *,
     data_format: DataFormat = "channels_last",
     implementation: Implementation = None,
@@ -159,8 +164,10 @@ def _parts(
     check_implementation(implementation)
     output_shape = as_sequence(output_shape)
     n = spatial_ndim("x", x.shape, "output_shape", output_shape)
-    outputs = per_axis("output_shape", output_shape, n, minimum=1)
     sizes = spatial_sizes("x", x.shape, n, data_format)
+    if isinstance(output_shape, Sequence):
+        output_shape = [n if m is None else m for m, n in zip(output_shape, sizes)]
+    outputs = per_axis("output_shape", output_shape, n, minimum=1)
     return Plane(input_shape=sizes, data_format=data_format), outputs
 
 

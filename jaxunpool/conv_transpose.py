@@ -14,6 +14,7 @@ from jaxunpool.geometry import (
     DataFormat,
     as_int,
     as_sequence,
+    check_axes,
     check_choice,
     per_axis,
     spatial_sizes,
@@ -109,6 +110,7 @@ def conv_transpose(
     ]
     if min(results) < 1:
         raise ValueError(f"padding={padding!r}: leaves nothing, spatial sizes {tuple(results)}")
+    check_axes(f"strides={strides}", tuple(results))
     if bias is not None:
         bias = as_floats("bias", bias)
         if bias.shape != (outputs * groups,):

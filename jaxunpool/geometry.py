@@ -41,6 +41,7 @@ class Plane:
             raise TypeError(f"input_shape: expected a tuple of ints, got {sizes!r}")
         if not 1 <= len(sizes) <= 3 or min(sizes) < 1:
             raise ValueError(f"input_shape={sizes}: expected 1 to 3 sizes of at least 1")
+        check_axes("input_shape", sizes)
         check_choice("data_format", self.data_format, DATA_FORMATS)
 
     @property
@@ -186,6 +187,11 @@ class WindowGeometry(Plane):
     @classmethod
     def _over(cls, window: _Window, sizes: tuple[int, ...], padding: Any) -> Self:
         """A checked window over a grid of the given sizes."""
+        check_axes(f"strides={window.strides}", sizes)
+        if math.prod(window.window_shape) > MAX_INT32:
+            raise ValueError(
+                f"window_shape={window.window_shape}: expected at most {MAX_INT32} elements"
+            )
         padding = as_sequence(padding)
         pads = _resolve_padding(padding, sizes, window.spans, window.strides)
         same = isinstance(padding, str) and padding.upper() == "SAME"
@@ -198,6 +204,13 @@ class WindowGeometry(Plane):
                 f" {tuple(s + lo + hi for s, (lo, hi) in zip(sizes, pads))}"
                 f" (spatial sizes {sizes}, padding {pads})"
             )
+        ends = (
+            max(n + lo + hi, (o - 1) * stride + span)  # a window can hang over the padding
+            for n, (lo, hi), o, stride, span in zip(
+                sizes, pads, outputs, window.strides, window.spans
+            )
+        )
+        check_axes(f"padding={padding!r}", tuple(ends))
         geometry = cls(
             window_shape=window.window_shape,
             strides=window.strides,
@@ -230,8 +243,11 @@ class WindowGeometry(Plane):
 
     @property
     def offset_dtype(self) -> np.dtype:
-        """The smallest unsigned type that holds every offset: `uint8` up to 256 elements."""
-        return np.min_scalar_type(self.volume - 1)
+        """The smallest unsigned type for offsets: `uint8` up to 255 elements.
+
+        It has room for one value more than there are elements: an offset that selects nothing.
+        """
+        return np.min_scalar_type(self.volume)
 
     def pooled_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Full shape after pooling an array of the given full shape."""
@@ -264,7 +280,7 @@ class WindowGeometry(Plane):
                 self.output_shape,
             )
         ):
-            if d == 1:
+            if d <= n:  # no two elements of a window have the whole input between them
                 continue
             taps = np.arange(o)[:, None] * s - lo + np.arange(k) * d
             empty = np.flatnonzero(~((taps >= 0) & (taps < n)).any(axis=1))
@@ -311,7 +327,16 @@ def spatial_sizes(
     sizes = tuple(int(size) for size in shape[first : first + n])
     if min(sizes) < 1:
         raise ValueError(f"{name}: spatial sizes must be at least 1, got {sizes} in {tuple(shape)}")
+    check_axes(name, sizes)
     return sizes
+
+
+def check_axes(name: str, sizes: tuple[int, ...]) -> None:
+    """Positions along an axis are int32: a ValueError if one has more."""
+    if max(sizes) > MAX_INT32:
+        raise ValueError(
+            f"{name}: expected at most {MAX_INT32} elements along an axis, got {sizes}"
+        )
 
 
 def along(values: np.ndarray, axis: int) -> np.ndarray:

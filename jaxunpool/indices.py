@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
+from jaxunpool import saving
 from jaxunpool.geometry import (
     MAX_INT32,
     Plane,
@@ -24,14 +25,14 @@ from jaxunpool.geometry import (
 )
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class PoolIndices:
     """One selected element per window, stored as its position inside the window.
 
     A pytree with one leaf, `offsets`, and static `geometry`: it goes through `jit`, `vmap`,
     `scan`, `checkpoint` and `device_put` like an array. One byte per window for windows of up to
-    256 elements, where a flat int64 index takes eight.
+    255 elements, where a flat int64 index takes eight. `flax.serialization` saves the offsets, and
+    restores them into PoolIndices of the same geometry.
 
     Where windows are not evenly spaced (adaptive and fractional pooling), the window is the whole
     plane: `geometry` is a bare `Plane` and the offsets are flat int32 positions in it.
@@ -51,7 +52,7 @@ class PoolIndices:
     """
 
     offsets: jax.Array
-    geometry: Plane = dataclasses.field(metadata={"static": True})
+    geometry: Plane
 
     @classmethod
     def from_flat(cls, flat: jax.typing.ArrayLike, geometry: Plane) -> Self:
@@ -67,10 +68,10 @@ class PoolIndices:
                 outside `jit`) a position is not an element of its window. Inside `jit` such a
                 position selects nothing.
         """
-        flat = as_indices("flat", flat)
+        positions = as_indices("flat", flat)
         check_geometry("geometry", geometry)
-        check_pooled_shape("flat", flat.shape, geometry)
-        return cls.from_positions("flat", flat, flat, geometry)
+        check_pooled_shape("flat", positions.shape, geometry)
+        return cls.from_positions("flat", positions, flat, geometry)
 
     @classmethod
     def from_positions(cls, name: str, flat: jax.Array, given: Any, geometry: Plane) -> Self:
@@ -105,6 +106,12 @@ class PoolIndices:
         """Bytes the offsets take."""
         return math.prod(self.offsets.shape) * np.dtype(self.offsets.dtype).itemsize
 
+    def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError(
+            "PoolIndices are no array: indices.flat has positions in the input plane,"
+            " indices.offsets those in the windows"
+        )
+
     def __repr__(self) -> str:
         if not hasattr(self.offsets, "dtype"):  # a placeholder put there by a tree transformation
             return f"PoolIndices({self.offsets!r}, {self.geometry!r})"
@@ -128,6 +135,23 @@ class PoolIndices:
             f" strides={g.strides}{extras}{_layout(g)}, input={g.input_shape},"
             f" {size} bytes)"
         )
+
+
+def _unflatten(geometry: Plane, leaves: Iterable[Any]) -> Any:
+    # Of all pytrees, `nnx.tabulate` of Flax shows dicts, lists and tuples only, and what else it
+    # finds leaves the classes of the model broken. In its tables the offsets stand for the indices.
+    (offsets,) = leaves
+    is_shown = type(offsets).__module__ == "flax.nnx.summary"
+    return offsets if is_shown else PoolIndices(offsets, geometry)
+
+
+jax.tree_util.register_pytree_with_keys(
+    PoolIndices,
+    lambda indices: (((jax.tree_util.GetAttrKey("offsets"), indices.offsets),), indices.geometry),
+    _unflatten,
+    lambda indices: ((indices.offsets,), indices.geometry),
+)
+saving.register(PoolIndices)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -173,9 +197,10 @@ def validate_indices(
             raise ValueError(f"output_shape={output_shape!r}: PoolIndices know theirs")
         check_pool_indices(indices)
         flat, sizes = indices.flat, indices.geometry.input_shape
-        values, expected = indices.offsets, "an offset to an element of its window"
+        values: Any = indices.offsets
+        expected = "an offset to an element of its window"
     else:
-        flat = values = as_indices("indices", indices)
+        flat, values = as_indices("indices", indices), indices
         sizes = plane_sizes("indices", flat.shape, output_shape)
         expected = f"a flat position in 0..{math.prod(sizes) - 1} of a {sizes} plane"
     inside = (flat >= 0) & (flat < math.prod(sizes))
@@ -186,18 +211,23 @@ def validate_indices(
 
 
 def as_indices(name: str, values: Any) -> jax.Array:
-    """`values` as an array of integers of 32 bits or more, or a TypeError."""
+    """`values` as an array of signed integers of 32 bits or more, or a TypeError."""
     if not isinstance(values, jax.Array):
         try:
             host = np.asarray(values)
-        except ValueError:  # ragged lists
+        except (TypeError, ValueError):  # ragged lists
             raise TypeError(f"{name}: expected an array of integers") from None
         if host.dtype in (np.int64, np.uint64) and not jax.config.read("jax_enable_x64"):
             # JAX would wrap these around, perhaps into the plane; -1 is outside any.
+            host = host.astype(np.int64)
             values = np.where((host >= 0) & (host <= MAX_INT32), host, -1).astype(np.int32)
     array = as_array(name, values)
     check_integers(name, array)
-    return array if array.dtype.itemsize >= 4 else array.astype(jnp.int32)
+    if array.dtype.itemsize < 4:
+        return array.astype(jnp.int32)
+    # What is too large for the signed type becomes negative, and is outside any plane as before.
+    signed = {np.dtype(np.uint32): jnp.int32, np.dtype(np.uint64): jnp.int64}
+    return array.astype(signed.get(array.dtype, array.dtype))
 
 
 def check_integers(name: str, array: jax.Array) -> None:
@@ -218,6 +248,10 @@ def check_pool_indices(indices: PoolIndices) -> None:
     if not hasattr(indices.offsets, "dtype"):
         raise TypeError(f"indices.offsets: expected an array, got {type(indices.offsets).__name__}")
     check_integers("indices.offsets", indices.offsets)
+    if jnp.iinfo(indices.offsets.dtype).bits < 8:
+        raise TypeError(
+            f"indices.offsets: expected integers of 8 bits or more, got {indices.offsets.dtype}"
+        )
     check_pooled_shape("indices.offsets", indices.offsets.shape, indices.geometry)
 
 

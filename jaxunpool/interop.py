@@ -303,8 +303,10 @@ def _incoming(array: Any, name: str = "indices") -> Any:
             raise TypeError(f"{name}: expected an array of integers") from None
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{name}: expected integers, got {array.dtype}{list(array.shape)}")
-    if array.dtype.itemsize < 4 or array.dtype == np.uint32:
-        array = array.astype(np.int32 if array.dtype.itemsize < 4 else np.int64)
+    if array.dtype.itemsize < 4:
+        return array.astype(np.int32)
+    if jnp.issubdtype(array.dtype, jnp.unsignedinteger):  # too large ones become negative
+        array = array.astype(np.int64 if isinstance(array, np.ndarray) else _widest())
     return array
 
 

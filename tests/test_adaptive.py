@@ -155,3 +155,29 @@ def test_programs_stay_small(size):
         return len(run.lower(x).as_text().splitlines())
 
     assert count(size, 7) < 1.5 * count(70 + size % 7, 7) + 200
+
+
+@pytest.mark.parametrize("output_shape", [(None, 1), (3, None), (None, None)])
+def test_none_keeps_an_axis(rng, output_shape):
+    torch = pytest.importorskip("torch")
+    x = rng.standard_normal((2, 5, 7, 3)).astype(np.float32)
+    theirs = torch.tensor(np.moveaxis(x, -1, 1))
+    last = lambda array: np.moveaxis(np.asarray(array), 1, -1)
+    y, indices = jup.adaptive_max_pool_with_indices(x, output_shape)
+    expected = torch.nn.functional.adaptive_max_pool2d(theirs, output_shape, return_indices=True)
+    np.testing.assert_array_equal(y, last(expected[0]))
+    np.testing.assert_array_equal(indices.flat, last(expected[1]))
+    np.testing.assert_array_equal(jup.adaptive_max_pool(x, list(output_shape)), y)
+    mean = torch.nn.functional.adaptive_avg_pool2d(theirs, output_shape)
+    np.testing.assert_allclose(jup.adaptive_avg_pool(x, output_shape), last(mean), 1e-6, 1e-7)
+
+
+def test_none_alone_is_refused_as_in_pytorch():
+    for pool in (
+        jup.adaptive_max_pool,
+        jup.adaptive_max_pool_with_indices,
+        jup.adaptive_avg_pool,
+    ):
+        with pytest.raises(TypeError, match="output_shape: expected an int, got None"):
+            pool(np.zeros((1, 5, 7, 3)), None)
+        assert jax.eval_shape(lambda x: pool(x, (None, 2, None)), np.zeros((4, 5, 6, 1)))

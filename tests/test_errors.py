@@ -454,20 +454,24 @@ def test_wrong_calls_raise_while_tracing():
         jax.eval_shape(jup.max_unpool, y, INDICES)
 
 
-@pytest.mark.parametrize("bad", [-1, -43, 42, 2**31 - 1, -(2**31), 2**40, 2**62])
 @pytest.mark.parametrize("duplicates", ["last", "sum"])
-def test_raw_indices_out_of_range_are_dropped(bad, duplicates):
-    flat = np.arange(4).reshape(2, 2, 1).astype(np.int64)
-    flat[0, 1] = bad
+def test_raw_indices_out_of_range_are_dropped(duplicates):
     y = np.arange(1.0, 5).reshape(2, 2, 1)
-    unpool = jax.jit(
-        lambda y, flat: jup.max_unpool(y, flat, output_shape=(6, 7), duplicates=duplicates)
-    )
-    u, pullback = jax.vjp(lambda y: unpool(y, flat), y)
-    expected = np.zeros(42)
-    expected[[0, 2, 3]] = [1, 3, 4]
-    np.testing.assert_array_equal(np.ravel(u), expected)
-    np.testing.assert_array_equal(np.ravel(pullback(jnp.ones_like(u))[0]), [1, 0, 1, 1])
+
+    @jax.jit
+    def run(flat):
+        unpool = lambda y: jup.max_unpool(y, flat, output_shape=(6, 7), duplicates=duplicates)
+        u, pullback = jax.vjp(unpool, y)
+        return u, pullback(jnp.ones_like(u))[0]
+
+    for bad in (-1, -43, 42, 2**31 - 1, -(2**31), 2**40, 2**62):
+        flat = np.arange(4).reshape(2, 2, 1).astype(np.int64)
+        flat[0, 1] = bad
+        u, gradient = run(flat)
+        expected = np.zeros(42)
+        expected[[0, 2, 3]] = [1, 3, 4]
+        np.testing.assert_array_equal(np.ravel(u), expected)
+        np.testing.assert_array_equal(np.ravel(gradient), [1, 0, 1, 1])
 
 
 def test_unsigned_and_narrow_raw_indices():
@@ -478,3 +482,101 @@ def test_unsigned_and_narrow_raw_indices():
     # A plane with more elements than the index type can name.
     u = jup.max_unpool(y, np.array([[[1], [100]]], np.int8), output_shape=(20, 20))
     np.testing.assert_array_equal(np.flatnonzero(u), [1, 100])
+
+
+LONG = 2**31
+X_LONG = jax.ShapeDtypeStruct((1, LONG, 1), np.float32)
+Y_LONG = jax.ShapeDtypeStruct((1, LONG // 2 + 1, 1), np.float32)  # twice that is too long
+FILTER = np.ones((2, 1, 1), np.float32)
+OF_LONG_AXES = {
+    "adaptive_avg_pool": lambda x: jup.adaptive_avg_pool(x, (4,)),
+    "adaptive_max_pool": lambda x: jup.adaptive_max_pool(x, (4,)),
+    "adaptive_max_pool_with_indices": lambda x: jup.adaptive_max_pool_with_indices(x, (3,)),
+    "avg_pool": lambda x: jup.avg_pool(x, (2,)),
+    "avg_unpool": lambda y: jup.avg_unpool(y, (2,)),
+    "bed_of_nails_unpool": lambda y: jup.bed_of_nails_unpool(y, (2,)),
+    "conv_transpose": lambda x: jup.conv_transpose(x, FILTER, strides=2),
+    "fixed_unpool": lambda y: jup.fixed_unpool(y, np.ones(2, int)),
+    "fractional_max_pool": lambda x: jup.fractional_max_pool(x, (2,), (4,), key=KEY),
+    "fractional_max_pool_with_indices": lambda x: jup.fractional_max_pool_with_indices(
+        x, None, (4,), key=KEY
+    ),
+    "global_avg_pool": jup.global_avg_pool,
+    "global_max_pool": jup.global_max_pool,
+    "global_max_pool_with_indices": jup.global_max_pool_with_indices,
+    "interpolate": lambda x: jup.interpolate(x, scale=2),
+    "inverse": lambda x: jup.inverse(lambda x: jup.avg_pool(x, (2,)), x)(x[:, :4]),
+    "lp_pool": lambda x: jup.lp_pool(x, 2, (2,)),
+    "max_pool": lambda x: jup.max_pool(x, (2,)),
+    "max_pool_with_argmax_and_mask": lambda x: jup.max_pool_with_argmax_and_mask(x, (2,)),
+    "max_pool_with_indices": lambda x: jup.max_pool_with_indices(x, (2,)),
+    "max_unpool": lambda y: jup.max_unpool(
+        y, jnp.ones(y.shape, int), output_shape=min(2 * y.shape[1], LONG)
+    ),
+    "max_unpool_like": lambda x: jup.max_unpool_like(x, x[:, :4], (2,)),
+    "nearest_unpool": lambda y: jup.nearest_unpool(y, (2,)),
+}
+TAKE_INDICES = {"validate_indices"} | {f"interop.{name}" for name in jup.interop.__all__}
+ENLARGE = [name for name in OF_LONG_AXES if "unpool" in name and "like" not in name]
+ENLARGE += ["conv_transpose", "interpolate"]
+
+
+def test_an_axis_longer_than_int32_is_refused_by_name():
+    """By every function, before JAX fails to write its numbers; a channel or batch axis may be."""
+    public = {name for name in jup.__all__ if not isinstance(getattr(jup, name), type)}
+    public -= {"explain", "interop"}  # the one takes a function
+    assert set(OF_LONG_AXES) | {"validate_indices"} == public
+    for name, run in OF_LONG_AXES.items():
+        with pytest.raises(
+            ValueError, match=r"^(x|y|pool_input|output_shape)\b.* at most 2147483647"
+        ):
+            jax.eval_shape(run, X_LONG)
+        if name in ENLARGE:
+            with pytest.raises(
+                ValueError, match=r"^(strides|scale|output_shape)=.*(at most|usable)"
+            ):
+                jax.eval_shape(run, Y_LONG)
+        jax.eval_shape(run, jax.ShapeDtypeStruct((LONG, 8, 1), np.float32))
+        if name != "conv_transpose":  # takes its channels from the kernel
+            jax.eval_shape(run, jax.ShapeDtypeStruct((1, 8, LONG), np.float32))
+
+
+def test_indices_into_an_axis_longer_than_int32_are_refused_by_name():
+    """No geometry has such an axis, so that functions of indices never see one."""
+    with pytest.raises(ValueError, match=r"^input_shape: expected at most 2147483647"):
+        jup.Plane(input_shape=(LONG,))
+    with pytest.raises(ValueError, match=r"^output_shape=2147483648: expected at most 2147483647"):
+        jup.validate_indices(np.zeros((1, 1, 1), int), output_shape=LONG)
+
+
+ODD = ("int2", "int4", "uint2", "uint4", "bool", "float8_e4m3fn", "float8_e5m2", "complex64", "key")
+
+
+def small(shape, dtype):
+    """Values that all types have: 0 and 1."""
+    values = np.random.default_rng(0).integers(0, 2, shape)
+    if dtype == "key":
+        return jax.random.split(jax.random.key(0), np.prod(shape)).reshape(shape)
+    return jnp.asarray(values).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ODD)
+def test_arrays_of_odd_types(dtype):
+    """Every function runs on them as on int32, or refuses them by name."""
+    refused = []
+    for name, run in OF_LONG_AXES.items():
+        x = small((1, 8, 1), dtype)
+        try:
+            found = jax.tree.leaves(run(x))
+        except TypeError as error:
+            assert str(error).split(":")[0] in ("x", "y", "pool_input")  # noqa: PT017
+            assert "expected" in str(error)  # noqa: PT017
+            assert str(x.dtype) in str(error)  # noqa: PT017
+            refused.append(name)
+            continue
+        expected = jax.tree.leaves(run(small((1, 8, 1), "int32")))
+        assert found[0].dtype == x.dtype
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a.astype(jnp.int32), b.astype(jnp.int32))
+    need_floats = [n for n in OF_LONG_AXES if "avg" in n] + ["conv_transpose", "inverse", "lp_pool"]
+    assert set(refused) == set(need_floats if "int" in dtype else OF_LONG_AXES)

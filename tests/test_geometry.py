@@ -7,6 +7,7 @@ import numpy as np
 import oracle
 import pytest
 
+import jaxunpool as jup
 from jaxunpool import WindowGeometry
 
 
@@ -71,9 +72,16 @@ def test_an_int_window_covers_all_but_batch_and_channels(ndim, expected):
 
 
 @pytest.mark.parametrize(
-    ("window", "dtype"), [((16, 16), "uint8"), ((257,), "uint16"), ((41, 41, 41), "uint32")]
+    ("window", "dtype"),
+    [
+        ((15, 17), "uint8"),
+        ((16, 16), "uint16"),
+        ((5, 51, 257), "uint16"),
+        ((256, 256), "uint32"),
+        ((41, 41, 41), "uint32"),
+    ],
 )
-def test_offsets_take_the_smallest_unsigned_type(window, dtype):
+def test_offsets_take_the_smallest_unsigned_type_with_room_for_nothing(window, dtype):
     geometry = WindowGeometry.for_input((*(300,) * len(window), 1), window)
     assert geometry.offset_dtype == np.dtype(dtype)
 
@@ -92,3 +100,28 @@ def test_geometry_is_a_static_value():
     assert make() == make()
     assert hash(make()) == hash(make())
     assert jax.jit(lambda x, g: x * g.volume, static_argnums=1)(1, make()) == 4
+
+
+LIMIT = 2**31 - 1
+
+
+def test_axes_up_to_the_limit_of_int32():
+    at = lambda size, *args, **kwargs: WindowGeometry.for_input((size, 1), *args, **kwargs)
+    assert at(LIMIT, (2,)).input_shape == (LIMIT,)
+    assert at(LIMIT, (LIMIT,)).volume == LIMIT
+    assert at(LIMIT - 2, (3,), 1, 1).output_shape == (LIMIT - 2,)
+    assert WindowGeometry.for_output((2**30, 1), (1,), 2).input_shape == (LIMIT,)
+    limit = f"expected at most {LIMIT} elements along an axis, got"
+    for name, make in {
+        "x": lambda: at(LIMIT + 1, (2,)),
+        "padding=1": lambda: at(LIMIT - 1, (3,), 1, 1),
+        "padding='SAME'": lambda: at(LIMIT, (3,), 1, "SAME"),
+        "padding='VALID'": lambda: at(LIMIT, (2,), 2, ceil_mode=True),
+        "y": lambda: WindowGeometry.for_output((LIMIT + 1, 1), (2,)),
+        r"strides=\(2,\)": lambda: WindowGeometry.for_output((2**30, 1), (2,)),
+        "input_shape": lambda: jup.Plane(input_shape=(LIMIT + 1,)),
+    }.items():
+        with pytest.raises(ValueError, match=rf"^{name}: {limit}"):
+            make()
+    with pytest.raises(ValueError, match=rf"^window_shape=.*: expected at most {LIMIT} elements$"):
+        WindowGeometry.for_input((2**16, 2**15, 1), (2**16, 2**15))

@@ -1,5 +1,8 @@
 """PoolIndices as a value."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,14 +78,94 @@ def test_flat_positions_inside_jit_that_are_in_no_window_select_nothing():
         np.testing.assert_array_equal(np.ravel(jax.grad(lambda y: run(y).sum())(y)), [1, 1, 0, 0])
 
 
-def test_a_full_window_of_256_elements_still_has_room_for_nothing():
-    geometry = WindowGeometry.for_input((16, 16, 1), (16, 16))
-    assert geometry.offset_dtype == np.uint8
-    indices = jax.jit(PoolIndices.from_flat, static_argnums=1)(jnp.array([[[-1]]]), geometry)
-    assert indices.offsets.dtype == np.uint16
-    np.testing.assert_array_equal(
-        jup.max_unpool(jnp.ones((1, 1, 1)), indices), np.zeros((16, 16, 1))
-    )
+SOURCES = {
+    "from_flat": PoolIndices.from_flat,
+    "from_torch": jup.interop.from_torch,
+    "from_tensorflow": jup.interop.from_tensorflow,
+    "from_onnx": jup.interop.from_onnx,
+}
+
+
+@pytest.mark.parametrize(
+    ("volume", "dtype"),
+    [(255, np.uint8), (256, np.uint16), (65535, np.uint16), (65536, np.uint32)],
+)
+def test_offsets_have_one_type_for_one_geometry(volume, dtype):
+    """Whoever made them: they can be branches of one `lax.cond`. And there is room for nothing."""
+    geometry = WindowGeometry.for_input((volume, 1), (volume,))
+    assert geometry.offset_dtype == dtype
+    flat = jnp.array([[volume - 1]])
+
+    @jax.jit
+    def run(which, x, last, nowhere):
+        pooled = lambda: jup.max_pool_with_indices(x, (volume,))[1]
+        made = [lambda f=f: f(last, geometry) for f in SOURCES.values()]
+        selected = jax.lax.switch(which, [pooled, *made])
+        nothing = [f(nowhere, geometry) for f in SOURCES.values()]
+        return selected, nothing, [jup.max_unpool(jnp.ones((1, 1)), n).sum() for n in nothing]
+
+    for which in range(5):
+        x = jnp.arange(volume, dtype=jnp.float32)[:, None]
+        selected, nothing, sums = run(which, x, flat, -flat)
+        assert selected.offsets.dtype == dtype
+        assert selected.flat == volume - 1
+        assert [int(n.flat.squeeze()) for n in nothing] == [-1] * 4
+        assert sums == [0] * 4
+
+
+ODD = ("int2", "int4", "uint2", "uint4", "bool", "float8_e4m3fn", "float16", "complex64", "key")
+
+
+def cast(values, dtype):
+    if dtype == "key":
+        return jax.random.split(jax.random.key(0), np.size(values)).reshape(np.shape(values))
+    return jnp.asarray(values).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ODD)
+def test_offsets_of_odd_types_are_refused_by_name(dtype):
+    indices = indices_of((4, 4, 1), (2, 2))
+    odd = PoolIndices(cast(indices.offsets, dtype), indices.geometry)
+    for use in (
+        lambda: jup.max_unpool(jnp.ones((2, 2, 1)), odd),
+        lambda: jup.validate_indices(odd),
+        lambda: jup.interop.to_torch(odd),
+        lambda: jup.interop.to_tensorflow(odd),
+        lambda: jup.interop.to_onnx(odd),
+    ):
+        with pytest.raises(
+            TypeError, match=r"indices\.offsets: expected integers.* got \S*" + dtype
+        ):
+            use()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint16", "uint32", "uint64"])
+def test_offsets_may_be_integers_of_other_types(dtype):
+    y, indices = jup.max_pool_with_indices(jnp.arange(16.0).reshape(4, 4, 1), (2, 2))
+    other = PoolIndices(indices.offsets.astype(dtype), indices.geometry)
+    np.testing.assert_array_equal(jup.max_unpool(y, other), jup.max_unpool(y, indices))
+    np.testing.assert_array_equal(other.flat, indices.flat)
+
+
+@pytest.mark.parametrize("dtype", ODD)
+def test_raw_indices_of_odd_types(dtype):
+    """Integers of any width are converted; what is no integer is refused by name."""
+    y, flat = np.ones((1, 2, 1), np.float32), cast([[[1], [0]]], dtype)
+    unpool = lambda: jup.max_unpool(y, flat, output_shape=(1, 2))
+    plane = jup.Plane(input_shape=(1, 2))
+    if "int" in dtype:
+        np.testing.assert_array_equal(unpool(), np.ones((1, 2, 1)))
+        jup.validate_indices(flat, output_shape=(1, 2))
+        assert PoolIndices.from_flat(flat, plane).offsets.dtype == np.int32
+        return
+    for use in (
+        unpool,
+        lambda: jup.validate_indices(flat, output_shape=(1, 2)),
+        lambda: PoolIndices.from_flat(flat, plane),
+        lambda: jup.interop.from_onnx(flat, plane),
+    ):
+        with pytest.raises(TypeError, match=r"(indices|flat): expected .*integers"):
+            use()
 
 
 def test_indices_of_dilated_and_padded_windows_survive_the_flat_form(rng):
@@ -92,10 +175,64 @@ def test_indices_of_dilated_and_padded_windows_survive_the_flat_form(rng):
     np.testing.assert_array_equal(again.offsets, indices.offsets)
 
 
-def test_host_integers_of_64_bits_do_not_wrap_around():
-    with jax.enable_x64(False):
-        flat = np.array([[[2**32], [1]]])  # wraps to 0 in 32 bits
+@pytest.mark.parametrize("dtype", ["int64", "uint32", "uint64"])
+@pytest.mark.parametrize("x64", [False, True])
+def test_large_host_integers_do_not_wrap_around(dtype, x64):
+    large = {"int64": 2**32, "uint32": 2**32 - 1, "uint64": 2**64 - 1}[dtype]
+    flat = np.array([[[large], [1]]], dtype)  # 2**32 wraps to 0 in 32 bits
+    plane = jup.Plane(input_shape=(1, 2))
+    with jax.enable_x64(x64):
         u = jup.max_unpool(np.ones((1, 2, 1), np.float32), flat, output_shape=(1, 2))
         np.testing.assert_array_equal(np.ravel(u), [0, 1])
-        with pytest.raises(ValueError, match=r"indices\[0, 0, 0\] = "):
+        with pytest.raises(ValueError, match=rf"indices\[0, 0, 0\] = {large}: "):
             jup.validate_indices(flat, output_shape=(1, 2))
+        with pytest.raises(ValueError, match=rf"flat\[0, 0, 0\] = {large}: "):
+            PoolIndices.from_flat(flat, plane)
+
+
+def test_not_an_array():
+    """It would become one of objects, without a word."""
+    indices = indices_of((4, 4, 1), (2, 2))
+    for use in (np.asarray, np.array, jnp.asarray, lambda i: np.zeros((2, 2, 1)) + np.asarray(i)):
+        with pytest.raises(TypeError, match=r"indices\.flat .*indices\.offsets"):
+            use(indices)
+    with pytest.raises(TypeError, match="x: expected an array, got PoolIndices"):
+        jup.max_pool(indices, (2, 2))
+
+
+SAVED = """
+import sys
+import numpy as np
+
+def check():
+    import jaxunpool as jup
+    assert ("flax" in sys.modules) == was_imported
+    x = np.arange(36, dtype=np.float32).reshape(6, 6, 1)
+    y, indices = jup.max_pool_with_indices(x, (2, 2))
+    from flax import serialization
+
+    target = {"state": [indices, (y, indices)]}
+    restored = serialization.from_bytes(target, serialization.to_bytes(target))
+    for again in (restored["state"][0], restored["state"][1][1]):
+        assert again.geometry == indices.geometry
+        assert again.offsets.dtype == np.uint8
+        np.testing.assert_array_equal(jup.max_unpool(y, again), jup.max_unpool(y, indices))
+    try:
+        serialization.from_state_dict(indices, {"flat": indices.flat})
+    except ValueError as error:
+        assert "expected a state of 'offsets', got ['flat']" in str(error)
+    else:
+        raise AssertionError("a state of something else")
+
+was_imported = False
+check()
+for name in [name for name in sys.modules if name.startswith("jaxunpool")]:
+    del sys.modules[name]
+was_imported = True
+check()
+"""
+
+
+def test_flax_saves_indices():
+    """Whichever is imported first; and `import jaxunpool` does not import Flax."""
+    subprocess.run([sys.executable, "-c", SAVED], check=True, timeout=300)

@@ -240,6 +240,28 @@ def test_int32_without_x64(rng):
             interop.to_tensorflow(many, include_batch_in_index=True)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint32", "int64", "uint64"])
+@pytest.mark.parametrize("x64", [False, True])
+def test_indices_of_any_integer_type(dtype, x64):
+    """In arrays of NumPy and of JAX; one that is too large is named."""
+    x = np.arange(32, dtype=np.float32).reshape(1, 4, 4, 2)
+    with jax.enable_x64(x64):
+        _, indices = jup.max_pool_with_indices(x, (2, 2))
+        for into, out_of in (
+            (interop.to_torch, interop.from_torch),
+            (interop.to_tensorflow, interop.from_tensorflow),
+            (interop.to_onnx, interop.from_onnx),
+        ):
+            theirs = np.asarray(into(indices)).astype(dtype)
+            arrays = [theirs] if dtype.endswith("64") and not x64 else [theirs, jnp.asarray(theirs)]
+            for array in arrays:
+                again = out_of(array, indices.geometry)
+                np.testing.assert_array_equal(again.offsets, indices.offsets, strict=True)
+            theirs.flat[0] = np.iinfo(dtype).max
+            with pytest.raises(ValueError, match=r"\[0, 0, 0, 0\] = .*: expected"):
+                out_of(theirs, indices.geometry)
+
+
 def test_wrong_indices_select_nothing_inside_jit(rng):
     _, indices = jup.max_pool_with_indices(rng.standard_normal((1, 4, 4, 1)), (2, 2))
     theirs = np.array(interop.to_tensorflow(indices, include_batch_in_index=True))

@@ -435,6 +435,52 @@ def test_tables_name_the_layers():
     assert "MaxPoolWithIndices" in linen_hourglass().tabulate(KEY, X, **wide)
 
 
+class Encode(nnx.Module):
+    """Returns indices, without being a module of the library."""
+
+    def __call__(self, x):
+        return jup.max_pool_with_indices(x, (2, 2))
+
+
+SHOW_INDICES = {
+    name: functools.partial(module_of, name=name, **TABLE[name].settings)
+    for name in [*filter(lambda name: "indices" in name, TABLE), "max_pool_with_argmax_and_mask"]
+} | {
+    "pair": lambda f: f.Paired(f.MaxPoolWithIndices((2, 2)), nnx.relu, f.MaxUnpool()),
+    "a user's": lambda f: nnx.Sequential(Encode(), f.MaxUnpool()),
+}
+
+
+@pytest.mark.parametrize("name", SHOW_INDICES)
+def test_tables_show_indices(name):
+    """And they leave the classes of the model as they were."""
+    wide = {"console_kwargs": {"width": 300, "force_terminal": False}}
+    call = TABLE[name].call if name in TABLE else {}
+    model = SHOW_INDICES[name](jaxunpool.nnx)
+    expected = model(X, **call)
+    table = nnx.tabulate(model, X, **call, **wide)
+    assert "- int32[" in table or "- uint8[" in table
+    same(model(X, **call), expected)
+    if name != "a user's":
+        table = SHOW_INDICES[name](jaxunpool.linen).tabulate(KEY, X, **call, **wide)
+        assert "offsets: " in table
+
+
+def test_only_tables_see_offsets_in_place_of_indices():
+    names = jax.tree.map(lambda leaf: str(leaf.dtype), INDICES)
+    assert (type(names), names.offsets) == (jup.PoolIndices, "uint8")
+    assert jax.tree.structure(names) == jax.tree.structure(INDICES)
+
+
+@pytest.mark.parametrize("output_shape", [(None, 2), (3, None), (None, None), [None, 8]])
+def test_adaptive_modules_keep_an_axis(framework, output_shape):
+    sizes = [given or size for given, size in zip(output_shape, X.shape[1:3])]
+    for name in ("AdaptiveAvgPool", "AdaptiveMaxPool", "AdaptiveMaxPoolWithIndices"):
+        module = getattr(framework, name)
+        same(module(output_shape)(X), module(sizes)(X))
+        same(module((1, 1))(X, output_shape=output_shape), module(sizes)(X))
+
+
 def test_layers_stack():
     """A stack of hourglasses, created by vmap and run by scan."""
     make = nnx.vmap(lambda key: nnx_hourglass(nnx.Rngs(key), depth=1))
