@@ -166,7 +166,7 @@ def _parts(
     n = spatial_ndim("x", x.shape, "output_shape", output_shape)
     sizes = spatial_sizes("x", x.shape, n, data_format)
     if isinstance(output_shape, Sequence):
-        output_shape = [n if m is None else m for m, n in zip(output_shape, sizes)]
+        output_shape = tuple(n if m is None else m for m, n in zip(output_shape, sizes))
     outputs = per_axis("output_shape", output_shape, n, minimum=1)
     return Plane(input_shape=sizes, data_format=data_format), outputs
 
