@@ -13,6 +13,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
+import contextlib
+import ctypes
 import gc
 import zlib
 
@@ -32,7 +34,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile("thorough", deadline=None, print_blob=True)
 
 # Compiled programs are forgotten when a worker has grown to this.
-LARGEST_WORKER = 1_000_000_000
+LARGEST_WORKER = 900_000_000
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,18 +72,23 @@ def _is_thorough(item: pytest.Item) -> bool:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _forget_compiled_programs():
+def _forget_after_each_file():
     yield
-    jax.clear_caches()
-    gc.collect()
+    _forget_compiled_programs()
 
 
 @pytest.fixture(autouse=True)
 def _stay_small():
     yield
     if _resident_bytes() > LARGEST_WORKER:
-        jax.clear_caches()
-        gc.collect()
+        _forget_compiled_programs()
+
+
+def _forget_compiled_programs() -> None:
+    jax.clear_caches()
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)  # hands back to the system what is free
 
 
 def _resident_bytes() -> int:
@@ -90,6 +97,14 @@ def _resident_bytes() -> int:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:  # not Linux
         return 0
+
+
+@pytest.fixture(scope="module")
+def compiled_quickly():
+    """For files where compiling is most of the time, and how fast programs are matters less."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

@@ -120,7 +120,6 @@ def test_everything_agrees_with_the_oracle(pooling, dtype, seed):
     ("window", "strides"),
     only(
         ((12, 11), 5),
-        ((7, 7, 7), 1),
         ((300,), None),
         among=itertools.product([(12, 11), (40, 40), (7, 7, 7), (300,)], [None, 1, 5]),
     ),
@@ -252,7 +251,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", only("overlapping", among=OPTIONS))
+@pytest.mark.parametrize("name", only("dense", among=OPTIONS))
 def test_derivatives(rng, name):
     x = jnp.asarray(rng.standard_normal((6, 7, 2)))
     options = OPTIONS[name]

@@ -48,15 +48,8 @@ DECODERS = ("nearest", "indices")
 FIGURES = ("predictions.png", "confusion.png", "gradients.png", "learning_curve.png")
 
 
-# Compiling is most of the time here: how fast the programs then are matters less.
 QUICKLY = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_quickly():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +69,7 @@ def _usual_handlers():
 
 
 @pytest.fixture(scope="module")
-def run(_compiled_quickly):
+def run(compiled_quickly):
     with jax.enable_x64(False):
         return loop.Run(TINY, jax.devices()[:1])
 
@@ -672,6 +665,7 @@ def test_two_runs_in_one_folder(tmp_path):
 # Signals, in processes of their own
 
 STEPS = 30
+STOPPED = r"jaxunpool: stopped after step (\d+), saved in run; the same command goes on\n"
 LONG = [*OPTIONS, "--steps", str(STEPS), "--checkpoint-every", "1", "--output", "run"]
 
 
@@ -705,6 +699,7 @@ def last_checkpoint(folder):
         return checkpoints.pack(saved.resume(run.start()))
 
 
+@pytest.mark.thorough
 def test_interrupted_and_killed_runs_end_as_an_uninterrupted_one(tmp_path, rng):
     (tmp_path / "whole").mkdir()
     (tmp_path / "broken").mkdir()
@@ -717,9 +712,7 @@ def test_interrupted_and_killed_runs_end_as_an_uninterrupted_one(tmp_path, rng):
     process.send_signal(signal.SIGINT)
     output, error = process.communicate(timeout=300)
     assert process.returncode == 130
-    stopped = re.fullmatch(
-        r"jaxunpool: stopped after step (\d+), saved in run; the same command goes on\n", error
-    )
+    stopped = re.fullmatch(STOPPED, error)
     assert stopped, error
 
     reached = int(stopped[1])
@@ -743,6 +736,17 @@ def test_interrupted_and_killed_runs_end_as_an_uninterrupted_one(tmp_path, rng):
     for name in ("metrics.json", *FIGURES):
         paths = [tmp_path / folder / "run" / name for folder in ("broken", "whole")]
         assert paths[0].read_bytes() == paths[1].read_bytes(), name
+
+
+def test_interrupted_process(tmp_path):
+    process = start(tmp_path)
+    wait_for_step(tmp_path, 2, process)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert re.fullmatch(STOPPED, error), error
+    names = (path.name for path in (tmp_path / "run/checkpoints").iterdir())
+    assert str(max(map(int, filter(str.isdigit, names)))) == re.fullmatch(STOPPED, error)[1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
