@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from jaxunpool.dispatch import KERNELS, Call, on_device
 from jaxunpool.geometry import Plane, WindowGeometry
@@ -200,8 +200,6 @@ def _partitioned(call: Call) -> Callable[..., Any]:
 
 def _partition(call: Call, mesh: Any, arguments: Sequence[Any], results: Any) -> Any:
     """The program of one device, and the shardings it takes and gives."""
-    if mesh.empty:
-        raise NotImplementedError("arrays sharded over devices that are in no mesh")
     wide = any(argument.dtype.itemsize == 8 for argument in arguments)
     if wide and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise NotImplementedError(
@@ -210,17 +208,40 @@ def _partition(call: Call, mesh: Any, arguments: Sequence[Any], results: Any) ->
         )
     kinds = TAKES[call.primitive]
     arrays = [a for a, kind in zip(arguments, kinds) if kind != "w"]
-    spec, parts = _agree(
-        call, mesh, [(a.shape, a.sharding) for a in (*arrays, *jax.tree.leaves(results))]
-    )
-    sharding, whole = NamedSharding(mesh, spec), NamedSharding(mesh, PartitionSpec())
+    seen = [(a.shape, a.sharding) for a in (*arrays, *jax.tree.leaves(results))]
+    whole, parts = NamedSharding(mesh, PartitionSpec()), Parts()
+    if mesh.empty:
+        sharding = next((s for shape, s in seen if _splits_no_window(call, shape, s)), whole)
+    else:
+        spec, parts = _agree(call, mesh, seen)
+        sharding = NamedSharding(mesh, spec)
+
+    def program(*shards: jax.Array) -> Any:
+        # Shards have no mesh, but from jax 0.12 on the compiler's thread is in that of `set_mesh`.
+        with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
+            return _on_shard(call, parts, shards, on_device)
 
     return (
         mesh,
-        lambda *shards: _on_shard(call, parts, shards, on_device),
+        program,
         jax.tree.map(lambda _: sharding, results),
         tuple(whole if kind == "w" else sharding for kind, _ in zip(kinds, arguments)),
     )
+
+
+def _splits_no_window(call: Call, shape: Sequence[int], sharding: Any) -> bool:
+    """Whether a sharding whose mesh is not known splits batch and channels alone.
+
+    Under `set_mesh`, where no argument of a program has a `NamedSharding`, JAX does not say how the
+    shardings that XLA chose are laid out over the mesh. Neighbours are not known then.
+    """
+    try:
+        shard = sharding.shard_shape(tuple(shape))
+    except ValueError:  # shards of different sizes
+        return False
+    if sharding.is_fully_replicated:
+        return False
+    return all(shard[axis] == shape[axis] for axis in call.geometry.axes)
 
 
 def _rule(call: Call, mesh: Any, arguments: Sequence[Any], _: Any) -> Any:
