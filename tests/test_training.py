@@ -320,15 +320,23 @@ def test_resumed_run_is_the_same_bit_for_bit(run, finished, tmp_path):
     np.testing.assert_array_equal(checkpoints.pack(advance(run, state, 2)), finished)
 
 
-@pytest.fixture
-def saved(run, tmp_path):
-    """A folder with checkpoints of steps 1, 2 and 3, and the bytes of each."""
-    state, packed = run.start(), {}
-    with opened(tmp_path / "run") as folder:
+@pytest.fixture(scope="module")
+def saved_once(run, tmp_path_factory):
+    path, packed = tmp_path_factory.mktemp("saved") / "run", {}
+    with jax.enable_x64(False), opened(path) as folder:
+        state = run.start()
         for step in (1, 2, 3):
             state = advance(run, state, 1)
             packed[step] = checkpoints.pack(state)
             folder.save(state)
+    return path, packed
+
+
+@pytest.fixture
+def saved(saved_once, tmp_path):
+    """A folder with checkpoints of steps 1, 2 and 3, and the bytes of each."""
+    path, packed = saved_once
+    shutil.copytree(path, tmp_path / "run")
     return tmp_path / "run", packed
 
 
