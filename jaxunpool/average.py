@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -149,7 +151,12 @@ def global_avg_pool(
     """
     x = as_floats("x", x)
     plane = whole_plane(x, spatial_ndim, data_format)
-    return jnp.mean(x, plane.axes, keepdims=True)
+    return _mean_over(x, plane.axes)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _mean_over(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    return jnp.mean(x, axes, keepdims=True)
 
 
 def _mean(count_include_pad: bool) -> str:

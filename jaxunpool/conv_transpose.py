@@ -143,5 +143,5 @@ def conv_transpose(
         precision=precision,
     )
     if bias is not None:
-        y = y + (bias if is_last else bias.reshape((-1,) + (1,) * n))
+        y = y + bias.reshape((1,) * (n + 1) + (-1,) if is_last else (1, -1) + (1,) * n)
     return y.reshape((*batch, *y.shape[1:]))

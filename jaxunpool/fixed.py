@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -143,4 +145,9 @@ def bed_of_nails_unpool(
         first = tap * geometry.dilation[i] - geometry.padding[i][0]
         last = first + (geometry.output_shape[i] - 1) * stride
         pads[axis] = (first, geometry.input_shape[i] - last - 1, stride - 1)
+    return _pad(y, tuple(pads))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _pad(y: jax.Array, pads: tuple[tuple[int, int, int], ...]) -> jax.Array:
     return lax.pad(y, jnp.zeros((), y.dtype), pads)

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 DataFormat = Literal["channels_last", "channels_first"]
 Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
@@ -264,8 +265,9 @@ class WindowGeometry(Plane):
         rest, found = jnp.asarray(offsets, jnp.int32), []
         for i in reversed(range(self.ndim)):
             rest, tap = (rest, rest) if i == 0 else jnp.divmod(rest, self.window_shape[i])
-            start = np.arange(self.output_shape[i]) * self.strides[i] - self.padding[i][0]
-            found.append(along(start, self.axes[i]) + tap * self.dilation[i])
+            window = along(self.output_shape[i], self.axes[i], rest.ndim)
+            start = window * self.strides[i] - self.padding[i][0]
+            found.append(start + tap * self.dilation[i])
         return found[::-1]
 
     def _check_no_window_is_empty(self) -> None:
@@ -339,9 +341,14 @@ def check_axes(name: str, sizes: tuple[int, ...]) -> None:
         )
 
 
-def along(values: np.ndarray, axis: int) -> np.ndarray:
-    """A vector as an int32 array that broadcasts along every axis but `axis` (negative)."""
-    return values.astype(np.int32).reshape((-1,) + (1,) * (-axis - 1))
+def along(count: int, axis: int, ndim: int) -> jax.Array:
+    """0, 1, ... along one axis of an array of `ndim` axes, 1 along the others; int32.
+
+    Computed in the program, which a constant array would make grow with the sizes.
+    """
+    shape = [1] * ndim
+    shape[axis] = count
+    return lax.broadcasted_iota(jnp.int32, shape, axis % ndim)
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:

@@ -76,20 +76,13 @@ class PoolIndices:
     @classmethod
     def from_positions(cls, name: str, flat: jax.Array, given: Any, geometry: Plane) -> Self:
         """`from_flat` of checked arrays; an error shows the value the user gave, under its name."""
-        if not isinstance(geometry, WindowGeometry):
-            inside = _is_inside(flat, geometry)
-            if not isinstance(inside, jax.core.Tracer):
-                raise_first(name, given, inside, f"a position in a {geometry.input_shape} plane")
-            return cls(jnp.where(inside, flat, -1).astype(jnp.int32), geometry)
         offsets, inside = _offsets_from_flat(flat, geometry)
         if not isinstance(inside, jax.core.Tracer):
-            expected = (
-                f"an element of its window ({geometry}); for indices made by hand use a Plane"
-            )
-            raise_first(name, given, inside, expected)
-        # One value more than there are elements, so that "nothing" is always representable.
-        dtype = np.min_scalar_type(geometry.volume)
-        return cls(jnp.where(inside, offsets, geometry.volume).astype(dtype), geometry)
+            has_windows = isinstance(geometry, WindowGeometry)
+            place = f"a position in a {geometry.input_shape} plane"
+            element = f"an element of its window ({geometry}); for indices made by hand use a Plane"
+            raise_first(name, given, inside, element if has_windows else place)
+        return cls(offsets, geometry)
 
     @property
     def flat(self) -> jax.Array:
@@ -203,7 +196,7 @@ def validate_indices(
         flat, values = as_indices("indices", indices), indices
         sizes = plane_sizes("indices", flat.shape, output_shape)
         expected = f"a flat position in 0..{math.prod(sizes) - 1} of a {sizes} plane"
-    inside = (flat >= 0) & (flat < math.prod(sizes))
+    inside = _is_position(flat, math.prod(sizes))
     if isinstance(inside, jax.core.Tracer):
         checkify.check(jnp.all(inside), f"indices: expected {expected}")
     else:
@@ -298,30 +291,40 @@ def _layout(plane: Plane) -> str:
 
 
 def _is_inside(flat: jax.Array, plane: Plane) -> jax.Array:
-    return (flat >= 0) & (flat < math.prod(plane.input_shape))
+    return _is_position(flat, math.prod(plane.input_shape))
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _offsets_from_flat(flat: jax.Array, geometry: WindowGeometry) -> tuple[jax.Array, jax.Array]:
+def _is_position(flat: jax.Array, count: int) -> jax.Array:
+    return (flat >= 0) & (flat < count)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _offsets_from_flat(flat: jax.Array, geometry: Plane) -> tuple[jax.Array, jax.Array]:
     """Offset of every flat position inside its window, and whether it is an element of it."""
-    check_plane("geometry.input_shape", geometry.input_shape)
     inside = _is_inside(flat, geometry)
+    if not isinstance(geometry, WindowGeometry):
+        return jnp.where(inside, flat, -1).astype(jnp.int32), inside
+    check_plane("geometry.input_shape", geometry.input_shape)
     rest = jnp.where(inside, flat, 0).astype(jnp.int32)
     offsets, weight = jnp.int32(0), 1
     for i in reversed(range(geometry.ndim)):
         rest, position = jnp.divmod(rest, geometry.input_shape[i])
-        start = np.arange(geometry.output_shape[i]) * geometry.strides[i] - geometry.padding[i][0]
-        tap, remainder = jnp.divmod(position - along(start, geometry.axes[i]), geometry.dilation[i])
+        window = along(geometry.output_shape[i], geometry.axes[i], flat.ndim)
+        start = window * geometry.strides[i] - geometry.padding[i][0]
+        tap, remainder = jnp.divmod(position - start, geometry.dilation[i])
         inside &= (remainder == 0) & (tap >= 0) & (tap < geometry.window_shape[i])
         offsets, weight = offsets + tap * weight, weight * geometry.window_shape[i]
-    return offsets, inside
+    # One value more than there are elements, so that "nothing" is always representable.
+    dtype = np.min_scalar_type(geometry.volume)
+    return jnp.where(inside, offsets, geometry.volume).astype(dtype), inside
 
 
 def raise_first(name: str, values: Any, ok: Any, expected: str) -> None:
     """A ValueError that shows the first of the values that are not ok."""
-    wrong = np.argwhere(~np.asarray(ok))
+    wrong = np.argwhere(~np.asarray(jax.device_get(ok)))
     if len(wrong):
         at = tuple(wrong[0].tolist())
         more = f" ({len(wrong)} of {np.size(values)} are wrong)" if len(wrong) > 1 else ""
-        value = np.asarray(values)[at]
+        value = np.asarray(jax.device_get(values))[at]
         raise ValueError(f"{name}[{', '.join(map(str, at))}] = {value}: expected {expected}{more}")

@@ -20,12 +20,15 @@ bare `Plane` for geometry, which takes any position of the plane.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxunpool.geometry import (
     MAX_INT32,
@@ -134,14 +137,8 @@ def from_tensorflow(
     _check_bool("include_batch_in_index", include_batch_in_index)
     theirs = _theirs(geometry, "channels_last")
     check_pooled_shape("argmax", given.shape, theirs)
-    channels = given.shape[-1]
-    places, channel = given // channels, given % channels
-    wrong = channel != np.arange(channels)
-    if include_batch_in_index:
-        volume = math.prod(theirs.input_shape)
-        wrong |= places // volume != _batch_numbers(given.shape, theirs.ndim)
-        places = places % volume
-    return _as_ours(_without(places, wrong | (given < 0)), given, theirs, geometry, "argmax")
+    places = _run(_places_of_tensorflow, given, theirs, bool(include_batch_in_index))
+    return _as_ours(places, given, theirs, geometry, "argmax")
 
 
 def to_tensorflow(indices: PoolIndices, *, include_batch_in_index: bool = False) -> jax.Array:
@@ -169,15 +166,10 @@ def to_tensorflow(indices: PoolIndices, *, include_batch_in_index: bool = False)
     """
     _check_bool("include_batch_in_index", include_batch_in_index)
     theirs = _in_layout(_checked(indices), "channels_last")
-    flat, n, channels = theirs.flat, theirs.geometry.ndim, theirs.shape[-1]
-    volume = math.prod(theirs.geometry.input_shape)
+    n, channels = theirs.geometry.ndim, theirs.shape[-1]
     images = math.prod(theirs.shape[: -n - 1]) if include_batch_in_index else 1
-    _check_range(images * volume * channels)
-    places = flat.astype(_widest())
-    if include_batch_in_index:
-        places = places + _batch_numbers(theirs.shape, n) * volume
-    places = places * channels + np.arange(channels)
-    return jnp.where(flat < 0, -1, places).astype(_widest())
+    _check_range(images * math.prod(theirs.geometry.input_shape) * channels)
+    return _run(_tensorflow_numbers, theirs.flat, theirs.geometry, bool(include_batch_in_index))
 
 
 def from_onnx(
@@ -237,22 +229,17 @@ def from_onnx(
     _check_order(storage_order)
     theirs = _theirs(geometry, "channels_first")
     check_pooled_shape("indices", given.shape, theirs)
-    n, volume = theirs.ndim, math.prod(theirs.input_shape)
-    planes = _plane_numbers(given.shape, n)
-    places = given % volume
-    if storage_order:
-        places = _reordered(places, theirs.input_shape[::-1])
-    wrong = (given < 0) | (given // volume != planes)
-    found = _as_ours(_without(places, wrong), given, theirs, geometry)
+    places = _run(_places_of_onnx, given, theirs, as_int("storage_order", storage_order))
+    found = _as_ours(places, given, theirs, geometry)
     if output_shape is None:
         return found
-    sizes = per_axis("output_shape", as_sequence(output_shape), n, minimum=1)
+    sizes = per_axis("output_shape", as_sequence(output_shape), theirs.ndim, minimum=1)
     if not isinstance(found.geometry, WindowGeometry):
         raise ValueError(f"output_shape={output_shape!r}: expected a WindowGeometry with it")
     grown = dataclasses.replace(found.geometry, input_shape=sizes)
     found = PoolIndices(found.offsets, grown)
-    outside = (found.flat < 0) & grown.names_element(found.offsets)
-    if not isinstance(outside, jax.core.Tracer) and bool(outside.any()):
+    outside = _are_outside(found)
+    if not isinstance(outside, jax.core.Tracer) and bool(jax.device_get(outside)):
         raise ValueError(f"output_shape={output_shape!r}: too small for some of the indices")
     return found
 
@@ -283,14 +270,10 @@ def to_onnx(indices: PoolIndices, *, storage_order: int = 0) -> jax.Array:
     """
     _check_order(storage_order)
     theirs = _in_layout(_checked(indices), "channels_first")
-    flat, n = theirs.flat, theirs.geometry.ndim
-    volume = math.prod(theirs.geometry.input_shape)
-    _check_range(math.prod(theirs.shape[:-n]) * volume)
-    places = flat
-    if storage_order:
-        places = _reordered(places, theirs.geometry.input_shape)
-    places = places.astype(_widest()) + _plane_numbers(theirs.shape, n) * volume
-    return jnp.where(flat < 0, -1, places).astype(_widest())
+    planes = math.prod(theirs.shape[: -theirs.geometry.ndim])
+    _check_range(planes * math.prod(theirs.geometry.input_shape))
+    order = as_int("storage_order", storage_order)
+    return _run(_onnx_numbers, theirs.flat, theirs.geometry, order)
 
 
 def _incoming(array: Any, name: str = "indices") -> Any:
@@ -349,16 +332,71 @@ def _without(places: Any, wrong: Any) -> Any:
     return where(wrong, -1, places)
 
 
-def _batch_numbers(shape: tuple[int, ...], n: int) -> np.ndarray:
-    """The number of each image of a channels-last array, along its axes."""
-    batch = shape[: -n - 1]
-    return np.arange(math.prod(batch)).reshape(batch + (1,) * (n + 1))
+def _run(fn: Callable[..., Any], array: Any, *options: Any) -> Any:
+    """`fn(array, *options)`: NumPy arrays keep their 64 bits, and JAX's need no host."""
+    return fn(array, *options) if isinstance(array, np.ndarray) else _jit(fn, array, options)
 
 
-def _plane_numbers(shape: tuple[int, ...], n: int) -> np.ndarray:
-    """The number of each plane of a channels-first array, along its axes."""
-    planes = shape[:-n]
-    return np.arange(math.prod(planes)).reshape(planes + (1,) * n)
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _jit(fn: Callable[..., Any], array: jax.Array, options: tuple[Any, ...]) -> jax.Array:
+    return fn(array, *options)
+
+
+def _places_of_tensorflow(given: Any, plane: Plane, include_batch: bool) -> Any:
+    """Positions in the plane; -1 where an index is none of its own channel or image."""
+    channels, volume = given.shape[-1], math.prod(plane.input_shape)
+    places, channel = given // channels, given % channels
+    wrong = (given < 0) | (channel != _numbers(given, [given.ndim - 1]))
+    if include_batch:
+        images = _numbers(given, range(given.ndim - plane.ndim - 1))
+        wrong |= places // volume != images
+        places = places % volume
+    return _without(places, wrong)
+
+
+def _tensorflow_numbers(flat: jax.Array, plane: Plane, include_batch: bool) -> jax.Array:
+    """TensorFlow's numbers for positions in the plane."""
+    places = flat.astype(_widest())
+    if include_batch:
+        images = _numbers(places, range(flat.ndim - plane.ndim - 1))
+        places = places + images * math.prod(plane.input_shape)
+    places = places * flat.shape[-1] + _numbers(places, [flat.ndim - 1])
+    return _without(places, flat < 0)
+
+
+def _places_of_onnx(given: Any, plane: Plane, storage_order: int) -> Any:
+    """Positions in the plane; -1 where an index is none of its own plane."""
+    volume = math.prod(plane.input_shape)
+    places = given % volume
+    if storage_order:
+        places = _reordered(places, plane.input_shape[::-1])
+    planes = _numbers(given, range(given.ndim - plane.ndim))
+    return _without(places, (given < 0) | (given // volume != planes))
+
+
+def _onnx_numbers(flat: jax.Array, plane: Plane, storage_order: int) -> jax.Array:
+    """ONNX's numbers for positions in the plane."""
+    places = _reordered(flat, plane.input_shape) if storage_order else flat
+    places = places.astype(_widest())
+    planes = _numbers(places, range(flat.ndim - plane.ndim))
+    return _without(places + planes * math.prod(plane.input_shape), flat < 0)
+
+
+@jax.jit
+def _are_outside(indices: PoolIndices) -> jax.Array:
+    """Whether any index names an element of its window that lies outside the plane."""
+    geometry = indices.geometry
+    assert isinstance(geometry, WindowGeometry)
+    return ((indices.flat < 0) & geometry.names_element(indices.offsets)).any()
+
+
+def _numbers(like: Any, axes: Collection[int]) -> Any:
+    """Raster numbers along some neighbouring axes, 1 along the others, in the type of `like`."""
+    shape = [n if axis in axes else 1 for axis, n in enumerate(like.shape)]
+    count = math.prod(shape)
+    if isinstance(like, np.ndarray):
+        return np.arange(count, dtype=like.dtype).reshape(shape)
+    return lax.iota(like.dtype, count).reshape(shape)
 
 
 def _reordered(flat: Any, sizes: tuple[int, ...]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -13,6 +14,7 @@ from jaxunpool import primitives
 from jaxunpool.arguments import Sizes, as_floats, pooling_window
 from jaxunpool.dispatch import Implementation
 from jaxunpool.geometry import DataFormat, Padding
+from jaxunpool.kernels.xla.flat import accumulator
 
 
 def lp_pool(
@@ -60,12 +62,23 @@ def lp_pool(
     geometry = pooling_window(
         x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation
     )
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # powers overflow 16 bits
-    magnitude = wide * lax.stop_gradient(jnp.sign(wide))  # |x|, with derivative 0 at 0
     if norm_type == math.inf:
-        return primitives.select(magnitude, geometry, implementation)[0].astype(x.dtype)
+        return primitives.select(_powers(x, 1), geometry, implementation)[0].astype(x.dtype)
     exponent = int(norm_type) if norm_type == int(norm_type) else float(norm_type)
-    total = primitives.reduce(magnitude**exponent, geometry, implementation)
+    total = primitives.reduce(_powers(x, exponent), geometry, implementation)
+    return _roots(total, exponent).astype(x.dtype)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _powers(x: jax.Array, exponent: float) -> jax.Array:
+    """`|x| ** exponent` in the type sums run in: powers overflow 16 bits."""
+    wide = x.astype(accumulator(x.dtype))
+    magnitude = wide * lax.stop_gradient(jnp.sign(wide))  # |x|, with derivative 0 at 0
+    return magnitude**exponent
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _roots(total: jax.Array, exponent: float) -> jax.Array:
+    """The root of each sum, with derivative 0 at 0."""
     is_zero = total == 0
-    norm = jnp.where(is_zero, 0, jnp.where(is_zero, 1, total) ** (1 / exponent))
-    return norm.astype(x.dtype)
+    return jnp.where(is_zero, 0, jnp.where(is_zero, 1, total) ** (1 / exponent))

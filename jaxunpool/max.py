@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxunpool import primitives
 from jaxunpool.arguments import Sizes, as_poolable, pooling_window, whole_plane
@@ -279,8 +278,7 @@ def max_pool_with_argmax_and_mask(
         x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation
     )
     y, offsets = primitives.select(x, geometry, implementation)
-    selected = jnp.ones(y.shape, jnp.uint8)
-    mask = primitives.scatter(selected, offsets, geometry, "last", implementation) > 0
+    mask = primitives.mark(offsets, geometry, implementation)
     return y, PoolIndices(offsets, geometry), mask
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 
 from jaxunpool.dispatch import Call, Implementation
 from jaxunpool.geometry import Plane, WindowGeometry, along
@@ -52,6 +53,13 @@ def scatter(
     """Each value at the element its index names, zero elsewhere."""
     call = Call("scatter", plane, implementation, duplicates=duplicates)
     return (run if implementation == "xla" else _scatter)(call, *place(call, y, indices))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def mark(offsets: jax.Array, geometry: WindowGeometry, implementation: Implementation) -> jax.Array:
+    """Which elements some offset names."""
+    ones = jnp.ones(offsets.shape, jnp.uint8)
+    return scatter(ones, offsets, geometry, "last", implementation) > 0
 
 
 def reduce(
@@ -91,10 +99,16 @@ def _scatter(call: Call, y: jax.Array, indices: jax.Array) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _gather(call: Call, duplicates: str, u: jax.Array, indices: jax.Array) -> jax.Array:
     """The transpose of `_scatter`: under `"last"` an overwritten writer reads zero."""
-    y, plane = run(call, u, indices), call.geometry
+    plane = call.geometry
     if duplicates == "sum" or (isinstance(plane, WindowGeometry) and not plane.overlaps):
-        return y
-    return jnp.where(_wins(indices, plane), y, jnp.zeros((), y.dtype))
+        return run(call, u, indices)
+    return _gather_of_winners(call, u, indices)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _gather_of_winners(call: Call, u: jax.Array, indices: jax.Array) -> jax.Array:
+    y = run(call, u, indices)
+    return jnp.where(_wins(indices, call.geometry), y, jnp.zeros((), y.dtype))
 
 
 def _wins(indices: jax.Array, plane: Plane) -> jax.Array:
@@ -104,7 +118,7 @@ def _wins(indices: jax.Array, plane: Plane) -> jax.Array:
         sizes = [-(-span // stride) for span, stride in zip(plane.spans, plane.strides)]
     weights = [math.prod(sizes[i + 1 :]) for i in range(plane.ndim)]
     label: Any = sum(
-        along(np.arange(indices.shape[axis]) % size * weight, axis)
+        along(indices.shape[axis], axis, indices.ndim) % size * weight
         for axis, size, weight in zip(plane.axes, sizes, weights)
     )
     labels = jnp.broadcast_to(label.astype(np.min_scalar_type(math.prod(sizes))), indices.shape)
@@ -124,15 +138,19 @@ def _replicate(call: Call, y: jax.Array, pattern: jax.Array | None) -> jax.Array
 
 
 def _select_fwd(call, x):
-    y, offsets = _select(call, x)
+    y, offsets = _select(call, x.value)
     return (y, offsets), offsets
 
 
 def _select_bwd(call, offsets, cotangents):
-    return (_scatter(call.to("scatter", duplicates="sum"), cotangents[0], offsets),)
+    dy, _ = cotangents
+    if isinstance(dy, SymbolicZero):
+        return (None,)
+    return (_scatter(call.to("scatter", duplicates="sum"), dy, offsets),)
 
 
-_select.defvjp(_select_fwd, _select_bwd)
+# Symbolic, or an eager gradient makes zeros on the host for the offsets, which have none.
+_select.defvjp(_select_fwd, _select_bwd, symbolic_zeros=True)
 _scatter.defvjp(
     lambda call, y, indices: (_scatter(call, y, indices), indices),
     lambda call, indices, du: (_gather(call.to("gather"), call.duplicates, du, indices), None),

@@ -84,7 +84,7 @@ def _pass(
         inside = all(
             start >= 0 and stop <= geometry.input_shape[i] for (start, stop), i in zip(reach, over)
         )
-        first = None if inside else _first_elements(geometry, over, region)
+        first = None if inside else _first_elements(geometry, over, region, x.ndim)
         return _running_maximum(values, found, geometry, over, region, first, out_of_order)
 
     is_loop = _is_rolled([geometry.window_shape[i] for i in over])
@@ -97,13 +97,15 @@ def _pass(
 
 
 def _first_elements(
-    geometry: WindowGeometry, over: Sequence[int], region: regions.Region
-) -> list[np.ndarray]:
+    geometry: WindowGeometry, over: Sequence[int], region: regions.Region, ndim: int
+) -> list[jax.Array]:
     """Per axis, the first element of each window that is not padding."""
     firsts = []
-    for i, part in zip(over, region):
-        start = np.arange(*part) * geometry.strides[i] - geometry.padding[i][0]
-        firsts.append(along(np.maximum(-(start // geometry.dilation[i]), 0), geometry.axes[i]))
+    for i, (start, stop) in zip(over, region):
+        window = along(stop - start, geometry.axes[i], ndim) + start
+        padding = jnp.maximum(geometry.padding[i][0] - window * geometry.strides[i], 0)
+        spacing = geometry.dilation[i]
+        firsts.append((padding + spacing - 1) // spacing if spacing > 1 else padding)
     return firsts
 
 
@@ -113,7 +115,7 @@ def _running_maximum(
     geometry: WindowGeometry,
     over: Sequence[int],
     region: regions.Region,
-    first: list[np.ndarray] | None,
+    first: list[jax.Array] | None,
     out_of_order: bool,
 ) -> tuple[jax.Array, jax.Array]:
     """Compare the elements of the windows of a region in raster order (or by their offsets)."""
