@@ -15,9 +15,9 @@ from namespace import MENDED_ELSEWHERE, TABLE, floats, public_functions, strict,
 
 DIFFERENTIABLE = [name for name, entry in TABLE.items() if entry.differentiable]
 
-# Their derivatives are those of the function without indices.
-ALIKE = {name for name in DIFFERENTIABLE if name.startswith(("max_pool_with", "global_max_pool_w"))}
-ALIKE |= {"adaptive_max_pool_with_indices"}
+# One for each way to a derivative: per primitive, without windows, along one axis, nonlinear.
+ONE_OF_EACH = {"max_pool", "max_unpool", "avg_pool", "fixed_unpool"}
+ONE_OF_EACH |= {"adaptive_max_pool", "interpolate", "lp_pool"}
 
 
 def test_the_table_is_complete():
@@ -103,7 +103,10 @@ def slopes(name):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.thorough) if n in ALIKE else n for n in DIFFERENTIABLE],
+    [
+        n if n in ONE_OF_EACH else pytest.param(n, marks=pytest.mark.thorough)
+        for n in DIFFERENTIABLE
+    ],
 )
 def test_gradients_of_gradients(name):
     x, v, gradient, slope = slopes(name)
