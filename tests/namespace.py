@@ -37,14 +37,15 @@ class Entry:
         sizes = (8 * scale - 1, 8 * scale) if self.of == "x" else (4 * scale, 4 * scale)
         return (*batch, *sizes, 2 * scale)
 
-    def example(self, count: int = 1) -> jax.Array:
-        """So many arguments: normally distributed, with zeros, where norms have no derivative."""
-        x = jax.random.normal(jax.random.key(1), self.shape(batch=(count,)), jnp.float32)
-        return x.at[:, :3, :3].set(0)
-
     def loss(self, x: jax.Array) -> Any:
         """A scalar that depends on all floats of the result, not linearly."""
         return sum((leaf**3).sum() for leaf in floats(self.run(x)))
+
+
+def batch_for(entry: Entry, count: int = 3) -> jax.Array:
+    """So many arguments: normally distributed, with zeros, where norms have no derivative."""
+    x = jax.random.normal(jax.random.key(1), entry.shape(batch=(count,)), jnp.float32)
+    return x.at[:, :3, :3].set(0)
 
 
 def floats(tree: Any) -> list[jax.Array]:

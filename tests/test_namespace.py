@@ -11,7 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
-from namespace import MENDED_ELSEWHERE, TABLE, floats, public_functions, strict, with_gradient
+from namespace import (
+    MENDED_ELSEWHERE,
+    TABLE,
+    batch_for,
+    floats,
+    public_functions,
+    strict,
+    with_gradient,
+)
 
 DIFFERENTIABLE = [name for name, entry in TABLE.items() if entry.differentiable]
 
@@ -42,7 +50,7 @@ def name(request):
 
 def test_eager(name):
     """Without `jit` nothing comes from the host, nothing is promoted, and there is no NaN."""
-    x = TABLE[name].example()[0]
+    x = batch_for(TABLE[name])[0]
     if name in MENDED_ELSEWHERE:
         found = with_gradient(TABLE[name])(x)
     else:
@@ -56,7 +64,7 @@ def test_eager(name):
 def test_vmap_scan_and_checkpoint(name):
     """A scan over batches of batches, each computed again for its gradient."""
     entry = TABLE[name]
-    xs = entry.example(4)
+    xs = batch_for(entry, 4)
     run = with_gradient(dataclasses.replace(entry, run=jax.checkpoint(entry.run)))
 
     @jax.jit
@@ -70,7 +78,7 @@ def test_vmap_scan_and_checkpoint(name):
 
 def test_export(name):
     """A program of results and gradients for every platform, and what it becomes here."""
-    x = TABLE[name].example()[0]
+    x = batch_for(TABLE[name])[0]
     run = jax.jit(lambda x: jax.tree.leaves(with_gradient(TABLE[name])(x)))
     exported = export.export(run, platforms=["cpu", "cuda", "tpu"])(
         jax.ShapeDtypeStruct(x.shape, x.dtype)
@@ -82,7 +90,7 @@ def test_export(name):
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_export_with_gradients(name):
-    x = TABLE[name].example()[0]
+    x = batch_for(TABLE[name])[0]
     run = jax.jit(lambda x: floats(TABLE[name].run(x)))
     exported = export.export(run, platforms=["cpu", "cuda", "tpu"])(
         jax.ShapeDtypeStruct(x.shape, x.dtype)

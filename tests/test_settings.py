@@ -16,6 +16,7 @@ from namespace import (
     TABLE,
     WINDOW,
     Entry,
+    batch_for,
     corner,
     geometry_of,
     indices_of,
@@ -175,7 +176,7 @@ def test_nothing_is_promoted_implicitly(name, x64, dtypes):
 @pytest.mark.thorough
 def test_strict_settings_change_nothing(name):
     """What test_namespace.py sees in the functions themselves."""
-    run, x = with_gradient(ALL[name]), ALL[name].example()[0]
+    run, x = with_gradient(ALL[name]), batch_for(ALL[name])[0]
     with strict(transfer_guard="disallow", debug_nans=True, enable_checks=True):
         found = run(x)
     jax.tree.map(np.testing.assert_array_equal, found, run(x))
@@ -186,7 +187,7 @@ def test_strict_settings_change_nothing(name):
 )
 def test_without_jit(name):
     """The same values; additions may come in another order."""
-    run, x = TABLE[name].run, TABLE[name].example()[0]
+    run, x = TABLE[name].run, batch_for(TABLE[name])[0]
     expected = run(x)
     with jax.disable_jit():
         found = run(x)
