@@ -158,6 +158,8 @@ TABLE = {
     "max_pool_with_indices": Entry(lambda x: jup.max_pool_with_indices(x, **WINDOW)),
     "max_unpool": Entry(lambda x: jup.max_unpool(square(corner(x)), indices_of(x))),
     "max_unpool_like": Entry(lambda x: jup.max_unpool_like(x, corner(x), **WINDOW)),
+    "min_pool": Entry(lambda x: jup.min_pool(x, **WINDOW)),
+    "min_pool_with_indices": Entry(lambda x: jup.min_pool_with_indices(x, **WINDOW)),
     "nearest_unpool": Entry(
         lambda y: jup.nearest_unpool(y, **WINDOW, output_shape=unpooled_sizes(y)), "y"
     ),

@@ -18,8 +18,8 @@ from flax import nnx
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from namespace import TABLE, batch_for
 from strategies import poolings
-from test_namespace import TABLE, batch_for
 
 import jaxunpool as jup
 from jaxunpool import primitives
