@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxunpool import irregular, primitives
 from jaxunpool.arguments import as_floats, as_poolable
@@ -24,7 +22,7 @@ from jaxunpool.geometry import (
     spatial_sizes,
 )
 from jaxunpool.indices import PoolIndices, check_plane
-from jaxunpool.resample import Taps, resample
+from jaxunpool.resample import Mean, resample, widest_window, windows
 
 Parts = int | Sequence[int | None]
 
@@ -98,13 +96,13 @@ def adaptive_max_pool_with_indices(
         y, offsets = primitives.select(x, geometry, implementation)
         return y, PoolIndices(offsets, geometry)
     check_plane("x", plane.input_shape)
-    all_starts, all_stops, widths = [], [], []
+    starts, stops, widths = [], [], []
     for size, output, axis in zip(plane.input_shape, outputs, plane.axes):
-        starts, stops = _windows(size, output)
-        all_starts.append(irregular.aligned(starts, axis, x.ndim))
-        all_stops.append(irregular.aligned(stops, axis, x.ndim))
-        widths.append(int((stops - starts).max()))
-    y, flat = irregular.select(x, all_starts, all_stops, widths, plane, implementation)
+        start, count = windows(size, output)
+        starts.append(irregular.aligned(start, axis, x.ndim))
+        stops.append(irregular.aligned(start + count, axis, x.ndim))
+        widths.append(widest_window(size, output))
+    y, flat = irregular.select(x, starts, stops, widths, plane, implementation)
     return y, PoolIndices(flat, plane)
 
 
@@ -139,22 +137,8 @@ def adaptive_avg_pool(
     geometry = _even_windows(x, plane, outputs)
     if geometry is not None:
         return primitives.reduce(x, geometry, implementation, "mean")
-    taps = [mean_taps(size, output) for size, output in zip(plane.input_shape, outputs)]
-    return resample(x, taps, plane.axes, implementation)
-
-
-def mean_taps(size: int, output: int) -> Taps:
-    """The means of the windows along one axis."""
-    starts, stops = _windows(size, output)
-    rows = [dict.fromkeys(range(a, b), 1.0) for a, b in zip(starts.tolist(), stops.tolist())]
-    taps = Taps.from_lists(rows, size)
-    return dataclasses.replace(taps, divisors=tuple((stops - starts).tolist()))
-
-
-def _windows(size: int, output: int) -> tuple[np.ndarray, np.ndarray]:
-    """First element of each window, and the one after its last."""
-    numbers = np.arange(output, dtype=np.int64)
-    return numbers * size // output, -(-(numbers + 1) * size // output)
+    maps = [Mean(size, output) for size, output in zip(plane.input_shape, outputs)]
+    return resample(x, maps, plane.axes, implementation)
 
 
 def _parts(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxunpool import irregular
 from jaxunpool.arguments import Sizes, as_poolable
@@ -24,6 +26,7 @@ from jaxunpool.geometry import (
     spatial_sizes,
 )
 from jaxunpool.indices import PoolIndices, check_plane, raise_first
+from jaxunpool.resample import divide
 
 
 def fractional_max_pool(
@@ -159,7 +162,7 @@ def fractional_max_pool_with_indices(
                 for i, (s, n) in enumerate(zip(sequences, plane.input_shape))
             ]
             widths = [int(np.diff(edge).max()) for edge in given]
-            edges = list(map(jnp.asarray, given))
+            edges = list(map(jnp.asarray, given))  # data: constants of a program around this
         starts, stops = [], []
         for edge, size, axis in zip(edges, plane.input_shape, plane.axes):
             stop = jnp.minimum(edge[1:] + 1, size) if overlapping else edge[1:]
@@ -261,8 +264,9 @@ def _planes(x: jax.Array, plane: Plane) -> tuple[int, ...]:
     return tuple(size for axis, size in enumerate(x.shape) if axis not in spatial)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _starts(
-    samples: jax.Array, plane: Plane, window: Sequence[int], outputs: Sequence[int]
+    samples: jax.Array, plane: Plane, window: tuple[int, ...], outputs: tuple[int, ...]
 ) -> list[jax.Array]:
     """PyTorch's intervals, per spatial axis `(*batch, channels, windows)`, in the samples' type."""
     starts = []
@@ -270,10 +274,10 @@ def _starts(
         # PyTorch counts columns first in two dimensions, depth first in three.
         sample = samples[..., i if plane.ndim != 2 else 1 - i, None]
         last = size - k
-        numbers = np.arange(output - 1)
         dtype = np.dtype(samples.dtype)
         alpha = dtype.type(last) / dtype.type(max(output - 1, 1))
-        steps = ((numbers.astype(dtype) + sample) * alpha).astype(jnp.int32)
+        numbers = jnp.arange(output - 1, dtype=dtype).reshape((1,) * (sample.ndim - 1) + (-1,))
+        steps = ((numbers + sample) * alpha).astype(jnp.int32)
         steps -= (sample * alpha).astype(jnp.int32)
         steps = jnp.clip(steps, 0, last)  # a traced sample may be anything
         end = jnp.full((*steps.shape[:-1], 1), last, jnp.int32)
@@ -305,22 +309,26 @@ def _random_edges(
     edges: list[jax.Array] = []
     for part, size, output in zip(jax.random.split(key, len(sizes)), sizes, outputs):
         if pseudo_random:
-            # floor(alpha * i + v) for alpha = size / output, in integers: v counts in parts of it.
-            v = jax.random.randint(part, (), 0, output)
-            whole, rest = np.divmod(np.arange(output + 1, dtype=np.int64) * size, output)
-            edges.append(
-                jnp.asarray(whole.astype(np.int32)) + (rest.astype(np.int32) + v >= output)
-            )
+            edges.append(_even_edges(part, size, output))
         else:
             steps = jax.random.permutation(part, _steps(size, output))
             edges.append(jnp.pad(jnp.cumsum(steps), (1, 0)))
     return edges
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _even_edges(key: jax.Array, size: int, output: int) -> jax.Array:
+    """`floor(alpha * i + v)` for `alpha = size / output` and a random `v` in [0, 1)."""
+    v = jax.random.randint(key, (), 0, output).astype(np.uint32)  # in parts of `output`
+    whole, rest = divide(output + 1, size, 0, output)
+    return whole + (rest >= np.uint32(output) - v).astype(np.int32)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _steps(total: int, count: int) -> jax.Array:
     """`count` steps that add up to `total`, of two neighbouring sizes at most."""
     small, larger = divmod(total, count)
-    return jnp.asarray(np.where(np.arange(count) < larger, small + 1, small).astype(np.int32))
+    return small + (lax.iota(jnp.int32, count) < larger).astype(np.int32)
 
 
 def _sequence(sequence: Any, size: int, i: int, overlapping: bool) -> np.ndarray:

@@ -1,125 +1,399 @@
-"""A fixed linear map along one axis, a few elements of the input for each of the output.
+"""Linear maps along one axis, a few neighbouring elements of the input for each of the output.
 
 Interpolation and adaptive averages are such maps, one axis after the other. The transpose is
 another, so gradients read too and scatter nothing: fast on CPU, the same bits every time on GPU.
+
+A map is a few numbers. Which elements it reads, and their weights, the program computes from the
+elements' numbers, in exact integers where positions are fractions. So neither the time to trace
+nor the program grows with the sizes.
 """
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
+import itertools
+import math
 from collections.abc import Sequence
-from typing import Any, Self
+from fractions import Fraction
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxunpool.dispatch import Implementation, check_plain
+from jaxunpool.dispatch import Implementation, check_plain, fence
 
 # Up to here the elements are slices in one fused program; beyond, a loop keeps it small.
 UNROLLED_TAPS = 16
+# Up to so many pairs a search compares all of them, in one pass.
+SMALL_SEARCH = 2**17
+# Up to here the longest run of equal elements is counted; beyond, it is estimated.
+COUNTED_RUNS = 2**20
+
+
+class Taps(NamedTuple):
+    """What each element of a result reads.
+
+    Attributes:
+        start: the first element it reads; it may lie outside, and has weight 0 then.
+        weights: `(taps, result)`, of the elements from there on. Weight 0 stands for no tap at all.
+    """
+
+    start: jax.Array
+    weights: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Taps:
-    """Which elements of the input each element of the output reads, and their weights.
+class AxisMap(abc.ABC):
+    """A linear map along one axis.
 
     Attributes:
-        elements, weights: per tap, a tuple with one entry per element of the output. Weight 0
-            stands for no tap at all.
-        input_size: size of the input.
-        divisors: numbers the output is divided by, element by element, if any: the mean of equal
-            numbers is then one of them.
-        input_divisors: numbers the input is divided by.
+        size: of the input.
+        output: of the result.
     """
 
-    elements: tuple[tuple[int, ...], ...]
-    weights: tuple[tuple[float, ...], ...]
-    input_size: int
-    divisors: tuple[int, ...] = ()
-    input_divisors: tuple[int, ...] = ()
+    size: int
+    output: int
+
+    @abc.abstractmethod
+    def rows(self, real: Any) -> Taps:
+        """What each element of the output reads, with weights of type `real`."""
+
+    @abc.abstractmethod
+    def readers(self) -> tuple[jax.Array, int]:
+        """For each element of the input the first of the output that may read it; how many may."""
+
+    def columns(self, real: Any) -> Taps:
+        """The transpose: which elements of the output read each element of the input."""
+        start, count = self.readers()
+        first, weights = lax.optimization_barrier(self.rows(real))
+        row = start[None] + _column(count)
+        inside = jnp.clip(row, 0, self.output - 1)
+        tap = lax.iota(jnp.int32, self.size)[None] - _get(first, inside)
+        reads = (row == inside) & (tap >= 0) & (tap < len(weights))
+        weights = _get(weights, jnp.clip(tap, 0, len(weights) - 1), inside)
+        return Taps(start, jnp.where(reads, weights, 0))
+
+    def divisors(self) -> jax.Array | None:
+        """What the output is divided by, element by element, if by anything."""
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Mean(AxisMap):
+    """The means of `windows`. Sums are divided: the mean of equal numbers is one of them."""
+
+    def rows(self, real: Any) -> Taps:
+        """Ones."""
+        start, count = windows(self.size, self.output)
+        taps = _column(widest_window(self.size, self.output))
+        return Taps(start, (taps < count[None]).astype(real))
+
+    def readers(self) -> tuple[jax.Array, int]:
+        """The windows that hold an element share the output among the input by the same rule."""
+        return windows(self.output, self.size)[0], widest_window(self.output, self.size)
+
+    def divisors(self) -> jax.Array:
+        """The sizes of the windows."""
+        return windows(self.size, self.output)[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Nearest(AxisMap):
+    """The element `floor((i + shift) * step)`, computed in float64 or in float32.
+
+    PyTorch's rule: where two elements are equally near, rounding decides. (With a shift its bits
+    end at outputs of 2**23 elements: beyond, `i + shift` is rounded here, and is a double there.)
+    """
+
+    step: float
+    shift: float
+    double: bool
+
+    def _sources(self, numbers: Any, module: Any) -> Any:
+        real = np.float64 if self.double else np.float32
+        position = (numbers.astype(real) + real(self.shift)) * real(self.step)
+        return module.minimum(module.floor(position).astype(np.int32), np.int32(self.size - 1))
+
+    def rows(self, real: Any) -> Taps:
+        """One element each."""
+        sources = self._sources(lax.iota(jnp.int32, self.output), jnp)
+        return Taps(sources, jnp.ones((1, self.output), real))
+
+    def readers(self) -> tuple[jax.Array, int]:
+        """A search: there is no formula for where roundings put the borders."""
+        sources = lax.optimization_barrier(self._sources(lax.iota(jnp.int32, self.output), jnp))
+        method = "compare_all" if self.size * self.output <= SMALL_SEARCH else "scan"
+        start = jnp.searchsorted(sources, lax.iota(jnp.int32, self.size), method=method)
+        return start.astype(jnp.int32), self._longest_run()
+
+    def _longest_run(self) -> int:
+        """As many elements of the output as may read the same one."""
+        if self.output <= COUNTED_RUNS:
+            return int(np.bincount(self._sources(np.arange(self.output), np)).max())
+        # Each border of a run is rounded twice, by as much as the type cannot tell apart.
+        lost = self.output >> (51 if self.double else 22)
+        return min(math.ceil(1 / self.step) + 1 + 2 * lost, self.output)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel(AxisMap):
+    """A symmetric kernel laid over the input around the position of each element of the output.
+
+    Element `i` lies at `(slope * i + offset) / unit`, and reads the elements less than
+    `reach * width / unit` away. The integers are exact, and so are distances, which are multiples
+    of `1 / unit`, up to `_exact`.
+
+    Attributes:
+        slope, offset, unit: the position.
+        width: the unit of the kernel's argument; `unit` or, where the kernel is widened, more.
+        a: of Keys' cubic kernel, which reaches two units; None: linear, which reaches one.
+        normalised: weights are divided by their sum over the input. Otherwise the elements beyond
+            an end have the value of the outermost.
+    """
+
+    slope: int
+    offset: int
+    unit: int
+    width: int
+    a: float | None
+    normalised: bool
 
     @classmethod
-    def from_lists(cls, rows: Sequence[dict[int, float]], input_size: int) -> Self:
-        """From one `{element: weight}` per element of the output."""
-        width = max(1, *map(len, rows))
-        padded = [list(row.items()) + [(0, 0.0)] * (width - len(row)) for row in rows]
+    def at(
+        cls,
+        size: int,
+        output: int,
+        step: Fraction,
+        centred: bool,
+        a: float | None,
+        antialias: bool,
+    ) -> AxisMap:
+        """The kernel at `i * step`, or if centred at `(i + 0.5) * step - 0.5`."""
+        if size == 1:
+            return Mean(size, output)  # whatever the kernel
+        p, q = step.numerator, step.denominator
+        slope, offset, unit = (2 * p, p - q, 2 * q) if centred else (p, 0, q)
+        common = math.gcd(slope, offset, unit)
+        slope, offset, unit = slope // common, offset // common, unit // common
+        # A step of 0 is that of a single element, and then any will do.
         return cls(
-            elements=tuple(tuple(row[t][0] for row in padded) for t in range(width)),
-            weights=tuple(tuple(row[t][1] for row in padded) for t in range(width)),
-            input_size=input_size,
+            size=size,
+            output=output,
+            slope=slope or unit,
+            offset=offset,
+            unit=unit,
+            width=max(slope, unit) if antialias else unit,
+            a=a,
+            normalised=antialias,
         )
 
-    @functools.cached_property
-    def transpose(self) -> Taps:
-        """The map whose matrix is the transpose of this one's."""
-        rows: list[dict[int, float]] = [{} for _ in range(self.input_size)]
-        for elements, weights in zip(self.elements, self.weights):
-            for out, (element, weight) in enumerate(zip(elements, weights)):
-                if weight:
-                    rows[element][out] = weight
-        taps = Taps.from_lists([dict(sorted(row.items())) for row in rows], len(self.elements[0]))
-        return dataclasses.replace(taps, divisors=self.input_divisors, input_divisors=self.divisors)
+    @property
+    def _reach(self) -> int:
+        return self.width * (1 if self.a is None else 2)
+
+    def _exact(self, real: Any) -> Any:
+        """A type for distances: exact up to axes of 2**26 elements, and in float64 always."""
+        if real == np.float64:
+            return real
+        return np.int32 if max(self.slope, self.width) < 2**27 else real
+
+    def rows(self, real: Any) -> Taps:
+        """The kernel at the elements within its reach."""
+        exact = self._exact(real)
+        before, rest = divide(self.output, self.slope, self.offset - self._reach, self.unit)
+        taps = _column(self._most(self.unit))
+        if self.normalised:  # what lies below the input is not read
+            taps = taps[: self.size] + jnp.maximum(-1 - before, 0)[None]
+        elements = before[None] + 1 + taps
+        # From the first element within reach: exact, as are the distances, which are small.
+        above = (np.uint32(self.unit) - rest).astype(exact) - exact(self._reach)
+        distances = taps.astype(exact) * exact(self.unit) + above[None]
+        if self.a is None:
+            weights = self._triangle(distances)
+        else:
+            weights = self._cubic(self.a, distances, real)
+        inside = (elements >= 0) & (elements < self.size)
+        kept = jnp.where(inside, weights, 0)
+        if not self.normalised:  # the outermost elements also stand for those beyond
+            below = functools.reduce(jnp.add, jnp.where(elements < 0, weights, 0))
+            beyond = functools.reduce(jnp.add, jnp.where(elements >= self.size, weights, 0))
+            kept += jnp.where(elements == 0, below[None], 0)
+            kept += jnp.where(elements == self.size - 1, beyond[None], 0)
+        if self.a is None:
+            kept = self._over_width(kept, real)
+        if self.normalised:
+            kept /= kept.sum(0, keepdims=True)
+        return Taps(elements[0], kept)
+
+    def readers(self) -> tuple[jax.Array, int]:
+        """The elements of the output whose positions are within reach."""
+        before, _ = divide(self.size, self.unit, -self.offset - self._reach, self.slope)
+        return jnp.maximum(before + 1, 0), min(self._most(self.slope), self.output)
+
+    def _most(self, spacing: int) -> int:
+        """How many elements so far apart the kernel can cover."""
+        common = math.gcd(self.slope, self.unit)
+        least = (self._reach - self.offset) % common or common  # above the lower end
+        return -(-(2 * self._reach - least) // spacing)
+
+    def _triangle(self, distances: jax.Array) -> jax.Array:
+        """In multiples of `1 / width`: added up while exact."""
+        return jnp.maximum(distances.dtype.type(self.width) - abs(distances), 0)
+
+    def _cubic(self, a: float, distances: jax.Array, real: Any) -> jax.Array:
+        """Keys' cubic convolution kernel, as products: 0 where it is, and accurate nearby."""
+        width = distances.dtype.type(self.width)
+        d, to_one, to_two = (
+            self._over_width(n, real)
+            for n in (abs(distances), width - abs(distances), 2 * width - abs(distances))
+        )
+        inner = to_one * (1 + d * (1 - (a + 2) * d))
+        outer = -a * to_one * to_two * to_two
+        return jnp.where(to_one >= 0, inner, jnp.where(to_two > 0, outer, 0))
+
+    def _over_width(self, numerators: jax.Array, real: Any) -> jax.Array:
+        # Behind a barrier: XLA turns division by a constant into a product with its reciprocal.
+        return numerators.astype(real) / lax.optimization_barrier(jnp.asarray(self.width, real))
+
+
+def divide(count: int, slope: int, offset: int, unit: int) -> tuple[jax.Array, jax.Array]:
+    """Floor and remainder of `(slope * i + offset) / unit` for `i` below `count`, exactly.
+
+    `slope` and `unit` are below 2**32, the floors int32, the remainders uint32. As a division by
+    hand, one digit of `i` after the other, so that nothing needs more than 32 bits.
+    """
+    numbers = lax.iota(jnp.uint32, count)
+    whole_slope, slope = divmod(slope, unit)
+    whole_offset, offset = divmod(offset, unit)
+    d, a = np.uint32(unit), np.uint32(slope)
+    width = max(31 - unit.bit_length(), 1)  # of a digit, in bits
+    digits = -(-(count - 1).bit_length() // width)
+
+    def add(quotient: Any, rest: Any, more: Any) -> Any:
+        carry = rest >= d - more  # rest + more >= d, without overflow
+        rest = jnp.where(carry, rest - (d - more), rest + more)
+        return quotient + carry.astype(np.uint32), rest
+
+    def step(t: Any, state: Any) -> Any:
+        quotient, rest = state
+        shift = lax.convert_element_type((digits - 1 - t) * width, jnp.uint32)
+        digit = (numbers >> shift) & np.uint32(2**width - 1)
+        if unit >= 2**30:
+            quotient, rest = add(quotient + quotient, rest, rest)
+            return add(quotient, rest, digit * a)
+        dividend = (rest << np.uint32(width)) + digit * a
+        part = lax.div(dividend, jnp.full_like(dividend, d))
+        return (quotient << np.uint32(width)) + part, dividend - part * d
+
+    state = (jnp.zeros_like(numbers), jnp.zeros_like(numbers))
+    state = step(0, state) if digits == 1 else lax.fori_loop(0, digits, step, state)
+    quotient, rest = add(state[0], state[1], np.uint32(offset))
+    # Modulo 2**32 the whole parts can be added whatever their sign.
+    quotient += numbers * np.uint32(whole_slope) + np.uint32(whole_offset % 2**32)
+    return lax.bitcast_convert_type(quotient, jnp.int32), rest
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def windows(size: int, output: int) -> tuple[jax.Array, jax.Array]:
+    """First element of each of `output` windows that share `size` elements, and their number.
+
+    Window `i` goes from `floor(i * size / output)` to `ceil((i + 1) * size / output)`.
+    """
+    start, rest = divide(output, size, 0, output)
+    whole, part = divmod(size, output)
+    count = whole + (rest + np.uint32(part) > 0).astype(np.int32)
+    return start, count + (rest + np.uint32(part) > output).astype(np.int32)
+
+
+def widest_window(size: int, output: int) -> int:
+    """The largest number of elements of a window."""
+    # Where it starts, remainders are multiples of the common divisor.
+    return -(-(size + output - math.gcd(size, output)) // output)
+
+
+def _get(table: jax.Array, *indices: jax.Array) -> jax.Array:
+    """Elements at indices known to lie inside."""
+    return table.at[indices].get(mode="promise_in_bounds", wrap_negative_indices=False)
+
+
+def _column(count: int) -> jax.Array:
+    """0, 1, 2 ... down a column."""
+    return lax.iota(jnp.int32, count)[:, None]
+
+
+Plan = tuple[tuple[AxisMap, int], ...]  # with the axis of each
 
 
 def resample(
-    x: jax.Array, taps: Sequence[Taps], axes: Sequence[int], implementation: Implementation
+    x: jax.Array, maps: Sequence[AxisMap], axes: Sequence[int], implementation: Implementation
 ) -> jax.Array:
     """The maps applied to their axes in turn, those that shrink an axis most first.
 
     16-bit floats are added in float32 and rounded once.
     """
     check_plain(implementation, "resampling")
-    run = _apply if implementation == "xla" else _resample
-    is_float = jnp.issubdtype(x.dtype, jnp.floating)
-    y = x.astype(jnp.promote_types(x.dtype, jnp.float32)) if is_float else x
-    growth = [len(t.elements[0]) / t.input_size for t in taps]
-    for i in sorted(range(len(axes)), key=lambda i: (growth[i], -i)):
-        y = run(y, taps[i], axes[i])
-    return y.astype(x.dtype)
+    order = sorted(range(len(axes)), key=lambda i: (maps[i].output / maps[i].size, -i))
+    plan = tuple((maps[i], axes[i]) for i in order)
+    return (_apply if implementation == "xla" else _resample)(x, plan, False)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _apply(x: jax.Array, taps: Taps, axis: int) -> jax.Array:
-    elements, weights = np.array(taps.elements), np.array(taps.weights)
-    axis %= x.ndim
-    shape = [1] * x.ndim
-    shape[axis] = -1
-
-    def divided(a: jax.Array, divisors: tuple[int, ...]) -> jax.Array:
-        if not divisors:
-            return a
+def _apply(x: jax.Array, plan: Plan, transposed: bool) -> jax.Array:
+    is_float = jnp.issubdtype(x.dtype, jnp.floating)
+    y = x.astype(jnp.promote_types(x.dtype, jnp.float32)) if is_float else x
+    real = y.dtype.type
+    if transposed:
+        plan = plan[::-1]
+    taps = [m.columns(real) if transposed else m.rows(real) for m, _ in plan]
+    # Computed once, not again for every element that reads them.
+    fenced = fence(tuple(itertools.chain(*taps)), -1)
+    for (axis_map, axis), start, weights in zip(plan, fenced[::2], fenced[1::2]):
+        divisors = axis_map.divisors()
+        if divisors is None:
+            y = _along(y, start, weights, axis)
+            continue
         # Behind a barrier: XLA turns division by a constant into a product with its reciprocal.
-        return a / lax.optimization_barrier(jnp.asarray(divisors, a.dtype).reshape(shape))
-
-    x = divided(x, taps.input_divisors)
-
-    def add(y: Any, element: Any, weight: Any, has_gaps: bool) -> Any:
-        weight = jnp.asarray(weight, x.dtype).reshape(shape)
-        value = jnp.take(x, element, axis, mode="clip") * weight
-        # Where there is no tap, an infinity must not become a NaN.
-        return y + (jnp.where(weight != 0, value, 0) if has_gaps else value)
-
-    nothing = jnp.zeros((*x.shape[:axis], elements.shape[1], *x.shape[axis + 1 :]), x.dtype)
-    if len(elements) > UNROLLED_TAPS:
-        table = jnp.asarray(elements), jnp.asarray(weights, x.dtype)
-        y = lax.fori_loop(
-            0, len(elements), lambda t, y: add(y, table[0][t], table[1][t], True), nothing
+        over = lax.optimization_barrier(_aligned(divisors.astype(real), axis, y.ndim))
+        y = (
+            _along(y / over, start, weights, axis)
+            if transposed
+            else _along(y, start, weights, axis) / over
         )
-        return divided(y, taps.divisors)
-    gaps = (weights == 0).any(axis=1)
-    y = functools.reduce(lambda y, tap: add(y, *tap), zip(elements, weights, gaps), nothing)
-    return divided(y, taps.divisors)
+    return y.astype(x.dtype)
+
+
+def _along(x: jax.Array, start: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
+    """The sums along one axis, in the order of the taps."""
+
+    def tap(t: Any) -> jax.Array:
+        weight = lax.dynamic_index_in_dim(weights, t, 0, keepdims=False)
+        weight = _aligned(weight, axis, x.ndim)
+        value = jnp.take(x, start + t, axis % x.ndim, mode="clip") * weight
+        # Where there is no tap, an infinity must not become a NaN.
+        return jnp.where(weight != 0, value, 0)
+
+    count = weights.shape[0]
+    if count > UNROLLED_TAPS:
+        return lax.fori_loop(1, count, lambda t, y: y + tap(t), tap(0))
+    return functools.reduce(lambda y, t: y + tap(t), range(1, count), tap(0))
+
+
+def _aligned(vector: jax.Array, axis: int, ndim: int) -> jax.Array:
+    shape = [1] * ndim
+    shape[axis] = -1
+    return vector.reshape(shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _resample(x: jax.Array, taps: Taps, axis: int) -> jax.Array:
-    return _apply(x, taps, axis)
+def _resample(x: jax.Array, plan: Plan, transposed: bool) -> jax.Array:
+    return _apply(x, plan, transposed)
 
 
 _resample.defvjp(
-    lambda x, taps, axis: (_resample(x, taps, axis), None),
-    lambda taps, axis, _, dy: (_resample(dy, taps.transpose, axis),),
+    lambda x, plan, transposed: (_resample(x, plan, transposed), None),
+    lambda plan, transposed, _, dy: (_resample(dy, plan, not transposed),),
 )
