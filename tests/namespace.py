@@ -167,17 +167,6 @@ TABLE = {
 }
 
 
-# Functions that another change makes compute their windows and weights in the program.
-MENDED_ELSEWHERE = {
-    "adaptive_avg_pool",
-    "adaptive_max_pool",
-    "adaptive_max_pool_with_indices",
-    "fractional_max_pool",
-    "fractional_max_pool_with_indices",
-    "interpolate",
-}
-
-
 def with_gradient(entry: Entry) -> Callable[[jax.Array], Any]:
     """The results and, where there is one, the gradient; it makes no constants of its own."""
 

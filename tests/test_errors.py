@@ -510,6 +510,8 @@ OF_LONG_AXES = {
     "max_pool": lambda x: jup.max_pool(x, (2,)),
     "max_pool_with_argmax_and_mask": lambda x: jup.max_pool_with_argmax_and_mask(x, (2,)),
     "max_pool_with_indices": lambda x: jup.max_pool_with_indices(x, (2,)),
+    "min_pool": lambda x: jup.min_pool(x, (2,)),
+    "min_pool_with_indices": lambda x: jup.min_pool_with_indices(x, (2,)),
     "max_unpool": lambda y: jup.max_unpool(
         y, jnp.ones(y.shape, int), output_shape=min(2 * y.shape[1], LONG)
     ),

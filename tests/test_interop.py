@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from strategies import poolings
+from strategies import examples, poolings
 
 import jaxunpool as jup
 from jaxunpool import interop
@@ -182,7 +182,7 @@ def test_tensorflow_indices_made_by_hand_go_through_a_plane():
         interop.from_tensorflow(argmax, window)
 
 
-@hypothesis.settings(max_examples=40)
+@hypothesis.settings(max_examples=examples(6, 40))
 @hypothesis.given(pooling=poolings(), seed=st.integers(0, 2**32 - 1))
 def test_round_trips_are_exact(pooling, seed):
     x = np.random.default_rng(seed).standard_normal(pooling.shape)

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from namespace import (
-    MENDED_ELSEWHERE,
     TABLE,
     WINDOW,
     Entry,
@@ -120,11 +119,7 @@ VARIANTS = {
         lambda y: jup.nearest_unpool(y, (3, 3), 2, 1, duplicates="mean"), "y", integers=False
     ),
 }
-ALL = {
-    name: entry
-    for name, entry in {**TABLE, **VARIANTS}.items()
-    if name.split(",")[0] not in MENDED_ELSEWHERE
-}
+ALL = {**TABLE, **VARIANTS}
 
 
 @pytest.fixture(params=ALL)
