@@ -13,11 +13,10 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-import itertools
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +29,7 @@ from jaxunpool.dispatch import Implementation, check_plain, fence
 UNROLLED_TAPS = 16
 # Up to so many pairs a search compares all of them, in one pass.
 SMALL_SEARCH = 2**17
-# Up to here the longest run of equal elements is counted; beyond, it is estimated.
+# Up to here runs of equal elements are counted; beyond, there is a bound.
 COUNTED_RUNS = 2**20
 
 
@@ -38,12 +37,28 @@ class Taps(NamedTuple):
     """What each element of a result reads.
 
     Attributes:
-        start: the first element it reads; it may lie outside, and has weight 0 then.
+        start: the first element it reads.
         weights: `(taps, result)`, of the elements from there on. Weight 0 stands for no tap at all.
+        sure: so many taps from the first on have no weight 0.
     """
 
     start: jax.Array
     weights: jax.Array
+    sure: int
+
+
+class Readers(NamedTuple):
+    """Which elements of the output may read each element of the input.
+
+    Attributes:
+        start: the first.
+        count: how many may.
+        sure: so many do.
+    """
+
+    start: jax.Array
+    count: int
+    sure: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,29 +68,31 @@ class AxisMap(abc.ABC):
     Attributes:
         size: of the input.
         output: of the result.
+        weighted: whether there are weights other than 0 and 1.
     """
 
     size: int
     output: int
+    weighted: ClassVar[bool] = False
 
     @abc.abstractmethod
     def rows(self, real: Any) -> Taps:
         """What each element of the output reads, with weights of type `real`."""
 
     @abc.abstractmethod
-    def readers(self) -> tuple[jax.Array, int]:
-        """For each element of the input the first of the output that may read it; how many may."""
+    def readers(self) -> Readers:
+        """Which elements of the output may read each element of the input."""
 
     def columns(self, real: Any) -> Taps:
         """The transpose: which elements of the output read each element of the input."""
-        start, count = self.readers()
-        first, weights = lax.optimization_barrier(self.rows(real))
+        start, count, sure = self.readers()
+        first, weights = lax.optimization_barrier(self.rows(real)[:2])
         row = start[None] + _column(count)
         inside = jnp.clip(row, 0, self.output - 1)
         tap = lax.iota(jnp.int32, self.size)[None] - _get(first, inside)
         reads = (row == inside) & (tap >= 0) & (tap < len(weights))
         weights = _get(weights, jnp.clip(tap, 0, len(weights) - 1), inside)
-        return Taps(start, jnp.where(reads, weights, 0))
+        return Taps(start, jnp.where(reads, weights, 0), sure)
 
     def divisors(self) -> jax.Array | None:
         """What the output is divided by, element by element, if by anything."""
@@ -90,11 +107,12 @@ class Mean(AxisMap):
         """Ones."""
         start, count = windows(self.size, self.output)
         taps = _column(widest_window(self.size, self.output))
-        return Taps(start, (taps < count[None]).astype(real))
+        return Taps(start, (taps < count[None]).astype(real), -(-self.size // self.output))
 
-    def readers(self) -> tuple[jax.Array, int]:
+    def readers(self) -> Readers:
         """The windows that hold an element share the output among the input by the same rule."""
-        return windows(self.output, self.size)[0], widest_window(self.output, self.size)
+        start, _ = windows(self.output, self.size)
+        return Readers(start, widest_window(self.output, self.size), -(-self.output // self.size))
 
     def divisors(self) -> jax.Array:
         """The sizes of the windows."""
@@ -121,22 +139,23 @@ class Nearest(AxisMap):
     def rows(self, real: Any) -> Taps:
         """One element each."""
         sources = self._sources(lax.iota(jnp.int32, self.output), jnp)
-        return Taps(sources, jnp.ones((1, self.output), real))
+        return Taps(sources, jnp.ones((1, self.output), real), sure=1)
 
-    def readers(self) -> tuple[jax.Array, int]:
+    def readers(self) -> Readers:
         """A search: there is no formula for where roundings put the borders."""
         sources = lax.optimization_barrier(self._sources(lax.iota(jnp.int32, self.output), jnp))
         method = "compare_all" if self.size * self.output <= SMALL_SEARCH else "scan"
         start = jnp.searchsorted(sources, lax.iota(jnp.int32, self.size), method=method)
-        return start.astype(jnp.int32), self._longest_run()
+        return Readers(start.astype(jnp.int32), *self._runs())
 
-    def _longest_run(self) -> int:
-        """As many elements of the output as may read the same one."""
+    def _runs(self) -> tuple[int, int]:
+        """The most and the fewest elements of the output that read the same one, or bounds."""
         if self.output <= COUNTED_RUNS:
-            return int(np.bincount(self._sources(np.arange(self.output), np)).max())
+            runs = np.bincount(self._sources(np.arange(self.output), np), minlength=1)
+            return int(runs.max()), int(runs.min()) if len(runs) == self.size else 0
         # Each border of a run is rounded twice, by as much as the type cannot tell apart.
         lost = self.output >> (51 if self.double else 22)
-        return min(math.ceil(1 / self.step) + 1 + 2 * lost, self.output)
+        return min(math.ceil(1 / self.step) + 1 + 2 * lost, self.output), 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +173,8 @@ class Kernel(AxisMap):
         normalised: weights are divided by their sum over the input. Otherwise the elements beyond
             an end have the value of the outermost.
     """
+
+    weighted: ClassVar[bool] = True
 
     slope: int
     offset: int
@@ -205,9 +226,8 @@ class Kernel(AxisMap):
         """The kernel at the elements within its reach."""
         exact = self._exact(real)
         before, rest = divide(self.output, self.slope, self.offset - self._reach, self.unit)
-        taps = _column(self._most(self.unit))
-        if self.normalised:  # what lies below the input is not read
-            taps = taps[: self.size] + jnp.maximum(-1 - before, 0)[None]
+        most, sure = self._taps(self.output, self.slope, self.offset, self.unit, self.size)
+        taps = _column(most)
         elements = before[None] + 1 + taps
         # From the first element within reach: exact, as are the distances, which are small.
         above = (np.uint32(self.unit) - rest).astype(exact) - exact(self._reach)
@@ -227,18 +247,32 @@ class Kernel(AxisMap):
             kept = self._over_width(kept, real)
         if self.normalised:
             kept /= kept.sum(0, keepdims=True)
-        return Taps(elements[0], kept)
+        # What lies below the input is not read.
+        start = jnp.maximum(elements[0], 0)
+        columns = lax.iota(jnp.int32, self.output)[None]
+        taps = taps[: self.size] + (start - elements[0])[None]
+        kept = jnp.where(taps < most, _get(kept, jnp.minimum(taps, most - 1), columns), 0)
+        return Taps(start, kept, sure)
 
-    def readers(self) -> tuple[jax.Array, int]:
+    def readers(self) -> Readers:
         """The elements of the output whose positions are within reach."""
         before, _ = divide(self.size, self.unit, -self.offset - self._reach, self.slope)
-        return jnp.maximum(before + 1, 0), min(self._most(self.slope), self.output)
+        most, sure = self._taps(self.size, self.unit, -self.offset, self.slope, self.output)
+        return Readers(jnp.maximum(before + 1, 0), min(most, self.output), sure)
 
-    def _most(self, spacing: int) -> int:
-        """How many elements so far apart the kernel can cover."""
-        common = math.gcd(self.slope, self.unit)
+    def _taps(self, count: int, slope: int, offset: int, unit: int, size: int) -> tuple[int, int]:
+        """How many of `size` elements, `unit` apart, are within reach of `slope * i + offset`.
+
+        At most, wherever they end, and at least, for `i` from 0 to `count`.
+        """
+        common = math.gcd(slope, unit)
         least = (self._reach - self.offset) % common or common  # above the lower end
-        return -(-(2 * self._reach - least) // spacing)
+        most = -(-(2 * self._reach - least) // unit)
+        if self.a is not None and self.offset % common == 0:
+            return most, 0  # some may lie where a cubic kernel is 0
+        at_first = -(-(self._reach + offset) // unit)
+        at_last = size - 1 - (slope * (count - 1) + offset - self._reach) // unit
+        return most, max(min(at_first, at_last, -(-2 * self._reach // unit) - 1, size), 0)
 
     def _triangle(self, distances: jax.Array) -> jax.Array:
         """In multiples of `1 / width`: added up while exact."""
@@ -348,38 +382,44 @@ def _apply(x: jax.Array, plan: Plan, transposed: bool) -> jax.Array:
     real = y.dtype.type
     if transposed:
         plan = plan[::-1]
-    taps = [m.columns(real) if transposed else m.rows(real) for m, _ in plan]
+    taps = [(m.columns if transposed else m.rows)(real) for m, _ in plan]
+    tables = []
+    for (_, axis), (start, weights, _) in zip(plan, taps):
+        elements = start[None] + _column(len(weights))
+        tables += [jnp.clip(elements, 0, x.shape[axis] - 1), weights]
     # Computed once, not again for every element that reads them.
-    fenced = fence(tuple(itertools.chain(*taps)), -1)
-    for (axis_map, axis), start, weights in zip(plan, fenced[::2], fenced[1::2]):
+    fenced = fence(tuple(tables), -1)
+    for i, (axis_map, axis) in enumerate(plan):
         divisors = axis_map.divisors()
-        if divisors is None:
-            y = _along(y, start, weights, axis)
-            continue
-        # Behind a barrier: XLA turns division by a constant into a product with its reciprocal.
-        over = lax.optimization_barrier(_aligned(divisors.astype(real), axis, y.ndim))
-        y = (
-            _along(y / over, start, weights, axis)
-            if transposed
-            else _along(y, start, weights, axis) / over
-        )
+        if divisors is not None:
+            # Behind a barrier: XLA turns division by a constant into a product.
+            divisors = lax.optimization_barrier(_aligned(divisors.astype(real), axis, y.ndim))
+        if divisors is not None and transposed:
+            y /= divisors
+        y = _along(y, axis, fenced[2 * i], fenced[2 * i + 1], taps[i].sure, axis_map.weighted)
+        if divisors is not None and not transposed:
+            y /= divisors
     return y.astype(x.dtype)
 
 
-def _along(x: jax.Array, start: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
+def _along(
+    x: jax.Array, axis: int, elements: jax.Array, weights: jax.Array, sure: int, weighted: bool
+) -> jax.Array:
     """The sums along one axis, in the order of the taps."""
 
-    def tap(t: Any) -> jax.Array:
-        weight = lax.dynamic_index_in_dim(weights, t, 0, keepdims=False)
+    def tap(t: Any, sure: bool = False) -> jax.Array:
+        element, weight = (lax.dynamic_index_in_dim(a, t, 0, False) for a in (elements, weights))
         weight = _aligned(weight, axis, x.ndim)
-        value = jnp.take(x, start + t, axis % x.ndim, mode="clip") * weight
+        value = jnp.take(x, element, axis % x.ndim, mode="clip")
+        if weighted:
+            value *= weight
         # Where there is no tap, an infinity must not become a NaN.
-        return jnp.where(weight != 0, value, 0)
+        return value if sure else jnp.where(weight != 0, value, 0)
 
-    count = weights.shape[0]
+    count = len(weights)
     if count > UNROLLED_TAPS:
         return lax.fori_loop(1, count, lambda t, y: y + tap(t), tap(0))
-    return functools.reduce(lambda y, t: y + tap(t), range(1, count), tap(0))
+    return functools.reduce(jnp.add, [tap(t, t < sure) for t in range(count)])
 
 
 def _aligned(vector: jax.Array, axis: int, ndim: int) -> jax.Array:
