@@ -24,6 +24,7 @@ import numpy as np
 from jax import lax
 
 from jaxunpool.dispatch import Implementation, check_plain, fence
+from jaxunpool.kernels.xla.flat import accumulator
 
 # Up to here the elements are slices in one fused program; beyond, a loop keeps it small.
 UNROLLED_TAPS = 16
@@ -377,8 +378,7 @@ def resample(
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _apply(x: jax.Array, plan: Plan, transposed: bool) -> jax.Array:
-    is_float = jnp.issubdtype(x.dtype, jnp.floating)
-    y = x.astype(jnp.promote_types(x.dtype, jnp.float32)) if is_float else x
+    y = x.astype(accumulator(x.dtype))
     real = y.dtype.type
     if transposed:
         plan = plan[::-1]
