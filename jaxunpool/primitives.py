@@ -23,7 +23,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.custom_derivatives import SymbolicZero
 
 from jaxunpool.dispatch import Call, Implementation
 from jaxunpool.geometry import Plane, WindowGeometry, along
@@ -35,7 +34,7 @@ def select(
 ) -> tuple[jax.Array, jax.Array]:
     """Window maximum and its offset."""
     call = Call("select", geometry, implementation)
-    return (run if implementation == "xla" else _select)(call, *place(call, x))
+    return (run if implementation == "xla" else _select_program)(call, *place(call, x))
 
 
 def gather(
@@ -91,6 +90,10 @@ def _select(call: Call, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return run(call, x)
 
 
+# A program, so that an eager gradient makes the zeros of the offsets on the device.
+_select_program = jax.jit(_select, static_argnums=0)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _scatter(call: Call, y: jax.Array, indices: jax.Array) -> jax.Array:
     return run(call, y, indices)
@@ -138,19 +141,15 @@ def _replicate(call: Call, y: jax.Array, pattern: jax.Array | None) -> jax.Array
 
 
 def _select_fwd(call, x):
-    y, offsets = _select(call, x.value)
+    y, offsets = _select(call, x)
     return (y, offsets), offsets
 
 
 def _select_bwd(call, offsets, cotangents):
-    dy, _ = cotangents
-    if isinstance(dy, SymbolicZero):
-        return (None,)
-    return (_scatter(call.to("scatter", duplicates="sum"), dy, offsets),)
+    return (_scatter(call.to("scatter", duplicates="sum"), cotangents[0], offsets),)
 
 
-# Symbolic, or an eager gradient makes zeros on the host for the offsets, which have none.
-_select.defvjp(_select_fwd, _select_bwd, symbolic_zeros=True)
+_select.defvjp(_select_fwd, _select_bwd)
 _scatter.defvjp(
     lambda call, y, indices: (_scatter(call, y, indices), indices),
     lambda call, indices, du: (_gather(call.to("gather"), call.duplicates, du, indices), None),
