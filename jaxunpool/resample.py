@@ -29,7 +29,7 @@ from jaxunpool.kernels.xla.flat import accumulator
 # Up to here the elements are slices in one fused program; beyond, a loop keeps it small.
 UNROLLED_TAPS = 16
 # Up to so many pairs a search compares all of them, in one pass.
-SMALL_SEARCH = 2**17
+SMALL_SEARCH = 2**21
 # Up to here runs of equal elements are counted; beyond, there is a bound.
 COUNTED_RUNS = 2**20
 
@@ -53,12 +53,12 @@ class Readers(NamedTuple):
 
     Attributes:
         start: the first.
-        count: how many may.
+        most: how many may.
         sure: so many do.
     """
 
     start: jax.Array
-    count: int
+    most: int
     sure: int
 
 
@@ -86,9 +86,9 @@ class AxisMap(abc.ABC):
 
     def columns(self, real: Any) -> Taps:
         """The transpose: which elements of the output read each element of the input."""
-        start, count, sure = self.readers()
+        start, most, sure = self.readers()
         first, weights = lax.optimization_barrier(self.rows(real)[:2])
-        row = start[None] + _column(count)
+        row = start[None] + _column(most)
         inside = jnp.clip(row, 0, self.output - 1)
         tap = lax.iota(jnp.int32, self.size)[None] - _get(first, inside)
         reads = (row == inside) & (tap >= 0) & (tap < len(weights))
@@ -122,10 +122,11 @@ class Mean(AxisMap):
 
 @dataclasses.dataclass(frozen=True)
 class Nearest(AxisMap):
-    """The element `floor((i + shift) * step)`, computed in float64 or in float32.
+    """The element `floor((i + shift) * step)`, from a product in float64 or in float32.
 
-    PyTorch's rule: where two elements are equally near, rounding decides. (With a shift its bits
-    end at outputs of 2**23 elements: beyond, `i + shift` is rounded here, and is a double there.)
+    PyTorch's rule: where two elements are equally near, rounding decides, in the end to float32.
+    (With a shift its bits end at outputs of 2**23 elements: beyond, `i + shift` is rounded here,
+    and is a double there.)
     """
 
     step: float
@@ -134,7 +135,7 @@ class Nearest(AxisMap):
 
     def _sources(self, numbers: Any, module: Any) -> Any:
         real = np.float64 if self.double else np.float32
-        position = (numbers.astype(real) + real(self.shift)) * real(self.step)
+        position = ((numbers.astype(real) + real(self.shift)) * real(self.step)).astype(np.float32)
         return module.minimum(module.floor(position).astype(np.int32), np.int32(self.size - 1))
 
     def rows(self, real: Any) -> Taps:
@@ -154,8 +155,8 @@ class Nearest(AxisMap):
         if self.output <= COUNTED_RUNS:
             runs = np.bincount(self._sources(np.arange(self.output), np), minlength=1)
             return int(runs.max()), int(runs.min()) if len(runs) == self.size else 0
-        # Each border of a run is rounded twice, by as much as the type cannot tell apart.
-        lost = self.output >> (51 if self.double else 22)
+        # Each border of a run is rounded twice, by as much as float32 cannot tell apart.
+        lost = self.output >> 22
         return min(math.ceil(1 / self.step) + 1 + 2 * lost, self.output), 0
 
 
@@ -325,8 +326,8 @@ def divide(count: int, slope: int, offset: int, unit: int) -> tuple[jax.Array, j
         return (quotient << np.uint32(width)) + part, dividend - part * d
 
     state = (jnp.zeros_like(numbers), jnp.zeros_like(numbers))
-    state = step(0, state) if digits == 1 else lax.fori_loop(0, digits, step, state)
-    quotient, rest = add(state[0], state[1], np.uint32(offset))
+    quotient, rest = lax.fori_loop(0, digits, step, state)
+    quotient, rest = add(quotient, rest, np.uint32(offset))
     # Modulo 2**32 the whole parts can be added whatever their sign.
     quotient += numbers * np.uint32(whole_slope) + np.uint32(whole_offset % 2**32)
     return lax.bitcast_convert_type(quotient, jnp.int32), rest

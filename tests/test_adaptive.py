@@ -149,6 +149,37 @@ def test_indices_know_their_plane():
     assert even.offsets.dtype == np.uint8
 
 
+@pytest.mark.parametrize(("size", "output"), [(1, 3), (5, 3), (9, 12), (160, 44), (1000, 7)])
+def test_windows_are_the_definitions(size, output):
+    """In values and gradients: the windows that hold an element read it, and no other."""
+    rows = np.zeros((output, size))
+    for row, (start, stop) in zip(rows, oracle.adaptive_bounds(size, output)):
+        row[start:stop] = 1 / (stop - start)
+
+    @jax.jit
+    def both(x, dy):
+        run = functools.partial(jup.adaptive_avg_pool, output_shape=(output,))
+        return run(x), jax.vjp(run, jnp.zeros((size, output)))[1](dy)[0]
+
+    y, dx = both(np.eye(size), np.eye(output))
+    np.testing.assert_allclose(y, rows, rtol=1e-15)
+    np.testing.assert_allclose(dx, rows.T, rtol=1e-15)
+
+
+@pytest.mark.parametrize("pool", ["adaptive_avg_pool", "adaptive_max_pool"])
+def test_programs_hold_no_tables(pool):
+    """Nothing of an axis's size: not when the sizes are thousands of times as large."""
+
+    def length(size, output):
+        run = functools.partial(getattr(jup, pool), output_shape=(output,))
+        x, dy = (jax.ShapeDtypeStruct((2, n, 3), np.float32) for n in (size, output))
+        back = lambda x, dy: jax.vjp(run, x)[1](dy)
+        return len(jax.jit(back).lower(x, dy).as_text())
+
+    assert length(160001, 44100) < length(29, 8) + 500
+    assert length(2**29 + 5, 2**27 + 1) < length(29, 8) + 4000
+
+
 @pytest.mark.parametrize("size", [224, 223])
 def test_programs_stay_small(size):
     """The number of operations grows neither with the input nor with the output."""

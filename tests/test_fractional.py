@@ -188,14 +188,38 @@ def test_a_key_decides_everything():
         jitted = jax.jit(lambda x, key, pool=pool: pool(x, key=key))(x, jax.random.key(3))
         np.testing.assert_array_equal(one[1].flat, jitted[1].flat)
         np.testing.assert_array_equal(one[0], jitted[0])
-        keys = jax.random.split(jax.random.key(3), 3)
-        mapped = jax.vmap(lambda x, key, pool=pool: pool(x, key=key)[0])(x, keys)
-        each = jnp.stack([pool(image, key=key)[0] for image, key in zip(x, keys)])
-        np.testing.assert_array_equal(mapped, each)
+        if "pseudo_random" not in options:
+            keys = jax.random.split(jax.random.key(3), 3)
+            one_image = lambda x, key, pool=pool: pool(x, key=key)[0]
+            mapped = jax.jit(jax.vmap(one_image))(x, keys)
+            each = jnp.stack([one_image(image, key) for image, key in zip(x, keys)])
+            np.testing.assert_array_equal(mapped, each)
         other = pool(x, key=jax.random.key(4))[1]
         assert (other.flat != one[1].flat).any()
         raw = pool(x, key=jax.random.PRNGKey(3))
         np.testing.assert_array_equal(raw[1].flat, one[1].flat)
+
+
+@pytest.mark.parametrize("window", [(2,), None])
+@pytest.mark.parametrize("pseudo_random", [True, False])
+def test_programs_do_not_grow(window, pseudo_random):
+    def length(size, output):
+        run = lambda x, key: jup.fractional_max_pool(
+            x, window, (output,), key=key, pseudo_random=pseudo_random
+        )
+        x = jax.ShapeDtypeStruct((size, 1), np.float32)
+        return len(jax.jit(run).lower(x, jax.random.key(0)).as_text())
+
+    assert length(160001, 90001) < length(29, 17) + 500
+
+
+def test_drawn_windows_of_a_large_axis_are_exact():
+    """`alpha * i` has more bits than an int32 here."""
+    size, output = 160001, 120007
+    starts = drawn_windows(jax.random.key(0), size, output)
+    steps = np.diff([*starts, size])
+    assert set(steps) == {1, 2}
+    assert np.ptp(np.convolve(steps, np.ones(1000, int), "valid")) <= 1
 
 
 def test_derivatives(rng):
