@@ -325,6 +325,15 @@ def test_derivatives(rng, mode):
     np.testing.assert_allclose(dy, run(tangent), rtol=1e-14)
 
 
+def test_many_taps_are_added_in_a_loop(rng):
+    """And so are their transposes."""
+    for size, output in ((70, 2), (2, 70)):
+        found, transposed = rows_and_columns(size, output, mode="cubic", antialias=True)
+        expected = matrix(size, output, "cubic", antialias=True)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(transposed, expected, rtol=0, atol=1e-14)
+
+
 def test_gradients_scatter_nothing():
     x = jnp.zeros((5, 6, 2))
     for mode in MODES:
