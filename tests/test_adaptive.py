@@ -176,8 +176,8 @@ def test_programs_hold_no_tables(pool):
         back = lambda x, dy: jax.vjp(run, x)[1](dy)
         return len(jax.jit(back).lower(x, dy).as_text())
 
-    assert length(160001, 44100) < length(29, 8) + 500
-    assert length(2**29 + 5, 2**27 + 1) < length(29, 8) + 4000
+    assert length(160001, 44100) < 1.2 * length(29, 8)
+    assert length(2**29 + 5, 2**27 + 1) < 1.5 * length(29, 8)
 
 
 @pytest.mark.parametrize("size", [224, 223])
