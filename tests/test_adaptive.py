@@ -29,7 +29,7 @@ def calls(draw):
 LAYOUTS = ("channels_last", "channels_first")
 
 
-@hypothesis.settings(max_examples=examples(10, 60))
+@hypothesis.settings(max_examples=examples(6, 60))
 @hypothesis.given(
     call=calls(),
     dtype=st.sampled_from(FLOATS + INTEGERS),

@@ -26,6 +26,7 @@ def channels_last(array, layout):
     return np.moveaxis(array, 1, -1) if layout == "channels_first" else array
 
 
+@pytest.mark.thorough
 def test_contenders_compute_the_same():
     compared = 0
     wanted = (SHAPE, "float32", "cpu")
@@ -63,6 +64,7 @@ def test_every_round_runs_every_contender():
     assert set(timing.medians(rounds)) == set("abc")
 
 
+@pytest.mark.thorough
 def test_every_primitive_has_its_peers():
     found = list(kernels.cases([SHAPE], ["float32"], "cpu", only="2x2/2"))
     assert [case.operation.split()[0] for case in found] == list(kernels.PRIMITIVES)

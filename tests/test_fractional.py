@@ -11,7 +11,7 @@ import numpy as np
 import oracle
 import pytest
 from hypothesis import strategies as st
-from strategies import FLOATS, INTEGERS, KINDS, examples, values
+from strategies import FLOATS, INTEGERS, KINDS, examples, only, values
 from test_linear import close
 from test_max import assert_same
 
@@ -42,7 +42,7 @@ def calls(draw):
     return window, outputs, sizes, draw(st.sampled_from(LAYOUTS)), draw(st.booleans())
 
 
-@hypothesis.settings(max_examples=examples(6, 40))
+@hypothesis.settings(max_examples=examples(4, 40))
 @hypothesis.given(
     call=calls(),
     dtype=st.sampled_from(FLOATS + INTEGERS),
@@ -172,32 +172,33 @@ def test_samples_out_of_range_inside_jit_stay_in_the_plane():
         assert indices.flat[-1, 0] == 6
 
 
-def test_a_key_decides_everything():
-    x = jax.random.normal(jax.random.key(7), (3, 12, 13, 2))
-    for options in (
-        {"window_shape": (2, 2)},
-        {"window_shape": (2, 2), "pseudo_random": False},
-        {"window_shape": None},
-        {"window_shape": None, "pseudo_random": False, "overlapping": True},
-    ):
-        pool = functools.partial(
-            jup.fractional_max_pool_with_indices, output_shape=(8, 9), **options
-        )
-        one, two = pool(x, key=jax.random.key(3)), pool(x, key=jax.random.key(3))
-        np.testing.assert_array_equal(one[1].flat, two[1].flat)
-        jitted = jax.jit(lambda x, key, pool=pool: pool(x, key=key))(x, jax.random.key(3))
-        np.testing.assert_array_equal(one[1].flat, jitted[1].flat)
-        np.testing.assert_array_equal(one[0], jitted[0])
-        if "pseudo_random" not in options:
-            keys = jax.random.split(jax.random.key(3), 3)
-            one_image = lambda x, key, pool=pool: pool(x, key=key)[0]
-            mapped = jax.jit(jax.vmap(one_image))(x, keys)
-            each = jnp.stack([one_image(image, key) for image, key in zip(x, keys)])
-            np.testing.assert_array_equal(mapped, each)
-        other = pool(x, key=jax.random.key(4))[1]
-        assert (other.flat != one[1].flat).any()
-        raw = pool(x, key=jax.random.PRNGKey(3))
-        np.testing.assert_array_equal(raw[1].flat, one[1].flat)
+WAYS = {
+    "window": {"window_shape": (2, 2)},
+    "sequence, overlapping": {"window_shape": None, "pseudo_random": False, "overlapping": True},
+    "window, random order": {"window_shape": (2, 2), "pseudo_random": False},
+    "sequence": {"window_shape": None},
+}
+
+
+@pytest.mark.parametrize("way", only("window", "sequence, overlapping", among=WAYS))
+def test_a_key_decides_everything(way):
+    x, options = jax.random.normal(jax.random.key(7), (3, 12, 13, 2)), WAYS[way]
+    pool = functools.partial(jup.fractional_max_pool_with_indices, output_shape=(8, 9), **options)
+    one, two = pool(x, key=jax.random.key(3)), pool(x, key=jax.random.key(3))
+    np.testing.assert_array_equal(one[1].flat, two[1].flat)
+    jitted = jax.jit(lambda x, key, pool=pool: pool(x, key=key))(x, jax.random.key(3))
+    np.testing.assert_array_equal(one[1].flat, jitted[1].flat)
+    np.testing.assert_array_equal(one[0], jitted[0])
+    if "pseudo_random" not in options:
+        keys = jax.random.split(jax.random.key(3), 3)
+        one_image = lambda x, key, pool=pool: pool(x, key=key)[0]
+        mapped = jax.jit(jax.vmap(one_image))(x, keys)
+        each = jnp.stack([one_image(image, key) for image, key in zip(x, keys)])
+        np.testing.assert_array_equal(mapped, each)
+    other = pool(x, key=jax.random.key(4))[1]
+    assert (other.flat != one[1].flat).any()
+    raw = pool(x, key=jax.random.PRNGKey(3))
+    np.testing.assert_array_equal(raw[1].flat, one[1].flat)
 
 
 @pytest.mark.parametrize("window", [(2,), None])

@@ -30,7 +30,7 @@ def x(rng):
     return jnp.asarray(rng.permutation(6 * 7 * 2).reshape(6, 7, 2) / 10.0 - 4)
 
 
-@pytest.mark.parametrize("name", only("disjoint", "overlapping", among=WINDOWS))
+@pytest.mark.parametrize("name", only("disjoint", "dense", among=WINDOWS))
 def test_pool_and_unpool(x, name):
     """Max pooling in a chain with both unpoolings."""
 
