@@ -101,8 +101,8 @@ def _resident_bytes() -> int:
 
 @pytest.fixture(scope="module")
 def compiled_quickly():
-    """For files where compiling is most of the time, and how fast programs are matters less."""
-    jax.config.update("jax_disable_most_optimizations", True)
+    """For files where compiling is most of the time; the thorough tier compiles as users do."""
+    jax.config.update("jax_disable_most_optimizations", not strategies.THOROUGH)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
 

@@ -34,7 +34,7 @@ def assert_same(actual, expected):
     np.testing.assert_array_equal(actual, expected, strict=True)
 
 
-@hypothesis.settings(max_examples=examples(10, 60))
+@hypothesis.settings(max_examples=examples(7, 60))
 @hypothesis.given(
     pooling=poolings(),
     dtype=st.sampled_from(FLOATS + INTEGERS),

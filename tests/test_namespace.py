@@ -19,6 +19,9 @@ from namespace import (
     strict,
     with_gradient,
 )
+from strategies import only
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 DIFFERENTIABLE = [name for name, entry in TABLE.items() if entry.differentiable]
 
@@ -72,6 +75,7 @@ def test_vmap_scan_and_checkpoint(name):
     close(jax.tree.map(lambda a: a.reshape(-1, *a.shape[3:]), found), each)
 
 
+@pytest.mark.parametrize("name", only(*ONE_OF_EACH, "min_pool_with_indices", among=TABLE))
 def test_export(name):
     """A program of results and gradients for every platform, and what it becomes here."""
     x = batch_for(TABLE[name])[0]
@@ -105,13 +109,7 @@ def slopes(name):
     return x, v, gradient, lambda x: jnp.vdot(gradient(x), v)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        n if n in ONE_OF_EACH else pytest.param(n, marks=pytest.mark.thorough)
-        for n in DIFFERENTIABLE
-    ],
-)
+@pytest.mark.parametrize("name", only(*ONE_OF_EACH, among=DIFFERENTIABLE))
 def test_gradients_of_gradients(name):
     x, v, gradient, slope = slopes(name)
     step = 1e-5
