@@ -146,7 +146,7 @@ def fractional_max_pool_with_indices(
         window = per_axis("window_shape", as_sequence(window_shape), plane.ndim, minimum=1)
         _check_room(plane.input_shape, window, outputs)
         if key is not None and not pseudo_random:
-            starts = _shuffled_starts(key, x, plane, window, outputs)
+            starts = _shuffled_starts(key, _planes(x, plane), plane, window, outputs)
         else:
             samples = _samples(key, random_samples, x, plane)
             starts = _starts(samples, plane, window, outputs)
@@ -163,11 +163,7 @@ def fractional_max_pool_with_indices(
             ]
             widths = [int(np.diff(edge).max()) for edge in given]
             edges = list(map(jnp.asarray, given))  # data: constants of a program around this
-        starts, stops = [], []
-        for edge, size, axis in zip(edges, plane.input_shape, plane.axes):
-            stop = jnp.minimum(edge[1:] + 1, size) if overlapping else edge[1:]
-            starts.append(irregular.aligned(edge[:-1], axis, x.ndim))
-            stops.append(irregular.aligned(stop, axis, x.ndim))
+        starts, stops = _bounds(edges, plane, bool(overlapping), x.ndim)
         widths = [width + bool(overlapping) for width in widths]
     y, flat = irregular.select(x, starts, stops, widths, plane, implementation)
     return y, PoolIndices(flat, plane)
@@ -242,9 +238,7 @@ def _samples(key: Any, samples: Any, x: jax.Array, plane: Plane) -> jax.Array:
     """One number in [0, 1) per plane of x and spatial axis."""
     shape = (*_planes(x, plane), plane.ndim)
     if key is not None:
-        return jax.random.uniform(
-            key, shape, jnp.float64 if x.dtype == jnp.float64 else jnp.float32
-        )
+        return _uniform(key, shape, jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
     samples = as_array("random_samples", samples)
     if not jnp.issubdtype(samples.dtype, jnp.floating):
         raise TypeError(f"random_samples: expected floats, got {samples.dtype}")
@@ -256,6 +250,10 @@ def _samples(key: Any, samples: Any, x: jax.Array, plane: Plane) -> jax.Array:
     if not isinstance(samples, jax.core.Tracer):
         raise_first("random_samples", samples, (samples >= 0) & (samples < 1), "a number in [0, 1)")
     return samples
+
+
+# A program, and so are those below: eager calls then need nothing of the host.
+_uniform = jax.jit(jax.random.uniform, static_argnums=(1, 2))
 
 
 def _planes(x: jax.Array, plane: Plane) -> tuple[int, ...]:
@@ -285,8 +283,13 @@ def _starts(
     return starts
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def _shuffled_starts(
-    key: jax.Array, x: jax.Array, plane: Plane, window: Sequence[int], outputs: Sequence[int]
+    key: jax.Array,
+    planes: tuple[int, ...],
+    plane: Plane,
+    window: tuple[int, ...],
+    outputs: tuple[int, ...],
 ) -> list[jax.Array]:
     """Starts whose steps come in random order, another one for each plane."""
     starts = []
@@ -294,16 +297,17 @@ def _shuffled_starts(
         jax.random.split(key, plane.ndim), plane.input_shape, window, outputs
     ):
         if output == 1:
-            starts.append(jnp.full((*_planes(x, plane), 1), size - k, jnp.int32))
+            starts.append(jnp.full((*planes, 1), size - k, jnp.int32))
             continue
-        steps = jnp.broadcast_to(_steps(size - k, output - 1), (*_planes(x, plane), output - 1))
+        steps = jnp.broadcast_to(_steps(size - k, output - 1), (*planes, output - 1))
         steps = jax.random.permutation(part, steps, axis=-1, independent=True)
         starts.append(jnp.pad(jnp.cumsum(steps, -1), [(0, 0)] * (steps.ndim - 1) + [(1, 0)]))
     return starts
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _random_edges(
-    key: Any, sizes: Sequence[int], outputs: Sequence[int], pseudo_random: bool
+    key: Any, sizes: tuple[int, ...], outputs: tuple[int, ...], pseudo_random: bool
 ) -> list[jax.Array]:
     """Per axis, the first element of each window and the size of the axis."""
     edges: list[jax.Array] = []
@@ -316,7 +320,6 @@ def _random_edges(
     return edges
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
 def _even_edges(key: jax.Array, size: int, output: int) -> jax.Array:
     """`floor(alpha * i + v)` for `alpha = size / output` and a random `v` in [0, 1)."""
     v = jax.random.randint(key, (), 0, output).astype(np.uint32)  # in parts of `output`
@@ -324,11 +327,23 @@ def _even_edges(key: jax.Array, size: int, output: int) -> jax.Array:
     return whole + (rest >= np.uint32(output) - v).astype(np.int32)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def _steps(total: int, count: int) -> jax.Array:
     """`count` steps that add up to `total`, of two neighbouring sizes at most."""
     small, larger = divmod(total, count)
     return small + (lax.iota(jnp.int32, count) < larger).astype(np.int32)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _bounds(
+    edges: list[jax.Array], plane: Plane, overlapping: bool, ndim: int
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Per axis, the first element of each window and the one after its last."""
+    starts, stops = [], []
+    for edge, size, axis in zip(edges, plane.input_shape, plane.axes):
+        stop = jnp.minimum(edge[1:] + 1, size) if overlapping else edge[1:]
+        starts.append(irregular.aligned(edge[:-1], axis, ndim))
+        stops.append(irregular.aligned(stop, axis, ndim))
+    return starts, stops
 
 
 def _sequence(sequence: Any, size: int, i: int, overlapping: bool) -> np.ndarray:
@@ -350,6 +365,7 @@ def _sequence(sequence: Any, size: int, i: int, overlapping: bool) -> np.ndarray
     return values.astype(np.int32)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def _for_planes(starts: jax.Array, plane: Plane, i: int) -> jax.Array:
     """`(*batch, channels, windows)` with the windows along spatial axis `i` and 1 along others."""
     shape = (*starts.shape[:-1], *(starts.shape[-1] if j == i else 1 for j in range(plane.ndim)))

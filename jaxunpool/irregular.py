@@ -47,7 +47,7 @@ def select(
     check_plain(implementation, "pooling over uneven windows")
     starts, stops, widths = tuple(starts), stops and tuple(stops), tuple(widths)
     if implementation != "xla":
-        return _select(x, starts, stops, widths, plane)
+        return _select_program(x, starts, stops, widths, plane)
     _, flat = _find(lax.stop_gradient(x), starts, stops, widths, plane)
     return primitives.gather(x, flat, plane, implementation), flat
 
@@ -137,6 +137,10 @@ def _select(
     x: jax.Array, starts: Bounds, stops: Bounds | None, widths: tuple[int, ...], plane: Plane
 ) -> tuple[jax.Array, jax.Array]:
     return _find(x, starts, stops, widths, plane)
+
+
+# A program, so that an eager gradient makes the zeros of the positions on the device.
+_select_program = jax.jit(_select, static_argnums=(3, 4))
 
 
 def _select_fwd(x, starts, stops, widths, plane):
