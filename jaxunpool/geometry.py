@@ -265,7 +265,7 @@ class WindowGeometry(Plane):
         rest, found = jnp.asarray(offsets, jnp.int32), []
         for i in reversed(range(self.ndim)):
             rest, tap = (rest, rest) if i == 0 else jnp.divmod(rest, self.window_shape[i])
-            window = along(self.output_shape[i], self.axes[i], rest.ndim)
+            window = along(rest, self.axes[i])
             start = window * self.strides[i] - self.padding[i][0]
             found.append(start + tap * self.dilation[i])
         return found[::-1]
@@ -341,14 +341,14 @@ def check_axes(name: str, sizes: tuple[int, ...]) -> None:
         )
 
 
-def along(count: int, axis: int, ndim: int) -> jax.Array:
-    """0, 1, ... along one axis of an array of `ndim` axes, 1 along the others; int32.
+def along(like: jax.Array, axis: int) -> jax.Array:
+    """0, 1, ... along one axis of an array of another's shape, and sharded as it is; int32.
 
     Computed in the program, which a constant array would make grow with the sizes.
     """
-    shape = [1] * ndim
-    shape[axis] = count
-    return lax.broadcasted_iota(jnp.int32, shape, axis % ndim)
+    sharding = jax.typeof(like).sharding
+    known = sharding if sharding.mesh.explicit_axes else None
+    return lax.broadcasted_iota(jnp.int32, like.shape, axis % like.ndim, out_sharding=known)
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:

@@ -117,14 +117,14 @@ def _gather_of_winners(call: Call, u: jax.Array, indices: jax.Array) -> jax.Arra
 def _wins(indices: jax.Array, plane: Plane) -> jax.Array:
     """Which writers are the last at their element: the ones that find their own label there."""
     sizes = [indices.shape[axis] for axis in plane.axes]
-    numbers = [along(size, axis, indices.ndim) for size, axis in zip(sizes, plane.axes)]
+    numbers = [along(indices, axis) for axis in plane.axes]
     if isinstance(plane, WindowGeometry):  # only that many windows can meet in one element
         meeting = [-(-span // stride) for span, stride in zip(plane.spans, plane.strides)]
         sizes = [1 << (n - 1).bit_length() for n in meeting]  # cheap remainders
         numbers = [number & (size - 1) for number, size in zip(numbers, sizes)]
     weights = [math.prod(sizes[i + 1 :]) for i in range(plane.ndim)]
     label: Any = sum(number * weight for number, weight in zip(numbers, weights))
-    labels = jnp.broadcast_to(label.astype(np.min_scalar_type(math.prod(sizes))), indices.shape)
+    labels = label.astype(np.min_scalar_type(math.prod(sizes)))
     call = Call("scatter", plane, duplicates="last")
     labels, indices = place(call, labels, indices)
     return run(call.to("gather"), run(call, labels, indices), indices) == labels

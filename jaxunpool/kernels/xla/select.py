@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxunpool.geometry import WindowGeometry, along
+from jaxunpool.geometry import WindowGeometry
 from jaxunpool.kernels import varying
 from jaxunpool.kernels.xla import regions, windows
 
@@ -102,7 +102,9 @@ def _first_elements(
     """Per axis, the first element of each window that is not padding."""
     firsts = []
     for i, (start, stop) in zip(over, region):
-        window = along(stop - start, geometry.axes[i], ndim) + start
+        shape = [1] * ndim
+        shape[geometry.axes[i]] = stop - start
+        window = lax.broadcasted_iota(jnp.int32, shape, geometry.axes[i] % ndim) + start
         padding = jnp.maximum(geometry.padding[i][0] - window * geometry.strides[i], 0)
         spacing = geometry.dilation[i]
         firsts.append((padding + spacing - 1) // spacing if spacing > 1 else padding)
