@@ -315,9 +315,7 @@ def _offsets_from_flat(flat: jax.Array, geometry: Plane) -> tuple[jax.Array, jax
         tap, remainder = jnp.divmod(position - start, geometry.dilation[i])
         inside &= (remainder == 0) & (tap >= 0) & (tap < geometry.window_shape[i])
         offsets, weight = offsets + tap * weight, weight * geometry.window_shape[i]
-    # One value more than there are elements, so that "nothing" is always representable.
-    dtype = np.min_scalar_type(geometry.volume)
-    return jnp.where(inside, offsets, geometry.volume).astype(dtype), inside
+    return jnp.where(inside, offsets, geometry.volume).astype(geometry.offset_dtype), inside
 
 
 def raise_first(name: str, values: Any, ok: Any, expected: str) -> None:

@@ -26,7 +26,7 @@ def scatter(
 ) -> jax.Array:
     """Where windows meet, `"sum"` adds them in raster order and `"last"` keeps the last of them."""
     if np.iinfo(offsets.dtype).max < geometry.volume:  # room for an offset that names nothing
-        offsets = offsets.astype(np.min_scalar_type(geometry.volume))
+        offsets = offsets.astype(geometry.offset_dtype)
     weights = [math.prod(geometry.window_shape[i + 1 :]) for i in range(geometry.ndim)]
 
     def contribute(
