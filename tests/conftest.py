@@ -33,8 +33,9 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile("thorough", deadline=None, print_blob=True)
 
-# Compiled programs are forgotten when a worker has grown to this.
-LARGEST_WORKER = 900_000_000
+# Compiled programs are forgotten when a worker has grown to this. PyTorch, Keras and the rest of
+# what the tests import take 0.8 GB of it: a limit near that would forget after every test.
+LARGEST_WORKER = 1_200_000_000
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,6 +47,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     strategies.THOROUGH = config.getoption("thorough") or config.getoption("share") is not None
     hypothesis.settings.load_profile("thorough" if strategies.THOROUGH else "fast")
+    _compile_quickly()
+    gc.set_threshold(200_000, 20, 20)  # tracing makes many objects, and most of them stay
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -99,12 +102,17 @@ def _resident_bytes() -> int:
         return 0
 
 
-@pytest.fixture(scope="module")
-def compiled_quickly():
-    """For files where compiling is most of the time; the thorough tier compiles as users do."""
+def _compile_quickly() -> None:
+    """Most of the fast tier's time is LLVM's; the thorough tier compiles as users do."""
     jax.config.update("jax_disable_most_optimizations", not strategies.THOROUGH)
-    yield
+
+
+@pytest.fixture(scope="module")
+def compiled_as_users_do():
+    """For files whose point is what optimizations may change: bits."""
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    _compile_quickly()
 
 
 @pytest.fixture

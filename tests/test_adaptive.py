@@ -16,8 +16,6 @@ from test_max import assert_same
 
 import jaxunpool as jup
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 @st.composite
 def calls(draw):

@@ -11,8 +11,6 @@ import pytest
 
 import jaxunpool as jup
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 CASES = [
     # sizes, window, strides, padding, output_padding, dilation
     ((5,), (3,), (2,), (1,), (1,), (1,)),

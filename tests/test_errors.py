@@ -9,8 +9,6 @@ import pytest
 
 import jaxunpool as jup
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 X = np.zeros((2, 6, 7, 3), np.float32)
 Y, INDICES = jup.max_pool_with_indices(X, (2, 2))
 FLAT = INDICES.flat

@@ -17,8 +17,6 @@ from test_max import assert_same
 
 import jaxunpool as jup
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 LAYOUTS = ("channels_last", "channels_first")
 
 

@@ -11,8 +11,6 @@ from strategies import only
 
 import jaxunpool as jup
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 WINDOWS = {
     "disjoint": {"window_shape": (2, 3)},
     "overlapping": {"window_shape": (3, 3), "strides": 2, "padding": 1},

@@ -14,8 +14,6 @@ from strategies import examples, poolings
 import jaxunpool as jup
 from jaxunpool import interop
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 # tf.nn.max_pool_with_argmax(x, 2, 2, "SAME") of two 4x4 images; indices with the batch in front.
 TENSORFLOW_X = np.array(
     [

@@ -14,8 +14,6 @@ import pytest
 import jaxunpool as jup
 from jaxunpool.resample import divide
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 SIZES = [(7, 15), (20, 3), (4, 16), (1, 6)]
 MODES = ("nearest", "nearest-exact", "linear", "cubic", "area")
 # So many roundings, in units of half an ulp of the sum of |weight * x|. Linear: of a weight, a

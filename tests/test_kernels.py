@@ -19,6 +19,8 @@ from strategies import only
 import jaxunpool as jup
 from jaxunpool import dispatch, sharding
 
+pytestmark = pytest.mark.usefixtures("compiled_as_users_do")
+
 COLLECTIVE = re.compile(r" (all-gather|all-reduce|all-to-all|collective-permute)(?:-start)?\(")
 WINDOWS = {
     "2x2": {"window_shape": (2, 2)},

@@ -18,8 +18,6 @@ from strategies import only
 import jaxunpool as jup
 from jaxunpool import models
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 @pytest.fixture(autouse=True)
 def _as_users_have_it():

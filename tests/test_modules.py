@@ -25,8 +25,6 @@ import jaxunpool as jup
 import jaxunpool.linen
 import jaxunpool.nnx
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 FRAMEWORKS = (jaxunpool.nnx, jaxunpool.linen)
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(2, 7, 8, 3)).astype(np.float32)

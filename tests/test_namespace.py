@@ -21,8 +21,6 @@ from namespace import (
 )
 from strategies import only
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 DIFFERENTIABLE = [name for name, entry in TABLE.items() if entry.differentiable]
 
 # One for each way to a derivative: per primitive, without windows, along one axis, nonlinear.

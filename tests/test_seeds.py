@@ -7,8 +7,6 @@ import pytest
 
 import jaxunpool as jup
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 FOUR_BY_FOUR = jnp.arange(1.0, 17).reshape(1, 1, 4, 4)
 
 

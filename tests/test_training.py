@@ -49,7 +49,6 @@ FIGURES = ("predictions.png", "confusion.png", "gradients.png", "learning_curve.
 
 
 QUICKLY = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +68,7 @@ def _usual_handlers():
 
 
 @pytest.fixture(scope="module")
-def run(compiled_quickly):
+def run():
     with jax.enable_x64(False):
         return loop.Run(TINY, jax.devices()[:1])
 

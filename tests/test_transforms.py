@@ -11,6 +11,8 @@ from strategies import only
 
 import jaxunpool as jup
 
+pytestmark = pytest.mark.usefixtures("compiled_as_users_do")
+
 POOL = {"window_shape": (3, 3), "strides": 2, "padding": 1}
 
 
