@@ -35,7 +35,7 @@ hypothesis.settings.register_profile("thorough", deadline=None, print_blob=True)
 
 # Compiled programs are forgotten when a worker has grown to this. PyTorch, Keras and the rest of
 # what the tests import take 0.8 GB of it: a limit near that would forget after every test.
-LARGEST_WORKER = 1_200_000_000
+LARGEST_WORKER = 1_100_000_000
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
