@@ -193,6 +193,42 @@ def test_unsupported(reason, shape, dtype, window, options):
     assert all(reason in f for f in found)
 
 
+def everything(kernels, geometry, shape, dtype, **how):
+    """What each primitive makes of arrays of zeros, in every way."""
+    u, y = jnp.zeros(shape, dtype), jnp.zeros(geometry.pooled_shape(shape), dtype)
+    offsets = jnp.zeros(y.shape, geometry.offset_dtype)
+    results = [
+        kernels.select(u, geometry, **how),
+        kernels.gather(u, offsets, geometry, **how),
+        *(kernels.scatter(y, offsets, geometry, d, **how) for d in ("sum", "last")),
+    ]
+    for pattern in (None, jnp.ones(geometry.window_shape)):
+        results += [kernels.reduce(u, pattern, geometry, w, **how) for w in WEIGHTS]
+        results += [kernels.replicate(y, pattern, geometry, w, **how) for w in WEIGHTS]
+    return results
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "window", "options"),
+    [
+        ((8, 6, 6, 20), (2, 2), {}),
+        ((32, 3, 8, 48), (2, 3), {"data_format": "channels_first"}),
+        ((8, 7, 9, 32), (3, 3), {"strides": 2, "padding": 1}),
+        ((4, 9, 64), (2,), {"strides": 1, "dilation": 3, "padding": "SAME"}),
+        ((2, 5, 5, 5, 64), (2, 2, 2), {"strides": 3, "ceil_mode": True}),
+    ],
+    ids=str,
+)
+def test_kernels_can_be_traced_anywhere(shape, window, options, dtype):
+    geometry = WindowGeometry.for_input(shape, window, **options)
+    assert {mosaic_gpu.unsupported(name, geometry, shape, dtype) for name in PRIMITIVES} == {None}
+    ours = jax.eval_shape(lambda: everything(mosaic_gpu, geometry, shape, dtype))
+    assert ours == jax.eval_shape(
+        lambda: everything(xla, geometry, shape, dtype, borders_apart=False)
+    )
+
+
 GOALS = [(32, 224, 224, 64), (32, 56, 56, 256)]
 WINDOWS = {"2x2": ((2, 2), (2, 2), 0), "3x3": ((3, 3), (2, 2), 1)}
 

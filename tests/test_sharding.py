@@ -34,6 +34,7 @@ MODES = [AxisType.Auto, AxisType.Explicit]
 SHAPE = (8, 16, 8)
 TILING = {"window_shape": (2,)}
 OVERLAPPING = {"window_shape": (3,), "strides": 2, "padding": 1}
+SHIFTED = {"window_shape": (3,), "strides": 3, "padding": 1}  # by a part of a stride
 PLANES = {"window_shape": (3, 3), "strides": 2, "padding": 1}
 
 
@@ -132,14 +133,19 @@ def test_batch_and_channels_need_no_collective(mode, options, sizes, spec, imple
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
-    ("options", "allowed"),
-    [(TILING, set()), (OVERLAPPING, {"collective-permute"})],
-    ids=["2", "3"],
+    ("options", "size", "allowed"),
+    [
+        (TILING, 16, set()),
+        (OVERLAPPING, 16, {"collective-permute"}),
+        (SHIFTED, 24, {"collective-permute"}),
+    ],
+    ids=["2", "3", "shifted"],
 )
-def test_neighbours_exchange_no_more_than_what_windows_share(mode, options, allowed):
-    geometry = jup.WindowGeometry.for_input(SHAPE, **options)
+def test_neighbours_exchange_no_more_than_what_windows_share(mode, options, size, allowed):
+    shape = (SHAPE[0], size, SHAPE[2])
+    geometry = jup.WindowGeometry.for_input(shape, **options)
     sharding = NamedSharding(mesh_of((4,), mode), P(None, "one"))
-    found, (values, _, winners) = sharded(geometry, sharding)
+    found, (values, _, winners) = sharded(geometry, sharding, shape)
     assert set(found) == allowed
     for array in (*values, winners):
         assert array.sharding.is_equivalent_to(sharding, array.ndim)
