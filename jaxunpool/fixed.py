@@ -140,11 +140,9 @@ def bed_of_nails_unpool(
             f"position={position!r}: expected less than window_shape={geometry.window_shape}"
         )
     pads = [(0, 0, 0)] * y.ndim
-    for i, (axis, tap) in enumerate(zip(geometry.axes, taps)):
-        stride = geometry.strides[i]
-        first = tap * geometry.dilation[i] - geometry.padding[i][0]
-        last = first + (geometry.output_shape[i] - 1) * stride
-        pads[axis] = (first, geometry.input_shape[i] - last - 1, stride - 1)
+    for number, axis, tap in zip(geometry.axes, geometry.spatial, taps):
+        first, last = (axis.position(window, tap) for window in (0, axis.outputs - 1))
+        pads[number] = (first, axis.size - last - 1, axis.stride - 1)
     return _pad(y, tuple(pads))
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Self
 
 import jax
@@ -15,6 +16,7 @@ from jax import lax
 
 DataFormat = Literal["channels_last", "channels_first"]
 Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
+Range = tuple[int, int]
 
 DATA_FORMATS = ("channels_last", "channels_first")
 MAX_INT32 = np.iinfo(np.int32).max
@@ -66,6 +68,174 @@ class Plane:
     def unpooled_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Full shape after unpooling an array of the given full shape."""
         return self.with_spatial(shape, self.input_shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """Windows along one spatial axis, and all arithmetic of their borders.
+
+    Element `tap` of window `o` lies at position `o * stride - low + tap * dilation`. Positions
+    outside `[0, size)` are padding. Methods take numbers of windows, taps and positions as ints or
+    as integer arrays, traced or not.
+
+    Attributes:
+        size: elements of what is pooled.
+        outputs: number of windows.
+        window: elements of a window.
+        stride: distance between neighbouring windows.
+        dilation: distance between neighbouring elements of a window.
+        low: padding before the first element.
+        high: padding after the last element, before any overhang that `ceil_mode` allows.
+    """
+
+    size: int
+    outputs: int
+    window: int = 1
+    stride: int = 1
+    dilation: int = 1
+    low: int = 0
+    high: int = 0
+
+    @property
+    def span(self) -> int:
+        """Extent of a window, dilation included."""
+        return _span(self.window, self.dilation)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether an element can belong to more than one window."""
+        return self.stride < self.span and self.outputs > 1
+
+    @property
+    def tiles(self) -> bool:
+        """Whether stretches of one stride, each with a window inside it, make up the axis."""
+        return not self.low and self.span <= self.stride and self.divides(1)
+
+    def divides(self, shards: int) -> bool:
+        """Whether every one of so many equal parts has a window for every `stride` elements."""
+        return self.outputs * self.stride == self.size and self.outputs % shards == 0
+
+    @property
+    def halo(self) -> int:
+        """Windows of each neighbour that a part of the axis needs beside its own, if it `divides`.
+
+        With them it has every element of its own windows, and every window of these elements.
+        """
+        if not self.low and self.span <= self.stride:
+            return 0
+        return -(-max(self.span - 1, self.low) // self.stride)
+
+    # Windows and the positions of their elements
+
+    def position(self, window: Any, tap: Any = 0) -> Any:
+        """Where an element of a window is."""
+        return window * self.stride + (tap * self.dilation - self.low)
+
+    def reach(self, windows: Range) -> Range:
+        """The positions from the first to the last element of a range of windows."""
+        return self.position(windows[0]), self.position(windows[1] - 1) + self.span
+
+    def holds(self, positions: Range) -> bool:
+        """Whether none of these positions is padding."""
+        return positions[0] >= 0 and positions[1] <= self.size
+
+    @property
+    def interior(self) -> Range:
+        """The windows that hold no padding."""
+        last = (self.size - self.span + self.low) // self.stride
+        return -(-self.low // self.stride), min(last + 1, self.outputs)
+
+    def is_full(self, *, padded: bool) -> bool:
+        """Whether every window has all its elements in the input, or in it and its padding."""
+        _, stop = self.reach((0, self.outputs))
+        return stop <= self.size + (self.high if padded else 0) and (padded or not self.low)
+
+    def first(self, window: Any) -> Any:
+        """The first element of a window that is not padding."""
+        return self._taps(jnp.maximum(-self.position(window), 0))
+
+    def count(self, window: Any, *, padded: bool) -> Any:
+        """Elements of a window that are in the input, or in it and its padding (no overhang)."""
+        stop = self.size + (self.high if padded else 0) - self.position(window)
+        first = 0 if padded else self.first(window)
+        return jnp.minimum(self._taps(stop), self.window) - first
+
+    def _taps(self, distance: Any) -> Any:
+        """Elements of a window that begin within a distance of its start."""
+        if self.dilation == 1:
+            return distance
+        return (distance + self.dilation - 1) // self.dilation
+
+    # Elements and the windows that cover them
+
+    def tap(self, window: Any, position: Any) -> tuple[Any, Any]:
+        """Which element of a window is at a position, and whether it is one."""
+        tap, rest = jnp.divmod(position - self.position(window), self.dilation)
+        return tap, (rest == 0) & (tap >= 0) & (tap < self.window)
+
+    def covers(self, position: Any) -> Any:
+        """Number of windows that have an element at a position."""
+        distance = position + self.low  # from the start of the first window
+        if self.dilation == 1:
+            last = jnp.minimum(distance // self.stride, self.outputs - 1)
+            periods = -(-self.window // self.stride)  # keeps the dividend from being negative
+            first = (distance - self.window + periods * self.stride) // self.stride - periods + 1
+            return jnp.maximum(last - jnp.maximum(first, 0) + 1, 0)
+
+        def count(tap: Any, found: Any) -> Any:
+            start = distance - tap * self.dilation
+            window = start // self.stride
+            has = (start >= 0) & (start % self.stride == 0) & (window < self.outputs)
+            return found + jnp.asarray(has, jnp.int32)
+
+        nothing = jnp.zeros(jnp.shape(position), jnp.int32)
+        if self.window <= 8:
+            return functools.reduce(lambda n, tap: count(tap, n), range(self.window), nothing)
+        return lax.fori_loop(0, self.window, count, nothing)
+
+    @property
+    def most_covers(self) -> int:
+        """Windows that can have an element in common, or more."""
+        return -(-self.span // self.stride)
+
+    def is_last(self, window: Any, tap: Any) -> Any:
+        """Whether no later window has this element; True if that is so for all windows and taps.
+
+        The next window that could is the next whose distance is a multiple of the dilation.
+        """
+        step = self.dilation // math.gcd(self.dilation, self.stride)
+        distance = step * self.stride // self.dilation  # in taps
+        if distance >= self.window or step >= self.outputs:
+            return True
+        return (tap < distance) | (window + step >= self.outputs)
+
+    # The axis as blocks of `stride` elements
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of `stride` elements that the axis is made of, the last one perhaps in part."""
+        return -(-self.size // self.stride)
+
+    @property
+    def shifts(self) -> range:
+        """From the first to the last window that reaches block 0, counted beyond the first."""
+        low, high = self.low - (self.span - 1), self.low + self.stride - 1
+        return range(-(-low // self.stride), high // self.stride + 1)
+
+    def covering(self, element: int) -> Iterator[tuple[int, int]]:
+        """The windows that have an element, in order, and as which tap: (window, tap).
+
+        Windows are counted beyond the first and the last.
+        """
+        for tap in reversed(range(self.window)):
+            start = element - self.position(0, tap)
+            if start % self.stride == 0:
+                yield start // self.stride, tap
+
+    def reaching(self, blocks: int) -> list[int]:
+        """The windows that have an element of the first so many blocks, counted as there."""
+        elements = range(blocks * self.stride)
+        return sorted({window for e in elements for window, _ in self.covering(e)})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -234,13 +404,26 @@ class WindowGeometry(Plane):
         """Extent of a window along each axis, dilation included."""
         return tuple(map(_span, self.window_shape, self.dilation))
 
+    @functools.cached_property
+    def spatial(self) -> tuple[Axis, ...]:
+        """The windows along each spatial axis."""
+        pads = zip(*self.padding)
+        sizes = (self.input_shape, self.output_shape, self.window_shape, self.strides)
+        return tuple(map(Axis, *sizes, self.dilation, *pads))
+
     @property
     def overlaps(self) -> bool:
         """Whether an element can belong to more than one window."""
-        return any(
-            stride < span and outputs > 1
-            for stride, span, outputs in zip(self.strides, self.spans, self.output_shape)
-        )
+        return any(axis.overlaps for axis in self.spatial)
+
+    @property
+    def blocked(self) -> Self:
+        """The same windows, where the stride of a single window, which nothing uses, is its span.
+
+        An unpooled array is then made of blocks of `strides` that few windows reach.
+        """
+        strides = (a.stride if a.outputs > 1 else a.span for a in self.spatial)
+        return dataclasses.replace(self, strides=tuple(strides))
 
     @property
     def offset_dtype(self) -> np.dtype:
@@ -265,31 +448,21 @@ class WindowGeometry(Plane):
         rest, found = jnp.asarray(offsets, jnp.int32), []
         for i in reversed(range(self.ndim)):
             rest, tap = (rest, rest) if i == 0 else jnp.divmod(rest, self.window_shape[i])
-            window = along(rest, self.axes[i])
-            start = window * self.strides[i] - self.padding[i][0]
-            found.append(start + tap * self.dilation[i])
+            found.append(self.spatial[i].position(along(rest, self.axes[i]), tap))
         return found[::-1]
 
     def _check_no_window_is_empty(self) -> None:
         """A dilated window can straddle a small input; its maximum would have no position."""
-        for axis, (k, s, (lo, _), d, n, o) in enumerate(
-            zip(
-                self.window_shape,
-                self.strides,
-                self.padding,
-                self.dilation,
-                self.input_shape,
-                self.output_shape,
-            )
-        ):
-            if d <= n:  # no two elements of a window have the whole input between them
+        for i, axis in enumerate(self.spatial):
+            if axis.dilation <= axis.size:  # no two elements have the whole input between them
                 continue
-            taps = np.arange(o)[:, None] * s - lo + np.arange(k) * d
-            empty = np.flatnonzero(~((taps >= 0) & (taps < n)).any(axis=1))
+            taps = axis.position(np.arange(axis.outputs)[:, None], np.arange(axis.window))
+            empty = np.flatnonzero(~((taps >= 0) & (taps < axis.size)).any(axis=1))
             if empty.size:
                 raise ValueError(
-                    f"padding={self.padding}: window {empty[0]} of spatial axis {axis} would hold"
-                    f" padding alone (positions {taps[empty[0]].tolist()} of an input of size {n})"
+                    f"padding={self.padding}: window {empty[0]} of spatial axis {i} would hold"
+                    f" padding alone (positions {taps[empty[0]].tolist()} of an input of size"
+                    f" {axis.size})"
                 )
 
 

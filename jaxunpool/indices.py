@@ -310,10 +310,8 @@ def _offsets_from_flat(flat: jax.Array, geometry: Plane) -> tuple[jax.Array, jax
     offsets, weight = jnp.int32(0), 1
     for i in reversed(range(geometry.ndim)):
         rest, position = jnp.divmod(rest, geometry.input_shape[i])
-        window = along(flat, geometry.axes[i])
-        start = window * geometry.strides[i] - geometry.padding[i][0]
-        tap, remainder = jnp.divmod(position - start, geometry.dilation[i])
-        inside &= (remainder == 0) & (tap >= 0) & (tap < geometry.window_shape[i])
+        tap, is_element = geometry.spatial[i].tap(along(flat, geometry.axes[i]), position)
+        inside &= is_element
         offsets, weight = offsets + tap * weight, weight * geometry.window_shape[i]
     return jnp.where(inside, offsets, geometry.volume).astype(geometry.offset_dtype), inside
 

@@ -14,7 +14,7 @@ from jaxunpool import primitives
 from jaxunpool.arguments import Sizes, as_floats, pooling_window
 from jaxunpool.dispatch import Implementation
 from jaxunpool.geometry import DataFormat, Padding
-from jaxunpool.kernels.xla.flat import accumulator
+from jaxunpool.kernels.common import accumulator
 
 
 def lp_pool(

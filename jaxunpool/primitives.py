@@ -119,8 +119,8 @@ def _wins(indices: jax.Array, plane: Plane) -> jax.Array:
     sizes = [indices.shape[axis] for axis in plane.axes]
     numbers = [along(indices, axis) for axis in plane.axes]
     if isinstance(plane, WindowGeometry):  # only that many windows can meet in one element
-        meeting = [-(-span // stride) for span, stride in zip(plane.spans, plane.strides)]
-        sizes = [1 << (n - 1).bit_length() for n in meeting]  # cheap remainders
+        # cheap remainders
+        sizes = [1 << (axis.most_covers - 1).bit_length() for axis in plane.spatial]
         numbers = [number & (size - 1) for number, size in zip(numbers, sizes)]
     weights = [math.prod(sizes[i + 1 :]) for i in range(plane.ndim)]
     label: Any = sum(number * weight for number, weight in zip(numbers, weights))

@@ -24,7 +24,7 @@ import numpy as np
 from jax import lax
 
 from jaxunpool.dispatch import Implementation, check_plain, fence
-from jaxunpool.kernels.xla.flat import accumulator
+from jaxunpool.kernels.common import accumulator
 
 # Up to here the elements are slices in one fused program; beyond, a loop keeps it small.
 UNROLLED_TAPS = 16

@@ -314,25 +314,14 @@ def _divides(g: Plane, i: int, count: int) -> bool:
     """Whether so many shards of a spatial axis have a window for every `strides` elements."""
     if not isinstance(g, WindowGeometry) or g.output_shape[i] == 1:
         return False
-    return g.output_shape[i] * g.strides[i] == g.input_shape[i] and not g.output_shape[i] % count
+    return g.spatial[i].divides(count)
 
 
 def _can_split(g: Plane, i: int, count: int) -> bool:
     """Whether a spatial axis can be split so that its shards need their neighbours' at most."""
     if not isinstance(g, WindowGeometry) or not _divides(g, i, count):
         return False
-    return _margin(g, i) <= g.output_shape[i] // count
-
-
-def _margin(g: WindowGeometry, i: int) -> int:
-    """Windows before and after those of a shard that it has to know, along a spatial axis.
-
-    With them it has every element of its own windows and every window of these elements, whole.
-    """
-    low = g.padding[i][0]
-    if low == 0 and g.spans[i] <= g.strides[i]:
-        return 0
-    return -(-max(g.spans[i] - 1, low) // g.strides[i])
+    return g.spatial[i].halo <= g.output_shape[i] // count
 
 
 def _on_shard(
@@ -343,7 +332,7 @@ def _on_shard(
         return local(call, *shards)
     g = call.geometry
     assert isinstance(g, WindowGeometry)
-    margins = {i: _margin(g, i) for i in parts}
+    margins = {i: g.spatial[i].halo for i in parts}
     kinds = TAKES[call.primitive]
 
     def trim(array: jax.Array, kind: str, kept: dict[int, tuple[int, int]]) -> jax.Array:

@@ -2,10 +2,13 @@
 
 import itertools
 
+import hypothesis
 import jax
 import numpy as np
 import oracle
 import pytest
+from hypothesis import strategies as st
+from strategies import examples
 
 import jaxunpool as jup
 from jaxunpool import WindowGeometry
@@ -125,3 +128,49 @@ def test_axes_up_to_the_limit_of_int32():
             make()
     with pytest.raises(ValueError, match=rf"^window_shape=.*: expected at most {LIMIT} elements$"):
         WindowGeometry.for_input((2**16, 2**15, 1), (2**16, 2**15))
+
+
+@hypothesis.settings(max_examples=examples(60, 500))
+@hypothesis.given(st.data())
+def test_axis_is_what_counting_says(data):
+    """All border arithmetic, against lists of positions."""
+    draw = lambda low, high: data.draw(st.integers(low, high))
+    window, stride, dilation = draw(1, 4), draw(1, 4), draw(1, 3)
+    span = (window - 1) * dilation + 1
+    pads, ceil_mode = ((draw(0, span - 1), draw(0, span - 1)),), data.draw(st.booleans())
+    options = {"strides": stride, "padding": pads, "dilation": dilation, "ceil_mode": ceil_mode}
+    try:
+        geometry = jup.WindowGeometry.for_input((draw(1, 12), 1), (window,), **options)
+    except ValueError:
+        hypothesis.reject()
+    (axis,) = geometry.spatial
+    inside, padded = range(axis.size), range(-axis.low, axis.size + axis.high)
+    members = [
+        [o * stride - axis.low + tap * axis.dilation for tap in range(window)]
+        for o in range(axis.outputs)
+    ]
+    covering = [[(o, own.index(p)) for o, own in enumerate(members) if p in own] for p in inside]
+
+    assert [[axis.position(o, t) for t in range(window)] for o in range(axis.outputs)] == members
+    reaches = [axis.reach((o, o + 1)) for o in range(axis.outputs)]
+    assert reaches == [(own[0], own[-1] + 1) for own in members]
+    full = [o for o, reach in enumerate(reaches) if axis.holds(reach)]
+    assert full == [o for o, own in enumerate(members) if {own[0], own[-1]} <= {*inside}]
+    assert [*range(*axis.interior)] == full
+    assert axis.overlaps == any(len(some) > 1 for some in covering) or dilation > 1
+    for is_padded, there in ((False, inside), (True, padded)):
+        counts = [sum(p in there for p in own) for own in members]
+        assert [int(axis.count(o, padded=is_padded)) for o in range(axis.outputs)] == counts
+        if axis.is_full(padded=is_padded):
+            assert set(counts) == {window}
+    for o, own in enumerate(members):
+        assert int(axis.first(o)) == next(t for t, p in enumerate(own) if p in inside)
+    for p, some in zip(inside, covering):
+        assert int(axis.covers(p)) == len(some) <= axis.most_covers
+        assert [w for w in axis.covering(p) if 0 <= w[0] < axis.outputs] == some
+        for o, t in some:
+            assert bool(axis.is_last(o, t)) == ((o, t) == some[-1])
+            assert tuple(map(int, axis.tap(o, p))) == (t, True)
+        block, element = divmod(p, stride)
+        assert {o - block for o, _ in some} <= {*axis.reaching(1)} <= {*axis.shifts}
+        assert {o for o, _ in axis.covering(element)} <= {*axis.shifts}

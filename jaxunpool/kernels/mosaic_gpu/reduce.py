@@ -8,10 +8,10 @@ from typing import Any
 import jax
 
 from jaxunpool.geometry import WindowGeometry
+from jaxunpool.kernels import common
+from jaxunpool.kernels.common import accumulator
 from jaxunpool.kernels.mosaic_gpu import program, tiles
 from jaxunpool.kernels.varying import result_like
-from jaxunpool.kernels.xla import weighting
-from jaxunpool.kernels.xla.flat import accumulator
 
 
 def reduce(
@@ -30,7 +30,7 @@ def reduce(
         if weights == "cover":
             terms = {
                 shift: program.rounded(
-                    weighting.by_element(term, g, p.numbers(elements[shift].position))
+                    common.by_element(term, g, p.numbers(elements[shift].position))
                 )
                 for shift, term in terms.items()
             }
@@ -43,12 +43,12 @@ def reduce(
                     term = program.rounded(term * factors[offset])
                 if weights == "last":
                     counts += [
-                        weighting.is_last(g, i, tap[i], index.value)
-                        for i, index in enumerate(position)
+                        axis.is_last(index.value, k)
+                        for axis, index, k in zip(g.spatial, position, tap)
                     ]
                 term = p.where(program.all_of(counts), term, 0)
                 y = y + term if offset else term
-            y = weighting.by_window(y, g, weights, p.numbers(position))
+            y = common.by_window(y, g, weights, p.numbers(position))
             p.pooled(refs[-1]).write(position, y.astype(u.dtype))
 
     patterns = [] if pattern is None else [pattern.astype(dtype).ravel()]

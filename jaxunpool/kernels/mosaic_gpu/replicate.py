@@ -7,10 +7,10 @@ from typing import Any
 import jax
 
 from jaxunpool.geometry import WindowGeometry
+from jaxunpool.kernels import common
+from jaxunpool.kernels.common import accumulator
 from jaxunpool.kernels.mosaic_gpu import program, tiles
 from jaxunpool.kernels.varying import result_like
-from jaxunpool.kernels.xla import weighting
-from jaxunpool.kernels.xla.flat import accumulator
 
 
 def replicate(
@@ -26,10 +26,10 @@ def replicate(
         windows = p.read_windows(y_ref)
         factors = [p.full(ref[offset], dtype) for ref in refs[:-1] for offset in range(g.volume)]
         values = {
-            shift: weighting.by_window(w.value.astype(dtype), g, weights, p.numbers(w.position))
+            shift: common.by_window(w.value.astype(dtype), g, weights, p.numbers(w.position))
             for shift, w in windows.items()
         }
-        if weights in weighting.PER_WINDOW:
+        if weights in common.PER_WINDOW:
             values = {shift: program.rounded(value) for shift, value in values.items()}
         for shift in t.each_element():
             position, u = program.shifted(p.block_corner(), shift), p.full(0, dtype)
@@ -40,13 +40,13 @@ def replicate(
                     value = program.rounded(value * factor)
                 if weights == "last":
                     counts += [
-                        weighting.is_last(g, i, tap[i], index.value)
-                        for i, index in enumerate(windows[window].position)
+                        axis.is_last(index.value, k)
+                        for axis, index, k in zip(g.spatial, windows[window].position, tap)
                     ]
                 total = value if window == t.first(shift) else u + value
                 u = p.where(program.all_of(counts), total, u)
             if weights == "cover":
-                u = weighting.by_element(u, g, p.numbers(position))
+                u = common.by_element(u, g, p.numbers(position))
             p.unpooled(refs[-1]).write(position, u.astype(y.dtype))
 
     patterns = [] if pattern is None else [pattern.astype(dtype).ravel()]

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxunpool.geometry import WindowGeometry
+from jaxunpool.kernels.common import accumulator
 from jaxunpool.kernels.mosaic_gpu import program, tiles
 from jaxunpool.kernels.varying import result_like
-from jaxunpool.kernels.xla.flat import accumulator
 
 
 def scatter(

@@ -11,9 +11,9 @@ import numpy as np
 from jax import lax
 
 from jaxunpool.geometry import WindowGeometry
+from jaxunpool.kernels.common import lowest
 from jaxunpool.kernels.mosaic_gpu import program, tiles
 from jaxunpool.kernels.varying import result_like
-from jaxunpool.kernels.xla.select import lowest
 
 
 def select(x: jax.Array, geometry: WindowGeometry) -> tuple[jax.Array, jax.Array]:

@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxunpool.geometry import WindowGeometry
-from jaxunpool.kernels.xla import blocks
 
 THREADS = 128  # a warpgroup
 VECTOR_BYTES = 16  # the widest access
@@ -109,7 +108,8 @@ class Tiles:
 
     def covering(self, element: Shift) -> Iterator[tuple[Shift, Shift]]:
         """The windows that have an element of the blocks, and as which tap, in raster order."""
-        pairs = (list(_covering(self.geometry, i, e)) for i, e in enumerate(element))
+        axes = self.geometry.spatial
+        pairs = (list(axis.covering(e)) for axis, e in zip(axes, element))
         for pair in itertools.product(*pairs):
             windows, taps = zip(*pair)
             yield windows, taps
@@ -134,9 +134,8 @@ def of_windows(geometry: WindowGeometry, shape: Sequence[int], dtype: Any) -> Ti
 
 def of_blocks(geometry: WindowGeometry, shape: Sequence[int], dtype: Any) -> Tiles:
     """For a kernel that computes blocks of strides, as `kernels.xla.blocks` does."""
-    g = _folded(geometry)
-    g = dataclasses.replace(g, strides=blocks.sizes(g))
-    counts = tuple(-(-size // stride) for size, stride in zip(g.input_shape, g.strides))
+    g = _folded(geometry).blocked
+    counts = tuple(axis.blocks for axis in g.spatial)
 
     def registers(g: WindowGeometry, steps: Sequence[int]) -> int:
         """A value and an offset per window, or a sum per element."""
@@ -197,29 +196,12 @@ def elements_of(g: WindowGeometry, steps: Sequence[int]) -> list[Shift]:
 
 def windows_of(g: WindowGeometry, steps: Sequence[int]) -> list[Shift]:
     """The windows that reach so many blocks, from the one numbered like the first block."""
-    axes = [
-        {window for element in range(n * g.strides[i]) for window, _ in _covering(g, i, element)}
-        for i, n in enumerate(steps)
-    ]
-    return list(itertools.product(*map(sorted, axes)))
-
-
-def _covering(g: WindowGeometry, i: int, element: int) -> Iterator[tuple[int, int]]:
-    for tap in reversed(range(g.window_shape[i])):
-        start = element + g.padding[i][0] - tap * g.dilation[i]
-        if start % g.strides[i] == 0:
-            yield start // g.strides[i], tap
-
-
-def _is_tiled(g: WindowGeometry, i: int) -> bool:
-    """Whether stretches of one stride, each with a window, make up spatial axis `i`."""
-    stride, windows = g.strides[i], g.output_shape[i]
-    return g.spans[i] <= stride and not g.padding[i][0] and g.input_shape[i] == windows * stride
+    return list(itertools.product(*(axis.reaching(n) for axis, n in zip(g.spatial, steps))))
 
 
 def _folded(g: WindowGeometry) -> WindowGeometry:
     """The geometry of one stretch along axes that are tiled."""
-    tiled = [_is_tiled(g, i) for i in range(g.ndim)]
+    tiled = [axis.tiles for axis in g.spatial]
     return dataclasses.replace(
         g,
         input_shape=tuple(s if t else n for t, s, n in zip(tiled, g.strides, g.input_shape)),
@@ -230,7 +212,7 @@ def _folded(g: WindowGeometry) -> WindowGeometry:
 
 def _parallel(g: WindowGeometry, shape: Sequence[int]) -> tuple[int, ...]:
     """Sizes of the parallel axes: leading axes, windows of tiled axes, channels."""
-    tiled = [n if _is_tiled(g, i) else 1 for i, n in enumerate(g.output_shape)]
+    tiled = [axis.outputs if axis.tiles else 1 for axis in g.spatial]
     leading, channels = shape[: g.axes[0]], shape[g.axes[-1] :][1:]
     return (math.prod(leading) * tiled[0], *tiled[1:], math.prod(channels))
 

@@ -190,7 +190,7 @@ def cost_estimate(
     lanes, volume = lane_block(view), view.geometry.volume
     read = sum(math.prod(s.sizes) * s.line * lanes * jnp.dtype(t).itemsize for s, t in slabs)
     whole = sum(array.size * array.dtype.itemsize for array in arrays)
-    windows = math.prod(axis.windows for axis in view.axes) * view.lanes
+    windows = math.prod(axis.outputs for axis in view.axes) * view.lanes
     return pl.CostEstimate(
         flops=4 * windows * volume, bytes_accessed=steps * read + whole, transcendentals=0
     )

@@ -1,6 +1,6 @@
 """What `reduce` and `replicate` divide by: elements of a window, windows that cover an element.
 
-These are the numbers of `kernels.xla.weighting`, found by comparing, as lines of integers are not
+These are the numbers of `Axis.count` and `Axis.covers`, found by comparing, as lines of integers are not
 to be divided in a kernel.
 """
 
@@ -13,8 +13,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxunpool.geometry import Axis
 from jaxunpool.kernels.mosaic_tpu.blocks import between
-from jaxunpool.kernels.mosaic_tpu.views import Axis
 
 
 def elements(axes: Sequence[Axis], windows: Sequence[Any], weights: str) -> Any:
@@ -25,10 +25,13 @@ def elements(axes: Sequence[Axis], windows: Sequence[Any], weights: str) -> Any:
 
     def along(axis: Axis, window: Any) -> Any:
         low, high = (0, 0) if weights == "mean_inside" else (axis.low, axis.high)
-        begins = [tap * axis.dilation - axis.low + low for tap in range(axis.taps)]
-        last, size = (axis.windows - 1) * axis.stride, low + axis.size + high
+        ranges = [
+            (low + axis.position(0, tap), low + axis.position(axis.outputs - 1, tap))
+            for tap in range(axis.window)
+        ]
         return number(
-            between(window * axis.stride + begin, size, (begin, last + begin)) for begin in begins
+            between(window * axis.stride + range_[0], low + axis.size + high, range_)
+            for range_ in ranges
         )
 
     return functools.reduce(operator.mul, map(along, axes, windows))
@@ -38,10 +41,9 @@ def covers(axes: Sequence[Axis], windows: Sequence[Any], taps: Sequence[int]) ->
     """Windows that cover the given element of each of the windows of the given numbers."""
 
     def along(axis: Axis, window: Any, tap: int) -> Any:
-        distances = [(tap - other) * axis.dilation for other in range(axis.taps)]
-        shifts = [d // axis.stride for d in distances if d % axis.stride == 0]
-        last = axis.windows - 1
-        return number(between(window + t, axis.windows, (t, last + t)) for t in shifts)
+        shifts = [other for other, _ in axis.covering(axis.position(0, tap))]
+        last = axis.outputs - 1
+        return number(between(window + t, axis.outputs, (t, last + t)) for t in shifts)
 
     return functools.reduce(operator.mul, map(along, axes, windows, taps))
 

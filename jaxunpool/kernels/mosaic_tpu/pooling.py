@@ -18,8 +18,9 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from jaxunpool.geometry import Axis
 from jaxunpool.kernels.mosaic_tpu import blocks
-from jaxunpool.kernels.mosaic_tpu.views import Axis, View
+from jaxunpool.kernels.mosaic_tpu.views import View
 from jaxunpool.kernels.varying import result_like
 
 
@@ -64,7 +65,7 @@ def pool(
         scalars: vectors read element by element.
     """
     axes, lanes = view.axes, blocks.lane_block(view)
-    windows = [axis.windows for axis in axes]
+    windows = [axis.outputs for axis in axes]
     rows = plan(view, u.dtype, [*dtypes, *(array.dtype for array in pooled)])
     assert rows is not None
     slab = _slab(axes, rows)
@@ -109,7 +110,7 @@ def pool(
 
 def plan(view: View, dtype: Any, others: Sequence[Any]) -> tuple[int, ...] | None:
     """Rows of windows in a block, for the types of `u` and of the pooled arrays."""
-    lanes, windows = blocks.lane_block(view), [axis.windows for axis in view.axes]
+    lanes, windows = blocks.lane_block(view), [axis.outputs for axis in view.axes]
 
     def cost(rows: Sequence[int]) -> int:
         """Buffers for every array, and the staged slab."""
@@ -128,14 +129,15 @@ def _slab(axes: Sequence[Axis], rows: Sequence[int]) -> blocks.Slab:
     ]
 
     def start(axis: Axis, count: int, size: int, block: Any) -> Any:
-        first = block * jnp.int32(count * axis.stride) - axis.low
+        first = axis.position(block * jnp.int32(count))
         return jnp.clip(first, 0, axis.size - size).astype(jnp.int32)
 
     starts = [
         functools.partial(start, axis, count, size) for axis, count, size in zip(axes, rows, sizes)
     ]
     line = axes[-1]
-    extent = max(line.size, (line.windows - 1) * line.stride - line.low + line.span)
+    _, stop = line.reach((0, line.outputs))
+    extent = max(line.size, stop)
     return blocks.Slab(tuple(sizes), tuple(starts), line.size, line.low, extent)
 
 
@@ -145,16 +147,15 @@ def _elements(
     """The elements of a line of windows of the given numbers, in raster order."""
     starts = [start(pl.program_id(i)) for i, start in enumerate(slab.starts)]
     *_, line = axes
-    for offset, taps in enumerate(itertools.product(*(range(axis.taps) for axis in axes))):
+    for offset, taps in enumerate(itertools.product(*(range(axis.window) for axis in axes))):
         row, conditions = [], []
         for i, (axis, tap, number) in enumerate(zip(axes, taps, numbers)):
-            begin = tap * axis.dilation - axis.low
-            position = number * axis.stride + begin
-            range_ = begin, (axis.windows - 1) * axis.stride + begin
+            position = axis.position(number, tap)
+            range_ = axis.position(0, tap), axis.position(axis.outputs - 1, tap)
             conditions.append(blocks.between(position, axis.size, range_))
             if i < len(starts):
                 row.append(jnp.clip(position, 0, axis.size - 1) - starts[i])
-        first = slab.margin - line.low + taps[-1] * line.dilation
+        first = slab.margin + line.position(0, taps[-1])
         stride = line.stride if line.stride > 1 else None
-        value = staged[(*row, pl.ds(first, line.windows, stride=stride))]
+        value = staged[(*row, pl.ds(first, line.outputs, stride=stride))]
         yield Element(offset, taps, value, blocks.all_of(value.shape, conditions))

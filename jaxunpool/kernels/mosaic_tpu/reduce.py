@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxunpool.geometry import WindowGeometry
+from jaxunpool.kernels import common
 from jaxunpool.kernels.mosaic_tpu import blocks, counts
 from jaxunpool.kernels.mosaic_tpu.pooling import Element, pool
 from jaxunpool.kernels.mosaic_tpu.views import view
-from jaxunpool.kernels.xla import weighting
 
 
 def reduce(
@@ -27,18 +27,18 @@ def reduce(
         for offset, taps, value, inside in elements:
             conditions = [] if inside is None else [inside]
             if weights == "cover" and geometry.overlaps:
-                value = weighting.divide(value, counts.covers(look.axes, numbers, taps))
+                value = common.divide(value, counts.covers(look.axes, numbers, taps))
             for factor in factors:
-                value = weighting.times(value, factor[offset])
+                value = common.times(value, factor[offset])
             if weights == "last":
                 conditions += [
-                    weighting.is_last(geometry, i, tap, window)
-                    for i, (tap, window) in enumerate(zip(look.spatial(taps), windows))
+                    axis.is_last(window, tap)
+                    for axis, window, tap in zip(geometry.spatial, windows, look.spatial(taps))
                 ]
             taken = blocks.all_of(value.shape, conditions)
             y += value if taken is None else jnp.where(taken, value, jnp.zeros_like(value))
-        if weights in weighting.PER_WINDOW:
-            y = weighting.divide(y, counts.elements(look.axes, numbers, weights))
+        if weights in common.PER_WINDOW:
+            y = common.divide(y, counts.elements(look.axes, numbers, weights))
         return [y]
 
     factors = [] if pattern is None else [pattern.astype(blocks.wide(u.dtype)).ravel()]

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxunpool.geometry import WindowGeometry
+from jaxunpool.kernels import common
 from jaxunpool.kernels.mosaic_tpu import blocks, counts
 from jaxunpool.kernels.mosaic_tpu.unpooling import Window, unpool
 from jaxunpool.kernels.mosaic_tpu.views import view
-from jaxunpool.kernels.xla import weighting
 
 
 def replicate(
@@ -22,7 +22,7 @@ def replicate(
     look = view(geometry, geometry.unpooled_shape(y.shape))
 
     def divide(line: jax.Array, numbers: Sequence[Any]) -> jax.Array:
-        return weighting.divide(line, counts.elements(look.axes, numbers, weights))
+        return common.divide(line, counts.elements(look.axes, numbers, weights))
 
     def body(u: jax.Array, windows: Iterator[Window], *factors: Any) -> jax.Array:
         covers = []
@@ -30,19 +30,19 @@ def replicate(
             (value,), conditions = window.values, [True if window.exists is None else window.exists]
             covers += conditions
             for factor in factors:
-                value = weighting.times(value, factor[window.offset])
+                value = common.times(value, factor[window.offset])
             if weights == "last":
-                numbers = look.spatial(window.numbers)
+                numbers, taps = look.spatial(window.numbers), look.spatial(window.taps)
                 conditions += [
-                    weighting.is_last(geometry, i, tap, number)
-                    for i, (tap, number) in enumerate(zip(look.spatial(window.taps), numbers))
+                    axis.is_last(number, tap)
+                    for axis, number, tap in zip(geometry.spatial, numbers, taps)
                 ]
             taken = blocks.all_of(value.shape, conditions)
             u = u + value if taken is None else jnp.where(taken, u + value, u)
         if weights == "cover" and geometry.overlaps:
-            u = weighting.divide(u, jnp.maximum(counts.number(covers), 1))
+            u = common.divide(u, jnp.maximum(counts.number(covers), 1))
         return u
 
     factors = [] if pattern is None else [pattern.astype(blocks.wide(y.dtype)).ravel()]
-    prepare = divide if weights in weighting.PER_WINDOW else None
+    prepare = divide if weights in common.PER_WINDOW else None
     return unpool(body, look, [y], scalars=factors, prepare=prepare)

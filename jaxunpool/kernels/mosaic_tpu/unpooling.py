@@ -19,8 +19,9 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from jaxunpool.geometry import Axis
 from jaxunpool.kernels.mosaic_tpu import blocks
-from jaxunpool.kernels.mosaic_tpu.views import SUBLANES, Axis, View, round_up
+from jaxunpool.kernels.mosaic_tpu.views import SUBLANES, View, round_up
 from jaxunpool.kernels.varying import result_like
 
 
@@ -61,7 +62,7 @@ def unpool(
         prepare: `(line, numbers) -> line`, applied to the values of the first source.
     """
     axes, lanes, dtype = view.axes, blocks.lane_block(view), sources[0].dtype
-    cells = [_cells(axis) for axis in axes]
+    cells = [axis.blocks for axis in axes]
     rows = plan(view, [source.dtype for source in sources])
     assert rows is not None
     slab, line = _slab(axes, rows), axes[-1]
@@ -116,7 +117,7 @@ def unpool(
 
 def plan(view: View, dtypes: Sequence[Any]) -> tuple[int, ...] | None:
     """Rows of cells in a block, for sources of the given types."""
-    lanes, cells = blocks.lane_block(view), [_cells(axis) for axis in view.axes]
+    lanes, cells = blocks.lane_block(view), [axis.blocks for axis in view.axes]
     line = view.axes[-1]
 
     def cost(rows: Sequence[int]) -> int:
@@ -132,47 +133,25 @@ def plan(view: View, dtypes: Sequence[Any]) -> tuple[int, ...] | None:
     return blocks.plan(cells[:3], functools.partial(_slab, view.axes), cost)
 
 
-def _cells(axis: Axis) -> int:
-    return -(-axis.size // axis.stride)
-
-
-def _tap(axis: Axis, place: int, shift: int) -> int | None:
-    """Which element of the window `cell + shift` lies at a place of the cell."""
-    distance = place + axis.low - shift * axis.stride
-    return (
-        None
-        if distance % axis.dilation or not 0 <= distance < axis.span
-        else distance // axis.dilation
-    )
-
-
-def _shifts(axis: Axis) -> list[int]:
-    """Window minus cell, over all windows that can reach an element of the cell."""
-    last = (axis.stride - 1 + axis.low) // axis.stride
-    first = -((axis.span - 1 - axis.low) // axis.stride)
-    places = range(axis.stride)
-    return [t for t in range(first, last + 1) if any(_tap(axis, p, t) is not None for p in places)]
-
-
 def _slab(axes: Sequence[Axis], rows: Sequence[int]) -> blocks.Slab:
     """What a block of rows of cells reads."""
-    shifts = [_shifts(axis) for axis in axes]
+    shifts = [axis.reaching(1) for axis in axes]
     sizes = [
-        min(count + shift[-1] - shift[0], axis.windows)
+        min(count + shift[-1] - shift[0], axis.outputs)
         for axis, count, shift in zip(axes, rows, shifts)
     ]
 
     def start(axis: Axis, first: int, count: int, size: int, block: Any) -> Any:
         first = block * jnp.int32(count) + first
-        return jnp.clip(first, 0, axis.windows - size).astype(jnp.int32)
+        return jnp.clip(first, 0, axis.outputs - size).astype(jnp.int32)
 
     starts = [
         functools.partial(start, axis, shift[0], count, size)
         for axis, shift, count, size in zip(axes, shifts, rows, sizes)
     ]
     line, shift = axes[-1], shifts[-1]
-    extent = max(line.windows, _cells(line) + shift[-1])
-    return blocks.Slab(tuple(sizes), tuple(starts), line.windows, max(0, -shift[0]), extent)
+    extent = max(line.outputs, line.blocks + shift[-1])
+    return blocks.Slab(tuple(sizes), tuple(starts), line.outputs, max(0, -shift[0]), extent)
 
 
 def _windows(
@@ -184,22 +163,19 @@ def _windows(
 ) -> Iterator[Window]:
     """The windows that cover a place in each cell of a line, in raster order."""
     starts = [start(pl.program_id(i)) for i, start in enumerate(slab.starts)]
-    for shifts in itertools.product(*map(_shifts, axes)):
-        found = [_tap(axis, p, t) for axis, p, t in zip(axes, place, shifts)]
-        taps = tuple(tap for tap in found if tap is not None)
-        if len(taps) < len(axes):
-            continue
+    for covering in itertools.product(*(a.covering(p) for a, p in zip(axes, place))):
+        shifts, taps = zip(*covering)
         numbers = tuple(cell + shift for cell, shift in zip(cells, shifts))
         conditions = [
-            blocks.between(number, axis.windows, (shift, _cells(axis) - 1 + shift))
+            blocks.between(number, axis.outputs, (shift, axis.blocks - 1 + shift))
             for number, axis, shift in zip(numbers, axes, shifts)
         ]
         row = [
-            jnp.clip(number, 0, axis.windows - 1) - start
+            jnp.clip(number, 0, axis.outputs - 1) - start
             for number, axis, start in zip(numbers, axes, starts)
         ]
-        part = pl.ds(slab.margin + shifts[-1], _cells(axes[-1]))
+        part = pl.ds(slab.margin + shifts[-1], axes[-1].blocks)
         values = tuple(ref[(*row, part)] for ref in staged)
-        offset = functools.reduce(lambda n, pair: n * pair[0].taps + pair[1], zip(axes, taps), 0)
+        offset = functools.reduce(lambda n, pair: n * pair[0].window + pair[1], zip(axes, taps), 0)
         exists = blocks.all_of(values[0].shape, conditions)
         yield Window(offset, taps, numbers, values, exists)

@@ -23,30 +23,12 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxunpool.geometry import WindowGeometry
+from jaxunpool.geometry import Axis, WindowGeometry
 
 ORDERS = ("NDHWC", "DHWNC", "DHWCN")
 SUBLANES, LANES = 8, 128
 # A block holds whole lines; beyond, others are tried first.
 LONGEST_LINE = 1024
-
-
-class Axis(NamedTuple):
-    """Windows along one axis; along a batch axis each element is a window of its own."""
-
-    size: int
-    windows: int
-    taps: int = 1
-    stride: int = 1
-    low: int = 0
-    high: int = 0
-    dilation: int = 1
-    spatial: int | None = None
-
-    @property
-    def span(self) -> int:
-        """Extent of a window, dilation included."""
-        return (self.taps - 1) * self.dilation + 1
 
 
 class View(NamedTuple):
@@ -56,7 +38,8 @@ class View(NamedTuple):
         geometry: the windows.
         shape: full shape of the unpooled array.
         order: one of `ORDERS`.
-        axes: windows along the outer axes and the line axis.
+        axes: windows along the outer axes and the line axis; along a batch axis every element is
+            a window.
         lanes: size of the last axis.
     """
 
@@ -85,8 +68,8 @@ class View(NamedTuple):
 
     def spatial(self, values: Sequence[Any]) -> list[Any]:
         """The values for the spatial axes, of one for each of `axes`."""
-        found = {axis.spatial: value for axis, value in zip(self.axes, values)}
-        return [found[i] for i in range(self.geometry.ndim)]
+        found = dict(zip(self.order, values))
+        return [found[name] for name in _names(self.geometry)]
 
     def bring(self, array: jax.Array) -> jax.Array:
         """A pooled or unpooled array in the order of the view."""
@@ -119,22 +102,17 @@ def view(geometry: WindowGeometry, shape: Sequence[int]) -> View:
     """The view of an unpooled array of the given full shape that pads least."""
     given, sizes = _sizes(shape, geometry)
     axes = {name: Axis(sizes[name], sizes[name]) for name in given}
-    for i, name in enumerate("DHW"[-geometry.ndim :]):
-        axes[name] = Axis(
-            geometry.input_shape[i],
-            geometry.output_shape[i],
-            geometry.window_shape[i],
-            # The stride of a single window means nothing.
-            geometry.strides[i] if geometry.output_shape[i] > 1 else geometry.spans[i],
-            *geometry.padding[i],
-            geometry.dilation[i],
-            i,
-        )
+    axes |= zip(_names(geometry), geometry.blocked.spatial)
     found = [
         View(geometry, tuple(shape), order, tuple(axes[n] for n in order[:-1]), sizes[order[-1]])
         for order in ORDERS
     ]
     return min(found, key=lambda view: (view.axes[-1].size > LONGEST_LINE, view.padded))
+
+
+def _names(geometry: WindowGeometry) -> str:
+    """Of the spatial axes."""
+    return "DHW"[-geometry.ndim :]
 
 
 def _sizes(shape: Sequence[int], geometry: WindowGeometry) -> tuple[str, dict[str, int]]:

@@ -7,7 +7,6 @@ scatter instruction, one write per element.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -66,10 +65,9 @@ def assemble(
         borders_apart: compute the blocks that need no padded source by themselves.
         finish: `(u, positions) -> u`, applied to the sums before they become `dtype`.
     """
-    g = dataclasses.replace(geometry, strides=sizes(geometry))
-    shape = sources[0][0].shape
-    shifts = [_shifts(g, i) for i in range(g.ndim)]
-    blocks = [-(-size // stride) for size, stride in zip(g.input_shape, g.strides)]
+    g, shape = geometry.blocked, sources[0][0].shape
+    shifts = [axis.shifts for axis in g.spatial]
+    blocks = [axis.blocks for axis in g.spatial]
     rolled = math.prod(map(len, shifts)) > UNROLLED_SHIFTS
     inner = [(0, n) for n in blocks]
     if borders_apart and not rolled:
@@ -109,19 +107,6 @@ def split(g: WindowGeometry) -> list[int]:
     return [last - 2 * (g.ndim - i) for i in range(g.ndim)]
 
 
-def sizes(g: WindowGeometry) -> tuple[int, ...]:
-    """Elements of a block per spatial axis: its stride, which means nothing to a single window."""
-    return tuple(
-        span if n == 1 else stride for stride, span, n in zip(g.strides, g.spans, g.output_shape)
-    )
-
-
-def _shifts(g: WindowGeometry, i: int) -> range:
-    """Window minus block, over all windows that can reach an element of the block."""
-    low, stride = g.padding[i][0], g.strides[i]
-    return range(-((g.spans[i] - 1 - low) // stride), (stride - 1 + low) // stride + 1)
-
-
 def _positions(g: WindowGeometry, i: int, region: regions.Region, like: jax.Array) -> jax.Array:
     """Position along spatial axis `i` of every element of the blocks of a region."""
     axis = split(g)[i] % like.ndim
@@ -138,7 +123,7 @@ def _reached(
     """
     found = []
     for i, axis in enumerate(split(g)):
-        start = g.padding[i][0] - g.strides[i] * shift[i]
+        start = -g.spatial[i].position(shift[i])
         taps = np.arange(g.strides[i]) + start if isinstance(start, int) else None
         k, d = g.window_shape[i], g.dilation[i]
         if taps is not None and not ((taps % d == 0) & (taps >= 0) & (taps < k * d)).any():

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxunpool.geometry import WindowGeometry
+from jaxunpool.kernels.common import accumulator
 from jaxunpool.kernels.xla import regions, windows
-from jaxunpool.kernels.xla.flat import accumulator
 from jaxunpool.kernels.xla.reduce import UNROLLED_VOLUME
 
 
@@ -24,7 +24,7 @@ def correlate(u: jax.Array, y: jax.Array, geometry: WindowGeometry) -> jax.Array
     """An array of the window's shape, in the type sums run in."""
     over, dtype = range(geometry.ndim), accumulator(y.dtype)
     region = [(0, size) for size in geometry.output_shape]
-    reach = [windows.reach(geometry, i, part) for i, part in zip(over, region)]
+    reach = windows.reach(geometry, over, region)
     slab = regions.slab(u, geometry.axes, reach, 0).astype(dtype)
     y = y.astype(dtype)
     inside = windows.inside(u, geometry, over, region)

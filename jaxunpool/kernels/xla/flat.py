@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxunpool.geometry import Plane
+from jaxunpool.kernels.common import accumulator
 
 Axes = tuple[int, ...]
 
@@ -73,12 +74,6 @@ def scatter_flat(
     nobody = jnp.full(shape, -1, jnp.int32)
     writers = lax.scatter_max(nobody, positions, writers, numbers, mode=mode)
     return _gather(values, writers, (axis - values.ndim,)).reshape(output_shape)
-
-
-def accumulator(dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike:
-    """The type sums run in: 16-bit floats are added in float32 and rounded once."""
-    small = jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 4
-    return jnp.float32 if small else dtype
 
 
 def _lines(x: jax.Array, axes: Axes) -> jax.Array:

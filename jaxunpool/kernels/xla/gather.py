@@ -23,13 +23,10 @@ def gather(
         return _fetch(u, offsets, geometry)
     axes, sizes = geometry.axes, geometry.output_shape
     axis_numbers = range(geometry.ndim)
-    inner = [
-        windows.interior(geometry, i) if borders_apart else (0, sizes[i]) for i in axis_numbers
-    ]
+    inner = [geometry.spatial[i].interior if borders_apart else (0, sizes[i]) for i in axis_numbers]
 
     def compute(region: regions.Region) -> tuple[jax.Array]:
-        reach = [windows.reach(geometry, i, region[i]) for i in axis_numbers]
-        values = regions.slab(u, axes, reach, 0)
+        values = regions.slab(u, axes, windows.reach(geometry, axis_numbers, region), 0)
         wanted = regions.slab(offsets, axes, region, 0)
         y = jnp.zeros(wanted.shape, u.dtype)
         for offset, taps in enumerate(itertools.product(*map(range, geometry.window_shape))):

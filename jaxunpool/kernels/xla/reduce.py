@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxunpool.geometry import WindowGeometry
-from jaxunpool.kernels import varying
-from jaxunpool.kernels.xla import regions, weighting, windows
-from jaxunpool.kernels.xla.flat import accumulator
+from jaxunpool.kernels import common, varying
+from jaxunpool.kernels.common import accumulator
+from jaxunpool.kernels.xla import regions, windows
 
 # Up to here every element of a window is a slice in one fused program; beyond, a loop over chunks
 # of the window keeps the program small.
@@ -38,16 +38,15 @@ def reduce(
     values = u.astype(dtype)
     if weights == "cover":
         positions = [lax.broadcasted_iota(jnp.int32, u.shape, axis % u.ndim) for axis in axes]
-        values = weighting.by_element(values, geometry, positions)
+        values = common.by_element(values, geometry, positions)
     factors = None if pattern is None else pattern.astype(dtype)
     unrolled = geometry.volume <= UNROLLED_VOLUME
     inner = [(0, n) for n in sizes]
     if borders_apart and unrolled:
-        inner = [windows.interior(geometry, i) for i in over]
+        inner = [axis.interior for axis in geometry.spatial]
 
     def compute(region: regions.Region) -> tuple[jax.Array]:
-        reach = [windows.reach(geometry, i, part) for i, part in zip(over, region)]
-        slab = regions.slab(values, axes, reach, 0)
+        slab = regions.slab(values, axes, windows.reach(geometry, over, region), 0)
         inside = None if factors is None else windows.inside(u, geometry, over, region)
         shape = list(slab.shape)
         for axis, (start, stop) in zip(axes, region):
@@ -63,20 +62,20 @@ def reduce(
                 factor = lax.dynamic_index_in_dim(
                     factors.ravel(), _raster(taps, geometry), keepdims=False
                 )
-                value = weighting.times(value, factor)
+                value = common.times(value, factor)
             if inside is not None:  # an infinite pattern times the zero of padding would be NaN
                 value = jnp.where(windows.element(inside, geometry, over, taps, region), value, 0)
             if weights == "last":
                 counts: Any = functools.reduce(
                     operator.and_,
-                    [weighting.is_last(geometry, i, taps[i], numbers[i]) for i in over],
+                    [geometry.spatial[i].is_last(numbers[i], taps[i]) for i in over],
                 )
                 value = jnp.where(counts, value, 0)
             return y + value
 
         zeros = varying.along(jnp.zeros(shape, dtype), varying.axes(slab))
         y = _sum_over_window(add, zeros, geometry.window_shape, unrolled)
-        return (weighting.by_window(y, geometry, weights, numbers).astype(u.dtype),)
+        return (common.by_window(y, geometry, weights, numbers).astype(u.dtype),)
 
     return regions.fill(compute, inner, sizes, axes, fence=borders_apart)[0]
 

@@ -13,9 +13,9 @@ from typing import Any
 import jax
 from jax import lax
 
+from jaxunpool.geometry import Range
 from jaxunpool.kernels import varying
 
-Range = tuple[int, int]
 Region = tuple[Range, ...]
 
 

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxunpool.geometry import WindowGeometry
-from jaxunpool.kernels.xla import blocks, weighting
-from jaxunpool.kernels.xla.flat import accumulator
+from jaxunpool.kernels import common
+from jaxunpool.kernels.common import accumulator
+from jaxunpool.kernels.xla import blocks
 
 
 def replicate(
@@ -26,18 +27,18 @@ def replicate(
     """Copies times `pattern` (of the window's shape; None: ones), weighted, in raster order."""
     dtype = accumulator(y.dtype)
     windows = [lax.broadcasted_iota(jnp.int32, y.shape, axis % y.ndim) for axis in geometry.axes]
-    value = weighting.by_window(y.astype(dtype), geometry, weights, windows)
+    value = common.by_window(y.astype(dtype), geometry, weights, windows)
     spread = None if pattern is None else _spread(pattern.astype(dtype), geometry)
 
     def contribute(u: jax.Array, reached: list[blocks.Reached], value: jax.Array) -> jax.Array:
         conditions = [axis.inside for axis in reached]
         if weights == "last":
             conditions += [
-                weighting.is_last(geometry, i, axis.tap, axis.window)
-                for i, axis in enumerate(reached)
+                axis.is_last(found.window, found.tap)
+                for axis, found in zip(geometry.spatial, reached)
             ]
         if spread is not None:  # an infinite pattern times the zero of no window would be NaN
-            value = weighting.times(value, _piece(spread, geometry, reached, u))
+            value = common.times(value, _piece(spread, geometry, reached, u))
             conditions += [
                 (axis.window >= 0) & (axis.window < n)
                 for axis, n in zip(reached, geometry.output_shape)
@@ -46,7 +47,7 @@ def replicate(
         return u + value if hit is True else jnp.where(hit, u + value, u)
 
     def finish(u: jax.Array, positions: list[jax.Array]) -> jax.Array:
-        return weighting.by_element(u, geometry, positions) if weights == "cover" else u
+        return common.by_element(u, geometry, positions) if weights == "cover" else u
 
     return blocks.assemble(
         [(value, 0)], geometry, contribute, y.dtype, borders_apart=borders_apart, finish=finish
@@ -55,7 +56,7 @@ def replicate(
 
 def _spread(pattern: jax.Array, g: WindowGeometry) -> jax.Array:
     """The pattern with its elements `dilation` apart, and zeros around it as wide as a block."""
-    pads = [(block, block, d - 1) for block, d in zip(blocks.sizes(g), g.dilation)]
+    pads = [(block, block, d - 1) for block, d in zip(g.blocked.strides, g.dilation)]
     return lax.pad(pattern, jnp.zeros((), pattern.dtype), pads)
 
 
@@ -63,7 +64,7 @@ def _piece(
     spread: jax.Array, g: WindowGeometry, reached: list[blocks.Reached], like: jax.Array
 ) -> jax.Array:
     """The part of the pattern that the shifted window lays over a block."""
-    sizes = blocks.sizes(g)
+    sizes = g.blocked.strides
     starts = [axis.start + size for axis, size in zip(reached, sizes)]
     piece = lax.dynamic_slice(spread, starts, sizes)
     shape = [1] * like.ndim

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunpool.geometry import WindowGeometry
+from jaxunpool.kernels.common import accumulator
 from jaxunpool.kernels.xla import blocks
-from jaxunpool.kernels.xla.flat import accumulator
 
 NO_ELEMENT = -(2**28)  # negative also when summed over three axes with what is an element
 

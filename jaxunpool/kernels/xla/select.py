@@ -11,11 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxunpool.geometry import WindowGeometry
 from jaxunpool.kernels import varying
+from jaxunpool.kernels.common import lowest
 from jaxunpool.kernels.xla import regions, windows
 
 # Up to here every element of a window is a slice in one fused program; beyond, axis after axis.
@@ -35,24 +35,13 @@ def select(
     # Where windows tile the input, rows are longer, and so faster, the other way around; equals are
     # then told apart by their offsets.
     tiles = not geometry.overlaps and all(
-        start >= 0 and stop <= size
-        for (start, stop), size in zip(_reaches(geometry), geometry.input_shape)
+        axis.holds(axis.reach((0, axis.outputs))) for axis in geometry.spatial
     )
     first, *others = range(geometry.ndim) if tiles else reversed(range(geometry.ndim))
     y, offsets = _pass(x, None, geometry, [first], borders_apart)
     for i in others:
         y, offsets = _pass(y, offsets, geometry, [i], borders_apart, out_of_order=tiles)
     return y, offsets
-
-
-def _reaches(geometry: WindowGeometry) -> list[regions.Range]:
-    return [windows.reach(geometry, i, (0, n)) for i, n in enumerate(geometry.output_shape)]
-
-
-def lowest(dtype: Any) -> np.ndarray:
-    """The identity of the maximum: -inf, or the smallest integer."""
-    is_float = jnp.issubdtype(dtype, jnp.floating)
-    return np.array(-np.inf if is_float else jnp.iinfo(dtype).min, dtype)
 
 
 def _is_direct(geometry: WindowGeometry) -> bool:
@@ -73,17 +62,13 @@ def _pass(
     """
     axes = [geometry.axes[i] for i in over]
     sizes = [geometry.output_shape[i] for i in over]
-    inner = [
-        windows.interior(geometry, i) if borders_apart else (0, n) for i, n in zip(over, sizes)
-    ]
+    inner = [geometry.spatial[i].interior if borders_apart else (0, n) for i, n in zip(over, sizes)]
 
     def compute(region: regions.Region) -> tuple[jax.Array, jax.Array]:
-        reach = [windows.reach(geometry, i, part) for i, part in zip(over, region)]
+        reach = windows.reach(geometry, over, region)
         values = regions.slab(x, axes, reach, lowest(x.dtype))
         found = None if carried is None else regions.slab(carried, axes, reach, 0)
-        inside = all(
-            start >= 0 and stop <= geometry.input_shape[i] for (start, stop), i in zip(reach, over)
-        )
+        inside = all(geometry.spatial[i].holds(part) for i, part in zip(over, reach))
         first = None if inside else _first_elements(geometry, over, region, x.ndim)
         return _running_maximum(values, found, geometry, over, region, first, out_of_order)
 
@@ -105,9 +90,7 @@ def _first_elements(
         shape = [1] * ndim
         shape[geometry.axes[i]] = stop - start
         window = lax.broadcasted_iota(jnp.int32, shape, geometry.axes[i] % ndim) + start
-        padding = jnp.maximum(geometry.padding[i][0] - window * geometry.strides[i], 0)
-        spacing = geometry.dilation[i]
-        firsts.append((padding + spacing - 1) // spacing if spacing > 1 else padding)
+        firsts.append(geometry.spatial[i].first(window))
     return firsts
 
 

@@ -9,22 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxunpool.geometry import WindowGeometry
+from jaxunpool.geometry import Range, WindowGeometry
 from jaxunpool.kernels.xla import regions
-from jaxunpool.kernels.xla.regions import Range
 
 
-def interior(geometry: WindowGeometry, i: int) -> Range:
-    """The windows that lie inside the input along spatial axis `i`."""
-    stride, low = geometry.strides[i], geometry.padding[i][0]
-    last_start = geometry.input_shape[i] - geometry.spans[i] + low
-    return -(-low // stride), min(last_start // stride + 1, geometry.output_shape[i])
-
-
-def reach(geometry: WindowGeometry, i: int, windows: Range) -> Range:
-    """Input positions a range of windows covers along spatial axis `i`, padding included."""
-    stride, low = geometry.strides[i], geometry.padding[i][0]
-    return windows[0] * stride - low, (windows[1] - 1) * stride - low + geometry.spans[i]
+def reach(geometry: WindowGeometry, over: Sequence[int], region: Sequence[Range]) -> list[Range]:
+    """The positions of a region of windows, padding included, along spatial axes `over`."""
+    return [geometry.spatial[i].reach(windows) for i, windows in zip(over, region)]
 
 
 def element(
@@ -36,8 +27,8 @@ def element(
 ) -> jax.Array:
     """Element `taps` of every window of a region, from the part of the input the region reaches."""
     for i, tap, (start, stop) in zip(over, taps, region):
-        begin, stride = tap * geometry.dilation[i], geometry.strides[i]
-        array = strided(array, geometry.axes[i], begin, stop - start, stride)
+        axis = geometry.spatial[i]
+        array = strided(array, geometry.axes[i], tap * axis.dilation, stop - start, axis.stride)
     return array
 
 
@@ -48,13 +39,12 @@ def inside(
 
     An array like the part of the input the region reaches, for `element`, with 1 along other axes.
     """
-    ranges = [reach(geometry, i, part) for i, part in zip(over, region)]
-    sizes = [geometry.input_shape[i] for i in over]
-    if all(start >= 0 and stop <= n for (start, stop), n in zip(ranges, sizes)):
+    ranges = reach(geometry, over, region)
+    if all(geometry.spatial[i].holds(positions) for i, positions in zip(over, ranges)):
         return None
     shape, axes = [1] * like.ndim, [geometry.axes[i] for i in over]
-    for axis, size in zip(axes, sizes):
-        shape[axis] = size
+    for i, axis in zip(over, axes):
+        shape[axis] = geometry.input_shape[i]
     return regions.slab(jnp.ones(shape, bool), axes, ranges, False)
 
 
