@@ -38,7 +38,8 @@ def adaptive_max_pool(
 
     Equal to `torch.nn.functional.adaptive_max_pool1d/2d/3d`: window `i` of `o` over an axis of size
     `n` goes from `floor(i * n / o)` to `ceil((i + 1) * n / o)`, so that neighbours may share an
-    element, and `o` may be larger than `n`. Ties, NaN as in `max_pool`.
+    element, and `o` may be larger than `n`. Ties, NaN and subnormal
+    numbers as in `max_pool`.
 
     Args:
         x: floats or integers, as in `max_pool`.

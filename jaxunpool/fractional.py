@@ -52,7 +52,8 @@ def fractional_max_pool(
 
     With `window_shape=None` windows reach from one element of a sequence to the next, and the whole
     array shares one sequence per axis: equal to `tf.nn.fractional_max_pool`, whose sequences can be
-    given as `sequences`, but for NaN, which TensorFlow skips.
+    given as `sequences`, but for NaN, which TensorFlow skips. Ties, NaN and subnormal numbers as in
+    `max_pool`.
 
     Args:
         x: floats or integers, as in `max_pool`.

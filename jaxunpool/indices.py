@@ -80,14 +80,17 @@ class PoolIndices:
         if not isinstance(inside, jax.core.Tracer):
             has_windows = isinstance(geometry, WindowGeometry)
             place = f"a position in a {geometry.input_shape} plane"
-            element = f"an element of its window ({geometry}); for indices made by hand use a Plane"
+            element = (
+                f"an element of its window ({geometry}); a Plane takes indices made by hand, of any"
+                " element of the same image and channel"
+            )
             raise_first(name, given, inside, element if has_windows else place)
         return cls(offsets, geometry)
 
     @property
     def flat(self) -> jax.Array:
         """Flat spatial position in the input plane, int32 (PyTorch's and ONNX's rule); -1: none."""
-        return flat_positions(self.offsets, self.geometry)
+        return flat_positions(narrow(self.offsets), self.geometry)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -218,9 +221,17 @@ def as_indices(name: str, values: Any) -> jax.Array:
     check_integers(name, array)
     if array.dtype.itemsize < 4:
         return array.astype(jnp.int32)
-    # What is too large for the signed type becomes negative, and is outside any plane as before.
+    # What is too large for the signed type becomes negative, which is outside any plane too.
     signed = {np.dtype(np.uint32): jnp.int32, np.dtype(np.uint64): jnp.int64}
     return array.astype(signed.get(array.dtype, array.dtype))
+
+
+def narrow(offsets: Any) -> Any:
+    """Offsets in 32 bits or fewer. Larger ones, of 64 bits, become -1, which selects nothing."""
+    if offsets.dtype.itemsize < 8:
+        return offsets
+    offsets = as_indices("indices.offsets", offsets)
+    return jnp.where(_is_position(offsets, MAX_INT32), offsets, -1).astype(jnp.int32)
 
 
 def check_integers(name: str, array: jax.Array) -> None:

@@ -45,6 +45,7 @@ from jaxunpool.indices import (
     check_plane,
     check_pool_indices,
     check_pooled_shape,
+    narrow,
 )
 
 __all__ = ["from_onnx", "from_tensorflow", "from_torch", "to_onnx", "to_tensorflow", "to_torch"]
@@ -387,7 +388,7 @@ def _are_outside(indices: PoolIndices) -> jax.Array:
     """Whether any index names an element of its window that lies outside the plane."""
     geometry = indices.geometry
     assert isinstance(geometry, WindowGeometry)
-    return ((indices.flat < 0) & geometry.names_element(indices.offsets)).any()
+    return ((indices.flat < 0) & geometry.names_element(narrow(indices.offsets))).any()
 
 
 def _numbers(like: Any, axes: Collection[int]) -> Any:

@@ -62,7 +62,8 @@ def interpolate(
     up to 2**23 elements). The other modes are closer to the exact result than PyTorch, whose
     positions in float32 are up to `size * 2**-22` elements off: 0.04 elements at a size of 160000.
     Here positions are exact fractions, and only weights, products and sums are rounded. So results
-    are as far from PyTorch's as PyTorch's are from the exact ones.
+    are as far from PyTorch's as PyTorch's are from the exact ones. (A `scale` becomes a fraction of
+    terms below 2**31: for float64, PyTorch is closer where that is not the number that was given.)
 
     Args:
         x: floats (for nearest also integers, such as labels) of shape
@@ -192,7 +193,7 @@ def _map(
     if output == size and coordinates == "half_pixel" and (antialias or mode == "linear"):
         step = Fraction(1)
     if coordinates == "align_corners":
-        step = Fraction(size - 1, max(output - 1, 1))
+        step = Fraction(size - 1, output - 1) if output > 1 else Fraction(0)
     a = None if mode == "linear" else -0.5 if antialias else -0.75
     centred = antialias or coordinates == "half_pixel"
     return Kernel.at(size, output, step, centred, a, antialias)
@@ -202,7 +203,7 @@ def _step(size: int, output: int, scale: float, is_double: bool) -> Fraction:
     """`1 / scale` as a fraction: exactly what a decimal number of a few digits means.
 
     Other numbers get the nearest fraction of terms below a limit, which is nearer than a rounding
-    to float32 would be. The limit is where distances in float32 are exact (`Kernel`).
+    to float32 would be. Below 2**25, distances fit the integers of `Kernel`.
     """
     limit = MAX_INT32 if is_double or max(size, output) > 2**25 else 2**25
     exact = Fraction(scale)

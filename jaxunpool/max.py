@@ -18,7 +18,7 @@ from jaxunpool.geometry import (
     check_choice,
     per_axis,
 )
-from jaxunpool.indices import PoolIndices, as_indices, check_pool_indices, plane_sizes
+from jaxunpool.indices import PoolIndices, as_indices, check_pool_indices, narrow, plane_sizes
 
 DUPLICATES = ("last", "sum")
 
@@ -162,7 +162,7 @@ def max_unpool(
     plane: Plane
     if isinstance(indices, PoolIndices):
         check_pool_indices(indices)
-        values, plane = indices.offsets, indices.geometry
+        values, plane = narrow(indices.offsets), indices.geometry
         _check_owner(indices, output_shape, data_format)
     else:
         values = as_indices("indices", indices)

@@ -40,12 +40,12 @@ class Taps(NamedTuple):
     Attributes:
         start: the first element it reads.
         weights: `(taps, result)`, of the elements from there on. Weight 0 stands for no tap at all.
-        sure: so many taps from the first on have no weight 0.
+        gapless: so many taps from the first on have no weight 0.
     """
 
     start: jax.Array
     weights: jax.Array
-    sure: int
+    gapless: int
 
 
 class Readers(NamedTuple):
@@ -54,12 +54,12 @@ class Readers(NamedTuple):
     Attributes:
         start: the first.
         most: how many may.
-        sure: so many do.
+        gapless: so many do.
     """
 
     start: jax.Array
     most: int
-    sure: int
+    gapless: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,14 +86,14 @@ class AxisMap(abc.ABC):
 
     def columns(self, real: Any) -> Taps:
         """The transpose: which elements of the output read each element of the input."""
-        start, most, sure = self.readers()
+        start, most, gapless = self.readers()
         first, weights = lax.optimization_barrier(self.rows(real)[:2])
         row = start[None] + _column(most)
         inside = jnp.clip(row, 0, self.output - 1)
         tap = lax.iota(jnp.int32, self.size)[None] - _get(first, inside)
         reads = (row == inside) & (tap >= 0) & (tap < len(weights))
         weights = _get(weights, jnp.clip(tap, 0, len(weights) - 1), inside)
-        return Taps(start, jnp.where(reads, weights, 0), sure)
+        return Taps(start, jnp.where(reads, weights, 0), gapless)
 
     def divisors(self) -> jax.Array | None:
         """What the output is divided by, element by element, if by anything."""
@@ -141,7 +141,7 @@ class Nearest(AxisMap):
     def rows(self, real: Any) -> Taps:
         """One element each."""
         sources = self._sources(lax.iota(jnp.int32, self.output), jnp)
-        return Taps(sources, jnp.ones((1, self.output), real), sure=1)
+        return Taps(sources, jnp.ones((1, self.output), real), gapless=1)
 
     def readers(self) -> Readers:
         """A search: there is no formula for where roundings put the borders."""
@@ -202,7 +202,8 @@ class Kernel(AxisMap):
         slope, offset, unit = (2 * p, p - q, 2 * q) if centred else (p, 0, q)
         common = math.gcd(slope, offset, unit)
         slope, offset, unit = slope // common, offset // common, unit // common
-        # A step of 0 is that of a single element, and then any will do.
+        # A step of 0 is that of a single element. Its position does not depend on the slope, which
+        # `readers` divides by.
         return cls(
             size=size,
             output=output,
@@ -219,7 +220,7 @@ class Kernel(AxisMap):
         return self.width * (1 if self.a is None else 2)
 
     def _exact(self, real: Any) -> Any:
-        """A type for distances: exact up to axes of 2**26 elements, and in float64 always."""
+        """A type for distances: exact unless a float32 array needs integers of 28 bits or more."""
         if real == np.float64:
             return real
         return np.int32 if max(self.slope, self.width) < 2**27 else real
@@ -228,7 +229,7 @@ class Kernel(AxisMap):
         """The kernel at the elements within its reach."""
         exact = self._exact(real)
         before, rest = divide(self.output, self.slope, self.offset - self._reach, self.unit)
-        most, sure = self._taps(self.output, self.slope, self.offset, self.unit, self.size)
+        most, gapless = self._taps(self.output, self.slope, self.offset, self.unit, self.size)
         taps = _column(most)
         elements = before[None] + 1 + taps
         # From the first element within reach: exact, as are the distances, which are small.
@@ -254,13 +255,13 @@ class Kernel(AxisMap):
         columns = lax.iota(jnp.int32, self.output)[None]
         taps = taps[: self.size] + (start - elements[0])[None]
         kept = jnp.where(taps < most, _get(kept, jnp.minimum(taps, most - 1), columns), 0)
-        return Taps(start, kept, sure)
+        return Taps(start, kept, gapless)
 
     def readers(self) -> Readers:
         """The elements of the output whose positions are within reach."""
         before, _ = divide(self.size, self.unit, -self.offset - self._reach, self.slope)
-        most, sure = self._taps(self.size, self.unit, -self.offset, self.slope, self.output)
-        return Readers(jnp.maximum(before + 1, 0), min(most, self.output), sure)
+        most, gapless = self._taps(self.size, self.unit, -self.offset, self.slope, self.output)
+        return Readers(jnp.maximum(before + 1, 0), min(most, self.output), gapless)
 
     def _taps(self, count: int, slope: int, offset: int, unit: int, size: int) -> tuple[int, int]:
         """How many of `size` elements, `unit` apart, are within reach of `slope * i + offset`.
@@ -397,30 +398,30 @@ def _apply(x: jax.Array, plan: Plan, transposed: bool) -> jax.Array:
             divisors = lax.optimization_barrier(_aligned(divisors.astype(real), axis, y.ndim))
         if divisors is not None and transposed:
             y /= divisors
-        y = _along(y, axis, fenced[2 * i], fenced[2 * i + 1], taps[i].sure, axis_map.weighted)
+        y = _along(y, axis, fenced[2 * i], fenced[2 * i + 1], taps[i].gapless, axis_map.weighted)
         if divisors is not None and not transposed:
             y /= divisors
     return y.astype(x.dtype)
 
 
 def _along(
-    x: jax.Array, axis: int, elements: jax.Array, weights: jax.Array, sure: int, weighted: bool
+    x: jax.Array, axis: int, elements: jax.Array, weights: jax.Array, gapless: int, weighted: bool
 ) -> jax.Array:
     """The sums along one axis, in the order of the taps."""
 
-    def tap(t: Any, sure: bool = False) -> jax.Array:
+    def tap(t: Any, gapless: bool = False) -> jax.Array:
         element, weight = (lax.dynamic_index_in_dim(a, t, 0, False) for a in (elements, weights))
         weight = _aligned(weight, axis, x.ndim)
         value = jnp.take(x, element, axis % x.ndim, mode="clip")
         if weighted:
             value *= weight
         # Where there is no tap, an infinity must not become a NaN.
-        return value if sure else jnp.where(weight != 0, value, 0)
+        return value if gapless else jnp.where(weight != 0, value, 0)
 
     count = len(weights)
     if count > UNROLLED_TAPS:
         return lax.fori_loop(1, count, lambda t, y: y + tap(t), tap(0))
-    return functools.reduce(jnp.add, [tap(t, t < sure) for t in range(count)])
+    return functools.reduce(jnp.add, [tap(t, t < gapless) for t in range(count)])
 
 
 def _aligned(vector: jax.Array, axis: int, ndim: int) -> jax.Array:

@@ -190,6 +190,22 @@ def test_large_host_integers_do_not_wrap_around(dtype, x64):
             PoolIndices.from_flat(flat, plane)
 
 
+@pytest.mark.parametrize("dtype", ["int64", "uint64"])
+@pytest.mark.parametrize("x64", [False, True])
+def test_large_offsets_do_not_wrap_around(dtype, x64):
+    geometry = jup.WindowGeometry.for_input((4, 1), (2,))
+    host = np.array([[2**32 + 1], [1]], dtype)
+    with jax.enable_x64(x64):
+        for offsets in (host, jnp.asarray(host)) if x64 else (host,):
+            indices = PoolIndices(offsets, geometry)
+            np.testing.assert_array_equal(np.ravel(indices.flat), [-1, 3])
+            for run in (jup.max_unpool, jax.jit(jup.max_unpool)) if x64 else (jup.max_unpool,):
+                u = run(np.ones((2, 1), np.float32), indices)
+                np.testing.assert_array_equal(np.ravel(u), [0, 0, 0, 1])
+            with pytest.raises(ValueError, match=rf"indices\[0, 0\] = {2**32 + 1}: "):
+                jup.validate_indices(indices)
+
+
 def test_not_an_array():
     """It would become one of objects, without a word."""
     indices = indices_of((4, 4, 1), (2, 2))

@@ -14,7 +14,7 @@ import pytest
 import jaxunpool as jup
 from jaxunpool.resample import divide
 
-SIZES = [(7, 15), (20, 3), (4, 16), (1, 6)]
+SIZES = [(7, 15), (20, 3), (4, 16), (1, 6), (5, 1)]
 MODES = ("nearest", "nearest-exact", "linear", "cubic", "area")
 # So many roundings, in units of half an ulp of the sum of |weight * x|. Linear: of a weight, a
 # product and a sum. Cubic: eight of a weight, of which three in a polynomial that may be 3/4 of its
@@ -43,7 +43,7 @@ def matrix(size, output, mode, coordinates="half_pixel", step=None, antialias=Fa
             row[min(int((i + shift) * step), size - 1)] = 1
         return rows
     if coordinates == "align_corners":
-        step = Fraction(size - 1, max(output - 1, 1))
+        step = Fraction(size - 1, output - 1) if output > 1 else Fraction(0)
     width = max(step, 1) if antialias else 1
     for i, row in enumerate(rows):
         where = i * step
@@ -87,6 +87,10 @@ def rows_and_columns(size, output, dtype=np.float64, **options):
         *({"mode": mode, "coordinates": "align_corners"} for mode in ("linear", "cubic")),
         *({"mode": mode, "coordinates": "asymmetric"} for mode in ("linear", "cubic")),
         *({"mode": mode, "antialias": True} for mode in ("linear", "cubic")),
+        *(
+            {"mode": m, "antialias": True, "coordinates": "align_corners"}
+            for m in ("linear", "cubic")
+        ),
     ],
     ids=lambda options: "-".join(map(str, options.values())),
 )

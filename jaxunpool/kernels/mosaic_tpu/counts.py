@@ -1,7 +1,7 @@
 """What `reduce` and `replicate` divide by: elements of a window, windows that cover an element.
 
-These are the numbers of `Axis.count` and `Axis.covers`, found by comparing, as lines of integers are not
-to be divided in a kernel.
+These are the numbers of `Axis.count` and `Axis.covers`, found by comparing: a kernel for TPU does
+not divide lines of integers.
 """
 
 from __future__ import annotations
