@@ -358,7 +358,7 @@ class WindowGeometry(Plane):
     @classmethod
     def _over(cls, window: _Window, sizes: tuple[int, ...], padding: Any) -> Self:
         """A checked window over a grid of the given sizes."""
-        check_axes(f"window_shape={window.window_shape}, strides={window.strides}", sizes)
+        check_axes(f"strides={window.strides} with window_shape={window.window_shape}", sizes)
         if math.prod(window.window_shape) > MAX_INT32:
             raise ValueError(
                 f"window_shape={window.window_shape}: expected at most {MAX_INT32} elements"

@@ -121,7 +121,9 @@ def test_axes_up_to_the_limit_of_int32():
         "padding='SAME'": lambda: at(LIMIT, (3,), 1, "SAME"),
         "padding='VALID'": lambda: at(LIMIT, (2,), 2, ceil_mode=True),
         "y": lambda: WindowGeometry.for_output((LIMIT + 1, 1), (2,)),
-        r"strides=\(2,\)": lambda: WindowGeometry.for_output((2**30, 1), (2,)),
+        r"strides=\(2,\) with window_shape=\(2,\)": lambda: WindowGeometry.for_output(
+            (2**30, 1), (2,)
+        ),
         "input_shape": lambda: jup.Plane(input_shape=(LIMIT + 1,)),
     }.items():
         with pytest.raises(ValueError, match=rf"^{name}: {limit}"):

@@ -128,7 +128,9 @@ def test_onnx_runtime_unpools_what_it_pooled():
         ours = interop.from_onnx(RUNTIME_I, geometry)
         np.testing.assert_array_equal(jup.max_unpool(y, ours), RUNTIME_U)
     implied = jup.WindowGeometry.for_output(y.shape, (2, 2), data_format="channels_first")
-    with pytest.raises(ValueError, match=r"indices\[0, 0, 0, 0\] = 4: .*use a Plane"):
+    with pytest.raises(
+        ValueError, match=r"indices\[0, 0, 0, 0\] = 4: .*a Plane takes indices made by hand"
+    ):
         interop.from_onnx(RUNTIME_I, implied, output_shape=(3, 3))  # both run times fail as well
 
     overlapping = jup.WindowGeometry.for_input((2, 1, 5, 5), 3, 2, data_format="channels_first")
@@ -156,7 +158,7 @@ def test_onnx_indices_made_by_hand_go_through_a_plane(sizes):
     assert u.sum() == 10
     if sizes == (4, 4):  # 4 and 6 are in the second row, their windows begin in the third
         window = jup.WindowGeometry.for_output(y.shape, (2, 2), data_format="channels_first")
-        with pytest.raises(ValueError, match=r"= 4: .*for indices made by hand use a Plane"):
+        with pytest.raises(ValueError, match=r"= 4: .*a Plane takes indices made by hand"):
             interop.from_onnx(numbers, window)
 
 
@@ -178,7 +180,9 @@ def test_tensorflow_indices_made_by_hand_go_through_a_plane():
     u = jup.max_unpool(y, interop.from_tensorflow(argmax, plane), duplicates="sum")
     np.testing.assert_array_equal(np.flatnonzero(u), [1, 6, 10, 13])
     window = jup.WindowGeometry.for_input((1, 4, 4, 1), (2, 2), padding="SAME")
-    with pytest.raises(ValueError, match=r"argmax\[0, 1, 0, 0\] = 10: .*use a Plane"):
+    with pytest.raises(
+        ValueError, match=r"argmax\[0, 1, 0, 0\] = 10: .*a Plane takes indices made by hand"
+    ):
         interop.from_tensorflow(argmax, window)
 
 
