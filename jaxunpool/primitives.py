@@ -118,8 +118,8 @@ def _wins(indices: jax.Array, plane: Plane) -> jax.Array:
     """Which writers are the last at their element: the ones that find their own label there."""
     sizes = [indices.shape[axis] for axis in plane.axes]
     numbers = [along(indices, axis) for axis in plane.axes]
-    if isinstance(plane, WindowGeometry):  # only that many windows can meet in one element
-        # cheap remainders
+    if isinstance(plane, WindowGeometry):
+        # Only so many windows can meet in one element; powers of two make remainders cheap.
         sizes = [1 << (axis.most_covers - 1).bit_length() for axis in plane.spatial]
         numbers = [number & (size - 1) for number, size in zip(numbers, sizes)]
     weights = [math.prod(sizes[i + 1 :]) for i in range(plane.ndim)]

@@ -44,8 +44,8 @@ def select(x: jax.Array, geometry: WindowGeometry) -> tuple[jax.Array, jax.Array
 def _first(g: WindowGeometry, window: program.Position) -> Any:
     """Offset of the first element of a window that is not padding."""
     tap: list[Any] = [0] * g.ndim
-    for i, (low, _) in enumerate(g.padding):
-        if window[i].least * g.strides[i] < low:
-            padding = jnp.maximum(low - window[i].value * g.strides[i], 0).astype(jnp.int32)
-            tap[i] = lax.div(padding + (g.dilation[i] - 1), np.int32(g.dilation[i]))
+    for i, axis in enumerate(g.spatial):
+        if axis.position(window[i].least) < 0:
+            padding = jnp.maximum(-axis.position(window[i].value), 0).astype(jnp.int32)
+            tap[i] = lax.div(padding + (axis.dilation - 1), np.int32(axis.dilation))
     return program.raster(tap, g.window_shape)
