@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxunpool
-from jaxunpool.geometry import DataFormat
+from jaxunpool.core.geometry import DataFormat
 
 WINDOWS = {"2x2/2": (2, 2, 0), "3x3/2 pad 1": (3, 2, 1)}
 LAYOUTS: tuple[DataFormat, ...] = ("channels_last", "channels_first")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,8 +14,9 @@ import numpy as np
 
 from benchmarks import kernels
 from benchmarks.cases import LAYOUTS
-from jaxunpool import dispatch
-from jaxunpool.geometry import WindowGeometry
+from jaxunpool.core import primitives
+from jaxunpool.core.calls import Call
+from jaxunpool.core.geometry import WindowGeometry
 from tests import oracle
 
 # Shape of a channels-last array, window, stride, padding: what fits a block, and what does not.
@@ -33,25 +35,25 @@ class MismatchError(AssertionError):
     """Two implementations disagree."""
 
 
-def calls() -> Iterator[tuple[dispatch.Call, tuple[int, ...], str]]:
+def calls() -> Iterator[tuple[Call, tuple[int, ...], str]]:
     """What is checked: a call, the shape of its unpooled array and its type."""
     options: dict[str, Sequence[dict[str, str]]] = {
         "scatter": [{"duplicates": "sum"}, {"duplicates": "last"}],
-        "reduce": [{"weights": "mean"}],
-        "replicate": [{"weights": "cover"}],
+        "reduce": [{"weighting": "mean"}],
+        "replicate": [{"weighting": "cover"}],
     }
     for (shape, k, s, p), layout in itertools.product(SHAPES, LAYOUTS):
         full = shape if layout == "channels_last" else (shape[0], shape[3], *shape[1:3])
         geometry = WindowGeometry.for_input(full, (k, k), s, p, data_format=layout)
         for primitive, dtype in itertools.product(kernels.PRIMITIVES, DTYPES):
             for some in options.get(primitive, [{}]):
-                yield dispatch.Call(primitive, geometry, None, **some), full, dtype
+                yield Call(primitive, geometry, None, **some), full, dtype
 
 
 def run(
-    implementations: Callable[[dispatch.Call, Any], Sequence[Any]] = kernels.available,
+    implementations: Callable[[Call, Any], Sequence[Any]] = kernels.available,
     seed: int | None = None,
-    chosen: Sequence[tuple[dispatch.Call, tuple[int, ...], str]] | None = None,
+    chosen: Sequence[tuple[Call, tuple[int, ...], str]] | None = None,
 ) -> dict[str, int]:
     """Compare them all, on fresh random numbers; how many calls of each were right.
 
@@ -62,21 +64,16 @@ def run(
     rng, right = np.random.default_rng(seed), dict[str, int]()
     for call, shape, dtype in calls() if chosen is None else chosen:
         assert isinstance(call.geometry, WindowGeometry)
-        volume = call.geometry.volume
         arrays = _arrays(rng, call, shape, dtype)
-        expected = _by_definition(call, arrays)
+        expected = definition(call, arrays)
         plain = None
         for implementation in reversed(implementations(call, arrays)):  # XLA's first
             named = dataclasses.replace(call, implementation=implementation)
-            what = f"{named} of {dtype}{list(shape)}, seed {seed}"
+            what = f"{call.primitive} ({named}) of {dtype}{list(shape)}, seed {seed}"
             _poison([*arrays, *jax.tree.leaves(plain)])
-            results = jax.tree.leaves(jax.jit(dispatch.on_device, static_argnums=0)(named, *arrays))
+            results = jax.tree.leaves(jax.jit(functools.partial(primitives.bind, named))(*arrays))
             for got, (want, exact) in zip(results, expected, strict=True):
-                # Sums round once per element, in float32 at least, and once to their type.
-                eps = float(jnp.finfo(dtype).eps)
-                slack = 0 if exact else 2 * eps + volume * 2.0**-23
-                error = np.abs(np.asarray(got, np.float64) - want)
-                if not (error <= slack * max(1.0, np.abs(want).max())).all():
+                if not is_close(got, want, exact, call.geometry.volume):
                     raise MismatchError(f"{what}: not what the definition says")
             if plain is not None:
                 for got, other in zip(results, plain, strict=True):
@@ -88,7 +85,7 @@ def run(
 
 
 def _arrays(
-    rng: np.random.Generator, call: dispatch.Call, shape: tuple[int, ...], dtype: str
+    rng: np.random.Generator, call: Call, shape: tuple[int, ...], dtype: str
 ) -> list[jax.Array]:
     g = call.geometry
     assert isinstance(g, WindowGeometry)
@@ -106,42 +103,69 @@ def _poison(like: Sequence[jax.Array]) -> None:
     jax.block_until_ready(filled)
 
 
-def _by_definition(
-    call: dispatch.Call, arrays: Sequence[jax.Array]
-) -> list[tuple[np.ndarray, bool]]:
-    """The results from NumPy and loops, in float64, and whether they are exact."""
+def is_close(found: Any, wanted: np.ndarray, exact: bool, volume: int) -> bool:
+    """Whether a result is what the definition says, but for roundings of sums."""
+    found = np.asarray(found)
+    if exact or jnp.issubdtype(found.dtype, jnp.integer):
+        return bool(np.array_equal(found.astype(wanted.dtype), wanted, equal_nan=True))
+    # Sums round once per element, in float32 at least, and once to their type.
+    eps = float(jnp.finfo(found.dtype).eps)
+    slack = 2 * eps + volume * min(eps, 2.0**-23)
+    error = np.abs(found.astype(np.float64) - wanted)
+    return bool((error <= slack * max(1.0, np.abs(wanted).max(initial=0))).all())
+
+
+def definition(call: Call, arrays: Sequence[jax.Array]) -> list[tuple[np.ndarray, bool]]:
+    """The results from NumPy and loops, in float64 if not exact, and whether they are exact."""
     g = call.geometry
     assert isinstance(g, WindowGeometry)
     sizes, n = g.input_shape, g.ndim
-    shared = (g.window_shape, g.strides, g.padding, g.dilation, False)
+    resolved = (g.window_shape, g.strides, g.padding, g.dilation)
+    options = ((*resolved, ceil_mode) for ceil_mode in (False, True))
+    shared = next(o for o in options if tuple(oracle.windows(sizes, *o)[0]) == g.output_shape)
     outputs, table, counts = oracle.windows(sizes, *shared)
-    values, *offsets = (np.asarray(a, np.float64) for a in arrays)
-    covers = np.bincount([p for members in table for p in members], minlength=int(np.prod(sizes)))
+    values, *others = map(np.asarray, arrays)
+    cover, last = np.zeros(int(np.prod(sizes)), int), {}
+    for o, members in enumerate(table):
+        for position in members:
+            cover[position] += 1
+            last[position] = o
+    weights: dict[str, Callable[[int, int], float]] = {
+        "sum": lambda o, p: 1,
+        "mean": lambda o, p: 1 / counts[o],
+        "mean_inside": lambda o, p: 1 / len(table[o]),
+        "cover": lambda o, p: 1 / cover[p],
+        "last": lambda o, p: last[p] == o,
+    }
 
     def over(function: Callable[..., Any], *arrays: np.ndarray) -> Any:
         return oracle.over_layout(function, n, g.data_format, *arrays)
 
-    def places(offsets: np.ndarray) -> np.ndarray:
+    def flat(offsets: np.ndarray) -> np.ndarray:
         """The flat position every offset names, or none (-1)."""
-        flat = np.full(offsets.shape, -1)
+        found = np.full(offsets.shape, -1)
         for o, members in enumerate(table):
             at = np.unravel_index(o, outputs)
             for position, offset in members.items():
-                flat[at] = np.where(offsets[at] == offset, position, flat[at])
-        return flat
+                found[at] = np.where(offsets[at] == offset, position, found[at])
+        return found
+
+    def weight(o: int, p: int, t: int) -> float:
+        factor = 1 if not others else float(others[0].ravel()[t])
+        return weights[call.weighting or "sum"](o, p) * factor
 
     if call.primitive == "select":
         y, found = over(lambda x: oracle.max_pool(x, *shared)[:2], values)
         return [(y, True), (found, True)]
     if call.primitive == "gather":
-        read = lambda u, o: oracle.max_unpool_gradient(u, places(o), "sum")  # noqa: E731
-        return [(over(read, values, *offsets), True)]
+        read = lambda u, o: oracle.max_unpool_gradient(u, flat(o), "sum")  # noqa: E731
+        return [(over(read, values, *others), True)]
     if call.primitive == "scatter":
-        assert call.duplicates is not None
-        write = lambda y, o: oracle.max_unpool(y, places(o), sizes, call.duplicates)  # noqa: E731
-        return [(over(write, values, *offsets), call.duplicates == "last")]
+        how = call.duplicates or "last"
+        write = lambda y, o: oracle.max_unpool(y, flat(o), sizes, how)  # noqa: E731
+        return [(over(write, values, *others), how == "last")]
     if call.primitive == "reduce":
-        mean = lambda o, p, t: 1 / counts[o]  # noqa: E731
-        return [(over(lambda x: oracle.window_sums(x, table, outputs, mean), values), False)]
-    cover = lambda o, p, t: 1 / covers[p]  # noqa: E731
-    return [(over(lambda y: oracle.window_copies(y, table, sizes, cover), values), False)]
+        run = lambda x: oracle.window_sums(x, table, outputs, weight)  # noqa: E731
+    else:
+        run = lambda y: oracle.window_copies(y, table, sizes, weight)  # noqa: E731
+    return [(over(run, values), False)]

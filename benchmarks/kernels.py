@@ -14,16 +14,17 @@ import jax.numpy as jnp
 from jax import lax
 
 from benchmarks.cases import LAYOUTS, WINDOWS, Case
-from jaxunpool import dispatch
-from jaxunpool.geometry import WindowGeometry
+from jaxunpool.core import backends, primitives
+from jaxunpool.core.calls import Call
+from jaxunpool.core.geometry import WindowGeometry
 
 SHAPES = ((32, 224, 224, 64), (32, 56, 56, 256))
 DTYPES = ("float32", "bfloat16")
 PRIMITIVES = ("select", "gather", "scatter", "reduce", "replicate")
 OPTIONS: dict[str, dict[str, str]] = {
     "scatter": {"duplicates": "sum"},
-    "reduce": {"weights": "mean"},
-    "replicate": {"weights": "mean"},
+    "reduce": {"weighting": "mean"},
+    "replicate": {"weighting": "mean"},
 }
 # A run works through this many sets of arrays, each larger than a cache, one after the other: a
 # launch costs less than a kernel then, and no kernel finds its input where the last one left it.
@@ -50,12 +51,9 @@ def cases(
                             yield _case(primitive, window, layout, shape, dtype, device)
 
 
-def available(call: dispatch.Call, arrays: Sequence[Any]) -> list[Any]:
+def available(call: Call, arrays: Sequence[Any]) -> list[str]:
     """The implementations that could run a call on this machine's platform."""
-    backend = f"mosaic_{jax.default_backend()}"
-    if backend in dispatch.KERNELS and dispatch.unsupported(call, arrays, backend) is None:
-        return [backend, "xla"]
-    return ["xla"]
+    return [*backends.serving(call, arrays, jax.default_backend()), "xla"]
 
 
 def arrays_for(
@@ -78,16 +76,16 @@ def _case(
     batch, height, width, channels = shape
     ours = shape if layout == "channels_last" else (batch, channels, height, width)
     geometry = WindowGeometry.for_input(ours, (k, k), s, p, data_format=layout)
-    call = dispatch.Call(primitive, geometry, None, **OPTIONS.get(primitive, {}))
+    call = Call(primitive, geometry, None, **OPTIONS.get(primitive, {}))
     keys = jax.random.split(jax.random.key(0), SETS)
     sets = [arrays_for(primitive, geometry, ours, dtype, key) for key in keys]
-    results = jax.eval_shape(lambda *a: dispatch.on_device(call, *a), *sets[0])
+    results = jax.eval_shape(functools.partial(primitives.bind, call), *sets[0])
     moved = sum(a.size * a.dtype.itemsize for a in [*sets[0], *jax.tree.leaves(results)])
     contenders: dict[str, Run] = {}
     for implementation in available(call, sets[0]):
         named = dataclasses.replace(call, implementation=implementation)
         contenders[implementation] = one_after_another(
-            functools.partial(dispatch.on_device, named), sets
+            functools.partial(primitives.bind, named), sets
         )
     contenders |= _torch(primitive, (k, s, p), layout, shape, dtype, device)
     if layout == "channels_last" and primitive in ("select", "reduce"):

@@ -8,10 +8,10 @@ from jaxunpool.adaptive import (
 )
 from jaxunpool.average import avg_pool, avg_unpool, global_avg_pool
 from jaxunpool.conv_transpose import conv_transpose
-from jaxunpool.explain import explain
+from jaxunpool.core.explain import explain
+from jaxunpool.core.geometry import Plane, WindowGeometry
 from jaxunpool.fixed import bed_of_nails_unpool, fixed_unpool
 from jaxunpool.fractional import fractional_max_pool, fractional_max_pool_with_indices
-from jaxunpool.geometry import Plane, WindowGeometry
 from jaxunpool.indices import PoolIndices, validate_indices
 from jaxunpool.interpolate import interpolate
 from jaxunpool.inverse import inverse

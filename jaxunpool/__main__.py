@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     command, *others = arguments or [""]
     if command in COMMANDS:
         return importlib.import_module(COMMANDS[command]).main(others)
-    return importlib.import_module("jaxunpool.photograph").main(arguments)
+    return importlib.import_module("jaxunpool.apps.photograph").main(arguments)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 
-from jaxunpool import irregular, primitives
-from jaxunpool.arguments import as_floats, as_poolable
-from jaxunpool.dispatch import Implementation, check_implementation
-from jaxunpool.geometry import (
+from jaxunpool.core import irregular, primitives
+from jaxunpool.core.arguments import as_floats, as_poolable
+from jaxunpool.core.backends import Implementation, check_implementation
+from jaxunpool.core.geometry import (
     DATA_FORMATS,
     DataFormat,
     Plane,
@@ -21,8 +21,8 @@ from jaxunpool.geometry import (
     spatial_ndim,
     spatial_sizes,
 )
+from jaxunpool.core.resample import Mean, resample, widest_window, windows
 from jaxunpool.indices import PoolIndices, check_plane
-from jaxunpool.resample import Mean, resample, widest_window, windows
 
 Parts = int | Sequence[int | None]
 

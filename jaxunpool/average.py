@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunpool import primitives
-from jaxunpool.arguments import Sizes, as_floats, pooling_window, unpooling_window, whole_plane
-from jaxunpool.dispatch import Implementation
-from jaxunpool.geometry import DataFormat, Padding, check_choice
+from jaxunpool.core import primitives
+from jaxunpool.core.arguments import Sizes, as_floats, pooling_window, unpooling_window, whole_plane
+from jaxunpool.core.backends import Implementation
+from jaxunpool.core.geometry import DataFormat, Padding, check_choice
 
 
 def avg_pool(

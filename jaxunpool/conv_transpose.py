@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxunpool.arguments import Sizes, as_floats
-from jaxunpool.geometry import (
+from jaxunpool.core.arguments import Sizes, as_floats
+from jaxunpool.core.geometry import (
     DATA_FORMATS,
     DataFormat,
     as_int,

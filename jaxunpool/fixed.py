@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxunpool import primitives
-from jaxunpool.arguments import Sizes, as_poolable, unpooling_window
-from jaxunpool.dispatch import Implementation
-from jaxunpool.geometry import DataFormat, Padding, as_sequence, per_axis
+from jaxunpool.core import primitives
+from jaxunpool.core.arguments import Sizes, as_poolable, unpooling_window
+from jaxunpool.core.backends import Implementation
+from jaxunpool.core.geometry import DataFormat, Padding, as_sequence, per_axis
 
 
 def fixed_unpool(

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxunpool import irregular
-from jaxunpool.arguments import Sizes, as_poolable
-from jaxunpool.dispatch import Implementation, check_implementation
-from jaxunpool.geometry import (
+from jaxunpool.core import irregular
+from jaxunpool.core.arguments import Sizes, as_poolable
+from jaxunpool.core.backends import Implementation, check_implementation
+from jaxunpool.core.geometry import (
     DATA_FORMATS,
     DataFormat,
     Plane,
@@ -25,8 +25,8 @@ from jaxunpool.geometry import (
     spatial_ndim,
     spatial_sizes,
 )
+from jaxunpool.core.resample import divide
 from jaxunpool.indices import PoolIndices, check_plane, raise_first
-from jaxunpool.resample import divide
 
 
 def fractional_max_pool(
@@ -163,7 +163,7 @@ def fractional_max_pool_with_indices(
                 for i, (s, n) in enumerate(zip(sequences, plane.input_shape))
             ]
             widths = [int(np.diff(edge).max()) for edge in given]
-            edges = list(map(jnp.asarray, given))  # data: constants of a program around this
+            edges = list(map(jnp.asarray, given))  # under jit, constants of its program
         starts, stops = _bounds(edges, plane, bool(overlapping), x.ndim)
         widths = [width + bool(overlapping) for width in widths]
     y, flat = irregular.select(x, starts, stops, widths, plane, implementation)
@@ -253,7 +253,7 @@ def _samples(key: Any, samples: Any, x: jax.Array, plane: Plane) -> jax.Array:
     return samples
 
 
-# A program, and so are those below: eager calls then need nothing of the host.
+# Jitted, as are those below, so that eager calls transfer nothing from the host.
 _uniform = jax.jit(jax.random.uniform, static_argnums=(1, 2))
 
 

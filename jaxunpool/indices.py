@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
-from jaxunpool import saving
-from jaxunpool.geometry import (
+from jaxunpool.core import saving
+from jaxunpool.core.geometry import (
     MAX_INT32,
     Plane,
     WindowGeometry,

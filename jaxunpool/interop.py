@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxunpool.geometry import (
+from jaxunpool.core.geometry import (
     MAX_INT32,
     Plane,
     WindowGeometry,

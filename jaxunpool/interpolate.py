@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxunpool.arguments import Sizes, as_floats, as_poolable
-from jaxunpool.dispatch import Implementation, check_implementation
-from jaxunpool.geometry import (
+from jaxunpool.core.arguments import Sizes, as_floats, as_poolable
+from jaxunpool.core.backends import Implementation, check_implementation
+from jaxunpool.core.geometry import (
     DATA_FORMATS,
     MAX_INT32,
     DataFormat,
@@ -23,7 +23,7 @@ from jaxunpool.geometry import (
     spatial_ndim,
     spatial_sizes,
 )
-from jaxunpool.resample import AxisMap, Kernel, Mean, Nearest, resample
+from jaxunpool.core.resample import AxisMap, Kernel, Mean, Nearest, resample
 
 MODES = ("nearest", "nearest-exact", "linear", "cubic", "area")
 COORDINATES = ("half_pixel", "align_corners", "asymmetric")

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxunpool import primitives
-from jaxunpool.arguments import Sizes, as_floats, pooling_window
-from jaxunpool.dispatch import Implementation
-from jaxunpool.geometry import DataFormat, Padding
+from jaxunpool.core import primitives
+from jaxunpool.core.arguments import Sizes, as_floats, pooling_window
+from jaxunpool.core.backends import Implementation
+from jaxunpool.core.geometry import DataFormat, Padding
 from jaxunpool.kernels.common import accumulator
 
 
@@ -63,7 +63,7 @@ def lp_pool(
         x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation
     )
     if norm_type == math.inf:
-        return primitives.select(_powers(x, 1), geometry, implementation)[0].astype(x.dtype)
+        return primitives.maximum(_powers(x, 1), geometry, implementation).astype(x.dtype)
     exponent = int(norm_type) if norm_type == int(norm_type) else float(norm_type)
     total = primitives.reduce(_powers(x, exponent), geometry, implementation)
     return _roots(total, exponent).astype(x.dtype)

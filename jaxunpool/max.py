@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 
-from jaxunpool import primitives
-from jaxunpool.arguments import Sizes, as_poolable, pooling_window, whole_plane
-from jaxunpool.dispatch import Implementation, check_implementation
-from jaxunpool.geometry import (
+from jaxunpool.core import primitives
+from jaxunpool.core.arguments import Sizes, as_poolable, pooling_window, whole_plane
+from jaxunpool.core.backends import Implementation, check_implementation
+from jaxunpool.core.geometry import (
     DATA_FORMATS,
     DataFormat,
     Padding,
@@ -69,7 +69,7 @@ def max_pool(
     geometry = pooling_window(
         x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation
     )
-    return primitives.select(x, geometry, implementation)[0]
+    return primitives.maximum(x, geometry, implementation)
 
 
 def max_pool_with_indices(

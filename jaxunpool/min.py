@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxunpool.arguments import Sizes, as_poolable
-from jaxunpool.dispatch import Implementation
-from jaxunpool.geometry import DataFormat, Padding
+from jaxunpool.core.arguments import Sizes, as_poolable
+from jaxunpool.core.backends import Implementation
+from jaxunpool.core.geometry import DataFormat, Padding
 from jaxunpool.indices import PoolIndices
 from jaxunpool.max import max_pool, max_pool_with_indices
 

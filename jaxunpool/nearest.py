@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import jax
 
-from jaxunpool import primitives
-from jaxunpool.arguments import Sizes, as_floats, as_poolable, unpooling_window
-from jaxunpool.dispatch import Implementation
-from jaxunpool.geometry import DataFormat, Padding, check_choice
+from jaxunpool.core import primitives
+from jaxunpool.core.arguments import Sizes, as_floats, as_poolable, unpooling_window
+from jaxunpool.core.backends import Implementation
+from jaxunpool.core.geometry import DataFormat, Padding, check_choice
 
 
 def nearest_unpool(
@@ -62,5 +62,5 @@ def nearest_unpool(
         data_format,
         implementation,
     )
-    weights = "cover" if duplicates == "mean" else "last"
-    return primitives.replicate(y, geometry, implementation, weights)
+    weighting = "cover" if duplicates == "mean" else "last"
+    return primitives.replicate(y, geometry, implementation, weighting)

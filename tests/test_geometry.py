@@ -175,6 +175,6 @@ def test_axis_is_what_counting_says(data):
         for o, t in some:
             assert bool(axis.is_last(o, t)) == ((o, t) == some[-1])
             assert tuple(map(int, axis.tap(o, p))) == (t, True)
-        block, element = divmod(p, stride)
-        assert {o - block for o, _ in some} <= {*axis.reaching(1)} <= {*axis.shifts}
+        cell, element = divmod(p, stride)
+        assert {o - cell for o, _ in some} <= {*axis.reaching(1)} <= {*axis.shifts}
         assert {o for o, _ in axis.covering(element)} <= {*axis.shifts}

@@ -12,7 +12,7 @@ import oracle
 import pytest
 
 import jaxunpool as jup
-from jaxunpool.resample import divide
+from jaxunpool.core.resample import divide
 
 SIZES = [(7, 15), (20, 3), (4, 16), (1, 6), (5, 1)]
 MODES = ("nearest", "nearest-exact", "linear", "cubic", "area")

@@ -1,23 +1,19 @@
 """Kernels behind the public functions: gradients of any order, and programs for many devices."""
 
 import functools
-import importlib.util
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gpus import gpus
-from jax.experimental import topologies
-from jax.experimental.pallas import mosaic_gpu as plgpu
-from jax.experimental.pallas import tpu as pltpu
+from backend_cases import TESTED
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from strategies import only
 
 import jaxunpool as jup
-from jaxunpool import dispatch, sharding
+from jaxunpool.core import backends, lowering, primitives
 
 pytestmark = pytest.mark.usefixtures("compiled_as_users_do")
 
@@ -36,25 +32,27 @@ def _as_users_have_it():
 
 @pytest.fixture
 def interpreted(backend, monkeypatch):
-    """Kernels run on the CPU; their callbacks do not pass through custom partitioning."""
-    direct = lambda call: functools.partial(dispatch.on_device, call)
-    monkeypatch.setattr(sharding, "_vmappable", direct)
-    if backend == "mosaic_tpu":
-        with pltpu.force_tpu_interpret_mode():
-            yield
-    elif hasattr(plgpu, "force_gpu_interpret_mode"):
-        with plgpu.force_gpu_interpret_mode():
-            yield
-    else:
-        pytest.skip("this jax has no interpreter for Mosaic GPU")
+    """Kernels run on the CPU, one by one and without the lowering rule.
+
+    An interpreter's callbacks cannot be lowered inside it.
+    """
+
+    def traced(call, lead):
+        return jax.jit(functools.partial(lowering.on_device, "cpu", call, lead=lead))
+
+    if not TESTED[backend].runs:
+        pytest.skip("this jax has no interpreter for it")
+    monkeypatch.setattr(primitives, "_compiled", traced)
+    with TESTED[backend].runs[-1]():
+        yield
 
 
+@pytest.mark.parametrize("order", only(1, among=(1, 2)))
 @pytest.mark.parametrize("window", only("2x2", among=WINDOWS))
-@pytest.mark.parametrize("backend", dispatch.KERNELS)
-def test_gradients_have_the_bits_of_xla(backend, window, interpreted, rng):
+@pytest.mark.parametrize("backend", backends.NAMES)
+def test_gradients_have_the_bits_of_xla(backend, window, order, interpreted, rng):
     options = WINDOWS[window]
-    shape = (4, 8, 8, 64) if backend == "mosaic_gpu" else (1, 6, 8, 128)
-    x = jnp.asarray(rng.integers(-4, 5, shape), jnp.float32)
+    x = jnp.asarray(rng.integers(-4, 5, TESTED[backend].shape), jnp.float32)
 
     def loss(x, implementation):
         some = options | {"implementation": implementation}
@@ -64,11 +62,12 @@ def test_gradients_have_the_bits_of_xla(backend, window, interpreted, rng):
         n = jup.avg_unpool(a, **some, output_shape=x.shape[1:3])
         return jnp.sum((u + n) ** 2)
 
-    for order in (1, 2):
-        run = functools.partial(_gradient, loss, order)
-        kernels, plain = (jax.jit(run, static_argnums=1)(x, name) for name in (backend, None))
-        assert np.abs(plain).max() > 1
-        np.testing.assert_array_equal(kernels, plain)
+    run = functools.partial(_gradient, loss, order)
+    with jax.disable_jit():
+        kernels = run(x, backend)
+    plain = jax.jit(run, static_argnums=1)(x, None)
+    assert np.abs(plain).max() > 1
+    np.testing.assert_array_equal(kernels, plain)
 
 
 def _gradient(loss, order, x, implementation):
@@ -76,15 +75,6 @@ def _gradient(loss, order, x, implementation):
         return jax.grad(loss)(x, implementation)
     inner = lambda x: jnp.sum(jax.grad(loss)(x, implementation) ** 2)
     return jax.grad(inner)(x)
-
-
-def devices_of(backend):
-    """Four devices that need not be there, if there is a compiler for them."""
-    if backend == "mosaic_tpu":
-        if importlib.util.find_spec("libtpu") is None:
-            pytest.skip("libtpu is not installed")
-        return topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
-    return gpus(9, count=4)
 
 
 @pytest.mark.parametrize(
@@ -97,9 +87,9 @@ def devices_of(backend):
     ids=["batch", "channels", "rows"],
 )
 @pytest.mark.parametrize("mode", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("backend", dispatch.KERNELS)
+@pytest.mark.parametrize("backend", backends.NAMES)
 def test_sharded_programs_exchange_what_windows_share(backend, mode, spec, allowed):
-    devices = devices_of(backend)
+    devices = TESTED[backend].devices()
     if backend == "mosaic_tpu" and mode == AxisType.Auto:
         pytest.skip("without a TPU the compiler cannot ask back how a call is to be split")
     mesh = Mesh(np.array(devices).reshape(4), ("a",), axis_types=(mode,))
@@ -129,10 +119,34 @@ def test_one_export_for_all_platforms():
     np.testing.assert_array_equal(again.call(values), pool(values))
 
 
-@pytest.mark.parametrize("backend", dispatch.KERNELS)
+@pytest.mark.parametrize("backend", backends.NAMES)
 def test_vmap_is_one_leading_dimension_more(backend):
     pool = lambda x: jup.max_pool(x, (2, 2), implementation=backend)
     x = jax.ShapeDtypeStruct((3, 4, 16, 16, 128), jnp.float32)
     program = jax.make_jaxpr(jax.vmap(pool))(x)
     assert program.out_avals[0].shape == (3, 4, 8, 8, 128)
-    assert str(program).count("custom_partitioning") == 1
+    assert str(program).count("jaxunpool_select[") == 1
+
+
+@pytest.mark.parametrize("backend", backends.NAMES)
+def test_refused_while_tracing(backend):
+    """A kernel asked for by name that there is none for."""
+    y = jax.ShapeDtypeStruct((8, 5, 5, 3), jnp.complex64)
+    u = jax.ShapeDtypeStruct((8, 16, 16, 128), jnp.float32)
+    unpool = functools.partial(jup.fixed_unpool, implementation=backend)
+    each = jax.ShapeDtypeStruct((8, 2, 2), jnp.float32)
+    for run, arrays, reason in (
+        (lambda y: jup.max_pool(y.real, 5, implementation=backend), (y,), "no kernel for"),
+        (jax.vmap(unpool), (u, each), "a pattern for each example"),
+    ):
+        with pytest.raises(NotImplementedError, match=f"implementation='{backend}'.*{reason}"):
+            jax.eval_shape(run, *arrays)
+
+
+def test_exported_for_several_devices_is_refused_by_name():
+    mesh = Mesh(np.array(jax.devices()[:2]), ("a",), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, P("a"))
+    x = jax.ShapeDtypeStruct((8, 16, 16, 128), jnp.float32, sharding=sharding)
+    pool = jax.jit(lambda x: jup.max_pool(x, (2, 2), implementation="mosaic_tpu"))
+    with pytest.raises(NotImplementedError, match=r"implementation='mosaic_tpu'.*split by XLA"):
+        jax.export.export(pool, platforms=["tpu"])(x)

@@ -12,7 +12,7 @@ import pytest
 from strategies import only
 
 import jaxunpool as jup
-from jaxunpool import photograph as demo
+from jaxunpool.apps import photograph as demo
 
 for package in ("matplotlib", "rich", "skimage"):
     pytest.importorskip(package)

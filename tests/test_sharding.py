@@ -22,7 +22,7 @@ from namespace import TABLE, batch_for
 from strategies import poolings
 
 import jaxunpool as jup
-from jaxunpool import primitives
+from jaxunpool.core import primitives
 from jaxunpool.models import SegNetBasic
 
 COLLECTIVE = re.compile(
@@ -495,12 +495,13 @@ def test_devices_that_jax_refuses_under_set_mesh_are_its_own_error(mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_sharded_inside_a_program_under_set_mesh(mode):
-    """With Auto axes and arguments that nobody placed, XLA does not say how it cut what it cut."""
     x = negative(LINES)
     move = jax.lax.with_sharding_constraint if mode == AxisType.Auto else jax.sharding.reshard
-    gathers = {"all-gather"} if mode == AxisType.Auto else {"collective-permute"}
     with jax.set_mesh(mesh_of((2, 2), mode)):
-        for spec, allowed in ((P("one", None, "two"), set()), (P("one", "two"), gathers)):
+        for spec, allowed in (
+            (P("one", None, "two"), set()),
+            (P("one", "two"), {"collective-permute"}),
+        ):
             run = cheaply(lambda x, spec=spec: pool_and_unpool(move(x, spec)))
             compiled = run.lower(x).compile()
             assert set(collectives(compiled)) == allowed
@@ -536,12 +537,60 @@ def test_a_network_from_before_set_mesh(mode):
         same(run(state, x), expected)
 
 
-def test_a_sharded_program_of_plain_jax_can_be_exported():
+@pytest.mark.parametrize("implementation", [None, "xla"])
+def test_a_sharded_program_can_be_exported(implementation):
     sharding = NamedSharding(mesh_of((8,), AxisType.Auto), P("one"))
     x = jax.device_put(arrays_for(jup.WindowGeometry.for_input(SHAPE, 2), SHAPE)[0], sharding)
-    run = jax.jit(lambda x: jup.max_pool(x, 2, implementation="xla"))
+    run = jax.jit(lambda x: jup.max_pool(x, 2, implementation=implementation))
     exported = jax.export.deserialize(jax.export.export(run)(x).serialize())
     same(jax.jit(exported.call)(x), run(x))
+
+
+@pytest.mark.parametrize("implementation", [None, "xla"])
+def test_gradients_where_windows_do_not_divide_the_shards(implementation):
+    """That axis is gathered, and the gradient still has the type of the array."""
+    x = negative((2, 10, 3))
+
+    def loss(x):
+        y, indices = jup.max_pool_with_indices(x, 3, implementation=implementation)
+        averages = jup.avg_pool(x, 3, implementation=implementation)
+        u = jup.max_unpool(y * averages, indices, implementation=implementation)
+        return (u * x).sum()
+
+    run = cheaply(jax.grad(loss))
+    placed = jax.device_put(x, NamedSharding(mesh_of((2,), AxisType.Explicit), P(None, "one")))
+    same(run(placed), run(x))
+
+
+@pytest.mark.parametrize("implementation", [None, "xla"])
+@pytest.mark.parametrize("mode", MODES)
+def test_derivatives_of_patterns_on_sharded_rows(mode, implementation, rng):
+    """A pattern for each example, and second derivatives, on shards that windows do not divide."""
+    y = jnp.asarray(rng.standard_normal((4, 8, 3, 2)), jnp.float32)
+    patterns = jnp.asarray(rng.standard_normal((4, 3, 3)), jnp.float32)
+    placed = jax.device_put(y, NamedSharding(mesh_of((4,), mode), P(None, "one")))
+
+    def unpool(y, pattern):
+        return jnp.sin(jup.fixed_unpool(y, pattern, 2, implementation=implementation)).sum()
+
+    def derivatives(y, patterns):
+        each = jax.vmap(jax.grad(unpool, (0, 1)))(y, patterns)
+        return each, jax.jacrev(jax.grad(unpool, 1), 1)(y, patterns[0])
+
+    found, wanted = (jax.jit(derivatives)(a, patterns) for a in (placed, y))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+    jax.tree.map(close, found, wanted)
+
+
+@pytest.mark.parametrize("implementation", [None, "xla"])
+def test_uneven_windows_of_a_sharded_batch(implementation):
+    x = negative((4, 8, 7, 2))
+    pool = functools.partial(jup.adaptive_max_pool, output_shape=5, implementation=implementation)
+    run = cheaply(jax.grad(lambda x: jnp.sum(pool(x) ** 2)))
+    for mode in MODES:
+        mesh = mesh_of((2,), mode)
+        with jax.set_mesh(mesh):
+            same(run(jax.device_put(x, NamedSharding(mesh, P("one")))), run(x))
 
 
 PROCESS = """

@@ -24,7 +24,7 @@ import sklearn.metrics  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from jaxunpool.__main__ import main  # noqa: E402
-from jaxunpool.command import UsageError  # noqa: E402
+from jaxunpool.apps.command import UsageError  # noqa: E402
 from jaxunpool.training import checkpoints, loop, metrics, scenes, session  # noqa: E402
 from jaxunpool.training.options import Configuration  # noqa: E402
 

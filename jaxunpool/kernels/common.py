@@ -23,8 +23,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from jaxunpool.geometry import WindowGeometry
+from jaxunpool.core.geometry import WindowGeometry
 
 PER_WINDOW = ("mean", "mean_inside")
 
@@ -35,7 +36,7 @@ def by_window(y: jax.Array, g: WindowGeometry, weighting: str, windows: Sequence
         return y
     padded = weighting == "mean"
     if g.volume.bit_count() == 1 and all(axis.is_full(padded=padded) for axis in g.spatial):
-        return y / g.volume  # exact as a product, too
+        return y / g.volume  # by a power of two: exact however it is compiled
     counts = [axis.count(window, padded=padded) for axis, window in zip(g.spatial, windows)]
     return divide(y, functools.reduce(operator.mul, counts))
 
@@ -76,3 +77,22 @@ def lowest(dtype: Any) -> np.ndarray:
     """The identity of the maximum: -inf, or the smallest integer."""
     is_float = jnp.issubdtype(dtype, jnp.floating)
     return np.array(-np.inf if is_float else jnp.iinfo(dtype).min, dtype)
+
+
+def fence(arrays: tuple[jax.Array, ...], axis: int) -> tuple[jax.Array, ...]:
+    """The arrays, written out: XLA does not recompute them in each of their consumers.
+
+    An optimization barrier; on CPU, where that is not enough before jax 0.11, the last row along an
+    axis is written again in a loop of two steps.
+    """
+    rows = [lax.slice_in_dim(a, a.shape[axis] - 1, None, axis=axis) for a in arrays]
+
+    def write(_: Any, arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        return tuple(
+            lax.dynamic_update_slice_in_dim(a, row, a.shape[axis] - 1, axis)
+            for a, row in zip(arrays, rows)
+        )
+
+    return lax.platform_dependent(
+        arrays, cpu=lambda a: lax.fori_loop(0, 2, write, a), default=lax.optimization_barrier
+    )

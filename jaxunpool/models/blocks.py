@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from jaxunpool.geometry import check_choice
+from jaxunpool.core.geometry import check_choice
 from jaxunpool.models.decoders import DECODERS, Unpool, pool
 
 Widths = Sequence[Sequence[int]]

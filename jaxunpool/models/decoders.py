@@ -10,8 +10,8 @@ from flax import nnx
 from flax.linen.dtypes import promote_dtype
 
 from jaxunpool.conv_transpose import conv_transpose
+from jaxunpool.core.geometry import check_choice
 from jaxunpool.fixed import bed_of_nails_unpool
-from jaxunpool.geometry import check_choice
 from jaxunpool.indices import PoolIndices
 from jaxunpool.interpolate import interpolate
 from jaxunpool.inverse import inverse

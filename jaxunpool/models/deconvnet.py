@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxunpool.geometry import as_int
+from jaxunpool.core.geometry import as_int
 from jaxunpool.inverse import inverse
 from jaxunpool.max import max_pool_with_indices, max_unpool
 from jaxunpool.models.blocks import ConvBlock, Encoder

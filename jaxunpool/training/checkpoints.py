@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxunpool.command import UsageError, read_json, report, write_json
+from jaxunpool.apps.command import UsageError, read_json, report, write_json
 from jaxunpool.training.loop import State
 from jaxunpool.training.options import Configuration
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxunpool.command import exit_status, read_json, require_extra, write_json
+from jaxunpool.apps.command import exit_status, read_json, require_extra, write_json
 from jaxunpool.training import options
 from jaxunpool.training.train import is_of
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxunpool.command import UsageError, replacing
+from jaxunpool.apps.command import UsageError, replacing
 from jaxunpool.training import scenes
 from jaxunpool.training.loop import LARGEST, SMALLEST, Scenes, State
 from jaxunpool.training.metrics import confusion_matrix

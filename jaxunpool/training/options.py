@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from jaxunpool.command import Parser, UsageError, count, whole
+from jaxunpool.apps.command import Parser, UsageError, count, whole
 
 PACKAGES = ("optax", "orbax.checkpoint", "sklearn", "matplotlib", "rich", "skimage")
 

@@ -24,7 +24,7 @@ from rich.progress import (
 )
 
 from jaxunpool import models
-from jaxunpool.command import UsageError, read_json, report
+from jaxunpool.apps.command import UsageError, read_json, report
 from jaxunpool.training.checkpoints import CONFIGURATION, Folder
 from jaxunpool.training.loop import WATCHED, Run, State
 from jaxunpool.training.options import Configuration

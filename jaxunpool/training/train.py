@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from jaxunpool.command import exit_status, read_json, require_extra, write_json
+from jaxunpool.apps.command import exit_status, read_json, require_extra, write_json
 from jaxunpool.training import options
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from jaxunpool.kernels.mosaic_gpu.tiles import Shift, Tiles, elements_of, window
 def run(kernel: Callable[..., None], tiles: Tiles, arrays: Sequence[jax.Array], out: Any) -> Any:
     """The outputs of a kernel that gets references to arrays and outputs."""
     programs = math.prod(-(-size // covered) for size, covered in tiles.extents)
-    # Nothing is both read and written, and threads share nothing: they need no barriers.
+    # No array is both read and written and threads do not communicate: no barriers are needed.
     params = plgpu.CompilerParams(unsafe_no_auto_barriers=True)
     launch = plgpu.kernel(
         kernel, out_type=out, grid=(programs,), grid_names=("program",), compiler_params=params
@@ -70,7 +70,7 @@ class Program:
 
     Attributes:
         tiles: how its call is cut up.
-        first: its first window, or block of strides.
+        first: its first window, or cell.
         shape: of its box.
     """
 
@@ -84,7 +84,7 @@ class Program:
             if n > 1:
                 start = lax.rem(number, np.int32(n)) * covered
                 number = lax.div(number, np.int32(n))
-            if size % covered:  # the last one ends with the axis
+            if size % covered:  # the last program is moved back, to end with the axis
                 start = jnp.minimum(start, size - covered)
             starts.insert(0, start)
         extents = zip(starts[1::2], tiles.counts, tiles.steps)
@@ -95,29 +95,28 @@ class Program:
 
     def window_corner(self) -> Position:
         """Where the first window starts."""
-        g = self.tiles.geometry
-        corner = [index.scaled(stride) for index, stride in zip(self.first, g.strides)]
-        return shifted(corner, tuple(-low for low, _ in g.padding))
+        axes = self.tiles.geometry.spatial
+        return [Index(*map(axis.position, index)) for axis, index in zip(axes, self.first)]
 
-    def block_corner(self) -> Position:
-        """Where the first block starts."""
+    def cell_corner(self) -> Position:
+        """Where the first cell starts."""
         return [index.scaled(s) for index, s in zip(self.first, self.tiles.geometry.strides)]
 
-    def pooled(self, ref: Any) -> View:
-        """Of a pooled array."""
-        return View(self, ref, self.tiles.geometry.output_shape)
+    def pooled(self, ref: Any) -> Operand:
+        """The operand of a pooled array."""
+        return Operand(self, ref, self.tiles.geometry.output_shape)
 
-    def unpooled(self, ref: Any) -> View:
-        """Of an unpooled array."""
-        return View(self, ref, self.tiles.geometry.input_shape)
+    def unpooled(self, ref: Any) -> Operand:
+        """The operand of an unpooled array."""
+        return Operand(self, ref, self.tiles.geometry.input_shape)
 
-    def read_elements(self, ref: Any) -> dict[Shift, Element]:
-        """What its windows have of an unpooled array, by the distance from their corner."""
+    def read_elements(self, ref: Any) -> dict[Shift, Loaded]:
+        """The elements of its windows, by the distance from the corner of the first."""
         t = self.tiles
         return self.unpooled(ref).read(self.window_corner(), elements_of(t.geometry, t.steps))
 
-    def read_windows(self, ref: Any) -> dict[Shift, Element]:
-        """What reaches its blocks of a pooled array, by the distance from the first block."""
+    def read_windows(self, ref: Any) -> dict[Shift, Loaded]:
+        """The windows that reach its cells, by the shift from the first cell."""
         t = self.tiles
         return self.pooled(ref).read(self.first, windows_of(t.geometry, t.steps))
 
@@ -126,7 +125,7 @@ class Program:
         return [self.full(index.value, jnp.int32) for index in position]
 
     def shared_out(self, box: jax.Array) -> jax.Array:
-        """A box of which every thread has the same elements as of every other."""
+        """A box in the layout in which each thread has the same elements of every box."""
         return plgpu.layout_cast(box, plgpu.Layout.WG_STRIDED(self.shape, self.tiles.vector))
 
     def full(self, value: Any, dtype: Any) -> jax.Array:
@@ -134,10 +133,10 @@ class Program:
         return jnp.full(self.shape, value, dtype)
 
     def unless(self, condition: Any) -> jax.Array:
-        """-1, all bits set, unless a scalar condition holds: no offset, in a disjunction with one.
+        """All bits set where a scalar condition fails: OR-ed with an offset, it names no element.
 
-        In place of a `where` of what was read, which the compiler may turn into branches and reads
-        of single elements.
+        A compiler may turn a `where` of a box that was read into branches and into reads of single
+        elements.
         """
         return self.where(condition, self.full(0, jnp.int32), -1)
 
@@ -149,31 +148,31 @@ class Program:
         return jnp.where(jnp.broadcast_to(condition, self.shape), value, other)
 
 
-class Element(NamedTuple):
-    """A box, where it is, and whether it exists; if not, the value is that of others."""
+class Loaded(NamedTuple):
+    """A box, where it is, and whether that is inside the array; if not, its value is undefined."""
 
     value: jax.Array
     position: Position
     exists: Any
 
 
-class View(NamedTuple):
+class Operand(NamedTuple):
     """An array in global memory, of which a program reads and writes boxes."""
 
     program: Program
     ref: Any
     sizes: tuple[int, ...]
 
-    def read(self, origin: Position, shifts: Iterable[Shift]) -> dict[Shift, Element]:
+    def read(self, origin: Position, shifts: Iterable[Shift]) -> dict[Shift, Loaded]:
         """The boxes at distances from a position."""
         return {shift: self._read(shifted(origin, shift)) for shift in shifts}
 
-    def _read(self, position: Position) -> Element:
+    def _read(self, position: Position) -> Loaded:
         p, exists = self.program, self._exists(position)
         if exists is False:
-            return Element(p.full(0, self.ref.dtype), position, exists)
+            return Loaded(p.full(0, self.ref.dtype), position, exists)
         at = self._at([index.clamped(size) for index, size in zip(position, self.sizes)])
-        return Element(p.shared_out(self.ref[at]), position, exists)
+        return Loaded(p.shared_out(self.ref[at]), position, exists)
 
     def write(self, position: Position, value: jax.Array) -> None:
         """A box, unless it is beyond the end."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxunpool.geometry import WindowGeometry
+from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels import common
 from jaxunpool.kernels.common import accumulator
 from jaxunpool.kernels.mosaic_gpu import program, tiles
@@ -15,7 +15,7 @@ from jaxunpool.kernels.varying import result_like
 
 
 def reduce(
-    u: jax.Array, pattern: jax.Array | None, geometry: WindowGeometry, weights: str = "sum"
+    u: jax.Array, pattern: jax.Array | None, geometry: WindowGeometry, weighting: str = "sum"
 ) -> jax.Array:
     """Sums of the elements times `pattern` (of the window's shape; None: ones), in raster order."""
     t = tiles.of_windows(geometry, u.shape, u.dtype)
@@ -27,7 +27,7 @@ def reduce(
         elements = p.read_elements(u_ref)
         factors = [p.full(ref[offset], dtype) for ref in refs[:-1] for offset in range(g.volume)]
         terms = {shift: element.value.astype(dtype) for shift, element in elements.items()}
-        if weights == "cover":
+        if weighting == "cover":
             terms = {
                 shift: program.rounded(
                     common.by_element(term, g, p.numbers(elements[shift].position))
@@ -38,17 +38,17 @@ def reduce(
             position, y = program.shifted(p.first, window), p.full(0, dtype)
             for offset, tap in enumerate(taps):
                 shift = t.element(window, tap)
-                term, counts = terms[shift], [elements[shift].exists]
+                term, conditions = terms[shift], [elements[shift].exists]
                 if pattern is not None:
                     term = program.rounded(term * factors[offset])
-                if weights == "last":
-                    counts += [
+                if weighting == "last":
+                    conditions += [
                         axis.is_last(index.value, k)
                         for axis, index, k in zip(g.spatial, position, tap)
                     ]
-                term = p.where(program.all_of(counts), term, 0)
+                term = p.where(program.all_of(conditions), term, 0)
                 y = y + term if offset else term
-            y = common.by_window(y, g, weights, p.numbers(position))
+            y = common.by_window(y, g, weighting, p.numbers(position))
             p.pooled(refs[-1]).write(position, y.astype(u.dtype))
 
     patterns = [] if pattern is None else [pattern.astype(dtype).ravel()]

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxunpool.geometry import WindowGeometry
+from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels.common import accumulator
 from jaxunpool.kernels.mosaic_gpu import program, tiles
 from jaxunpool.kernels.varying import result_like
@@ -18,7 +18,7 @@ def scatter(
 ) -> jax.Array:
     """Where windows meet, `"sum"` adds them in raster order and `"last"` keeps the last of them."""
     shape = geometry.unpooled_shape(y.shape)
-    t = tiles.of_blocks(geometry, shape, y.dtype)
+    t = tiles.of_cells(geometry, shape, y.dtype)
     dtype = accumulator(y.dtype)
 
     def scatter_kernel(y_ref: Any, offsets_ref: Any, u_ref: Any) -> None:
@@ -32,7 +32,7 @@ def scatter(
                 hit = (name.value.astype(jnp.int32) | p.unless(name.exists)) == offset
                 copied = duplicates == "last" or window == t.first(shift)
                 u = jnp.where(hit, value if copied else u + value, u)
-            p.unpooled(u_ref).write(program.shifted(p.block_corner(), shift), u.astype(y.dtype))
+            p.unpooled(u_ref).write(program.shifted(p.cell_corner(), shift), u.astype(y.dtype))
 
     out = result_like(y, t.unpooled, y.dtype)
     arrays = [y.reshape(t.pooled), offsets.reshape(t.pooled)]

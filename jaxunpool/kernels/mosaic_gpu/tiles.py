@@ -19,15 +19,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxunpool.geometry import WindowGeometry
+from jaxunpool.core.geometry import WindowGeometry
 
 THREADS = 128  # a warpgroup
 VECTOR_BYTES = 16  # the widest access
-SECTOR_BYTES = 32  # side by side, that memory is read and written in
+SECTOR_BYTES = 32  # contiguous: the unit of a memory transaction
 WINDOWS = 16  # per thread, at most: reads in flight hide the latency of memory
-REGISTERS = 128  # of what a thread has read and computes with, at most
-MAX_POSITIONS = 2**30  # are numbered in 32 bits
-MAX_VOLUME = 32  # elements of a window, which are unrolled
+REGISTERS = 128  # for the values of a thread, at most
+MAX_POSITIONS = 2**30  # positions are 32-bit integers
+MAX_VOLUME = 32  # elements of a window: the loop over them is unrolled
 
 Shift = tuple[int, ...]  # along every spatial axis
 
@@ -43,7 +43,7 @@ class Tiles:
         parallel: sizes of the parallel axes.
         box: what a program covers of them.
         vector: elements per access.
-        counts: sizes of the spatial axes, in windows or in blocks of strides.
+        counts: sizes of the spatial axes, in windows or in cells.
         steps: what a program covers of them.
     """
 
@@ -76,7 +76,7 @@ class Tiles:
 
     @property
     def extents(self) -> list[tuple[int, int]]:
-        """Per axis, what there is and what a program covers of it."""
+        """Per axis, its size and how much of it a program covers."""
         sizes = zip(self.parallel, (*self.counts, 1))
         covered = zip(self.box, (*self.steps, 1))
         flat = itertools.chain.from_iterable
@@ -93,7 +93,7 @@ class Tiles:
         return itertools.product(*map(range, self.steps))
 
     def each_element(self) -> Iterator[Shift]:
-        """The elements of the blocks of a program, from the first, column after column.
+        """The elements of the cells of a program, from the first, column after column.
 
         What is read then serves a few elements in a row, and after that needs no registers.
         """
@@ -102,12 +102,12 @@ class Tiles:
         return (column[::-1] for column in columns)
 
     def element(self, window: Shift, tap: Shift) -> Shift:
-        """Of a window, from the first element of the first window."""
-        g = self.geometry
-        return tuple(w * s + t * d for w, s, t, d in zip(window, g.strides, tap, g.dilation))
+        """The distance of an element of a window from the first element of the first window."""
+        axes = zip(self.geometry.spatial, window, tap)
+        return tuple(axis.position(w, t) - axis.position(0) for axis, w, t in axes)
 
     def covering(self, element: Shift) -> Iterator[tuple[Shift, Shift]]:
-        """The windows that have an element of the blocks, and as which tap, in raster order."""
+        """The windows that have an element of the cells, and as which tap, in raster order."""
         axes = self.geometry.spatial
         pairs = (list(axis.covering(e)) for axis, e in zip(axes, element))
         for pair in itertools.product(*pairs):
@@ -115,7 +115,7 @@ class Tiles:
             yield windows, taps
 
     def first(self, element: Shift) -> Shift:
-        """The first window that any element of the same block belongs to.
+        """The first window that any element of the same cell belongs to.
 
         XLA drops additions to zero, so that this one's value is copied and keeps the sign of zero.
         """
@@ -132,10 +132,10 @@ def of_windows(geometry: WindowGeometry, shape: Sequence[int], dtype: Any) -> Ti
     )
 
 
-def of_blocks(geometry: WindowGeometry, shape: Sequence[int], dtype: Any) -> Tiles:
-    """For a kernel that computes blocks of strides, as `kernels.xla.blocks` does."""
-    g = _folded(geometry).blocked
-    counts = tuple(axis.blocks for axis in g.spatial)
+def of_cells(geometry: WindowGeometry, shape: Sequence[int], dtype: Any) -> Tiles:
+    """For a kernel that computes cells, as `kernels.xla.cells` does."""
+    g = _folded(geometry).in_cells
+    counts = tuple(axis.cells for axis in g.spatial)
 
     def registers(g: WindowGeometry, steps: Sequence[int]) -> int:
         """A value and an offset per window, or a sum per element."""
@@ -154,7 +154,7 @@ def unsupported(
         geometry: the windows.
         shape: full shape of the unpooled array.
         dtype: of the arrays that are not offsets.
-        options: `duplicates`, `weights`, `pattern`: any will do.
+        options: `duplicates`, `weighting`, `pattern`: any will do.
     """
     if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16, jnp.float16):
         return f"{jnp.dtype(dtype)} (the kernels know float32, bfloat16 and float16)"
@@ -167,7 +167,7 @@ def unsupported(
     if max(math.prod(geometry.input_shape), math.prod(geometry.output_shape)) > MAX_POSITIONS:
         return f"more than {MAX_POSITIONS} spatial positions"
     try:
-        (of_blocks if primitive in ("scatter", "replicate") else of_windows)(geometry, shape, dtype)
+        (of_cells if primitive in ("scatter", "replicate") else of_windows)(geometry, shape, dtype)
     except NotImplementedError as error:
         return str(error)
     return None
@@ -178,7 +178,7 @@ def _other_gpu() -> str | None:
     """A GPU of this process that Mosaic GPU does not compile for."""
     try:
         capabilities = {str(device.compute_capability) for device in jax.devices("cuda")}
-    except RuntimeError:  # there is none: the program is compiled for elsewhere
+    except RuntimeError:  # no GPU: compiled for another machine
         return None
     others = [c for c in capabilities if c.split(".")[0] not in ("9", "10")]
     return f"compute capability {others[0]} (the kernels need 9 or 10)" if others else None
@@ -195,13 +195,13 @@ def elements_of(g: WindowGeometry, steps: Sequence[int]) -> list[Shift]:
 
 
 def windows_of(g: WindowGeometry, steps: Sequence[int]) -> list[Shift]:
-    """The windows that reach so many blocks, from the one numbered like the first block."""
+    """The windows that reach so many cells, from the one numbered like the first cell."""
     return list(itertools.product(*(axis.reaching(n) for axis, n in zip(g.spatial, steps))))
 
 
 def _folded(g: WindowGeometry) -> WindowGeometry:
-    """The geometry of one stretch along axes that are tiled."""
-    tiled = [axis.tiles for axis in g.spatial]
+    """The geometry of one cell along axes that are tiled."""
+    tiled = [axis.is_tiled for axis in g.spatial]
     return dataclasses.replace(
         g,
         input_shape=tuple(s if t else n for t, s, n in zip(tiled, g.strides, g.input_shape)),
@@ -212,7 +212,7 @@ def _folded(g: WindowGeometry) -> WindowGeometry:
 
 def _parallel(g: WindowGeometry, shape: Sequence[int]) -> tuple[int, ...]:
     """Sizes of the parallel axes: leading axes, windows of tiled axes, channels."""
-    tiled = [axis.outputs if axis.tiles else 1 for axis in g.spatial]
+    tiled = [axis.outputs if axis.is_tiled else 1 for axis in g.spatial]
     leading, channels = shape[: g.axes[0]], shape[g.axes[-1] :][1:]
     return (math.prod(leading) * tiled[0], *tiled[1:], math.prod(channels))
 
@@ -231,7 +231,7 @@ def _tiles(
             continue
         each = itertools.product(*(range(1, min(n, vectors) + 1) for n in counts))
         choices = [steps for steps in each if vectors % math.prod(steps) == 0]
-        # Neighbouring windows share what they read, boxes share nothing.
+        # Neighbouring windows read some elements in common; neighbouring boxes do not.
         steps = min(choices, key=lambda steps: (-math.prod(steps), registers(g, steps)))
         box = _box(parallel, vector, vectors // math.prod(steps))
         if box is None:
@@ -264,7 +264,7 @@ def _box(parallel: tuple[int, ...], vector: int, vectors: int) -> tuple[int, ...
     if box[-1] % vector:
         return None
     missing = multiple // math.gcd(box[-1], multiple)
-    for exact in (True, False):  # if not, the last boxes along an axis overlap
+    for exact in (True, False):  # if False, the last two boxes along an axis overlap
         for i in reversed(range(len(box) - 1)):
             while (
                 missing > 1

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxunpool.geometry import WindowGeometry
+from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels.mosaic_tpu import pooling, unpooling
 from jaxunpool.kernels.mosaic_tpu.gather import gather
 from jaxunpool.kernels.mosaic_tpu.reduce import reduce
@@ -25,7 +25,7 @@ from jaxunpool.kernels.mosaic_tpu.views import LANES, SUBLANES, view
 __all__ = ["gather", "reduce", "replicate", "scatter", "select", "unsupported"]
 
 UNPOOLS = ("scatter", "replicate")
-# The elements of a window, and those of a cell, are unrolled.
+# Loops over the elements of a window, and over those of a cell, are unrolled.
 MOST_ELEMENTS = 32
 DTYPES = ("float32", "bfloat16", "int32", "int16", "int8", "uint16", "uint8")
 
@@ -37,7 +37,7 @@ def unsupported(
     dtype: jax.typing.DTypeLike,
     *,
     duplicates: str = "sum",
-    weights: str = "sum",
+    weighting: str = "sum",
     pattern: bool = False,
 ) -> str | None:
     """Why the kernels do not serve a primitive; None if they do.
@@ -48,14 +48,14 @@ def unsupported(
         shape: full shape of the unpooled array.
         dtype: of the values.
         duplicates: what scatter does where windows meet; either is served.
-        weights: of reduce and replicate.
-        pattern: whether these have one; served if the weights are.
+        weighting: of reduce and replicate.
+        pattern: whether these have one; served if the weighting are.
     """
     dtype, unpools = jnp.dtype(dtype), primitive in UNPOOLS
     if dtype.name not in DTYPES:
         return f"{dtype.name} is not among the types it loads ({', '.join(DTYPES)})"
-    if weights != "sum" and not jnp.issubdtype(dtype, jnp.floating):
-        return f"weights={weights!r} of integers"
+    if weighting != "sum" and not jnp.issubdtype(dtype, jnp.floating):
+        return f"weighting={weighting!r} of integers"
     if math.prod(shape) == 0:
         return "the array is empty"
     if geometry.volume > MOST_ELEMENTS:

@@ -23,8 +23,8 @@ from jaxunpool.kernels.mosaic_tpu.views import LANES, SUBLANES, View, round_up
 # What blocks may take of VMEM, of which a kernel gets 16 MiB on a TPU v5e: small blocks let copies
 # and computation overlap, but a line has to fit.
 GOOD_BYTES, MOST_BYTES = 8 << 20, 12 << 20
-# Elements of a line that is read as a whole: of the 64 vector registers of 1024, some for each of a
-# few arrays.
+# Most elements of a line. A line is read as a whole, for a few arrays at a time, into 64 vector
+# registers of 1024 elements.
 LINE_ELEMENTS = 4 * 1024
 
 
@@ -58,7 +58,7 @@ class Slab(NamedTuple):
 
         def begin(*block: Any) -> tuple[Any, ...]:
             rows = [start(b) for start, b in zip(self.starts, block)]
-            # A block of other than whole registers is the only one.
+            # A block that is no multiple of the lanes is the only one along this axis.
             lane = jnp.int32(0) if lanes % LANES else pl.multiple_of(block[-1] * lanes, LANES)
             return (*rows, *view.swap(self.line, jnp.int32(0), lane))
 

@@ -13,18 +13,18 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxunpool.geometry import Axis
+from jaxunpool.core.geometry import Axis
 from jaxunpool.kernels.mosaic_tpu.blocks import between
 
 
-def elements(axes: Sequence[Axis], windows: Sequence[Any], weights: str) -> Any:
+def elements(axes: Sequence[Axis], windows: Sequence[Any], weighting: str) -> Any:
     """Elements of windows of the given numbers: `"mean"` counts padding, `"mean_inside"` does not.
 
     Neither counts an overhang.
     """
 
     def along(axis: Axis, window: Any) -> Any:
-        low, high = (0, 0) if weights == "mean_inside" else (axis.low, axis.high)
+        low, high = (0, 0) if weighting == "mean_inside" else (axis.low, axis.high)
         ranges = [
             (low + axis.position(0, tap), low + axis.position(axis.outputs - 1, tap))
             for tap in range(axis.window)

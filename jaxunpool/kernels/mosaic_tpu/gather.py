@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxunpool.geometry import WindowGeometry
+from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels.mosaic_tpu.pooling import Element, pool
 from jaxunpool.kernels.mosaic_tpu.views import view
 

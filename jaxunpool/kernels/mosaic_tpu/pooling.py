@@ -18,7 +18,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from jaxunpool.geometry import Axis
+from jaxunpool.core.geometry import Axis
 from jaxunpool.kernels.mosaic_tpu import blocks
 from jaxunpool.kernels.mosaic_tpu.views import View
 from jaxunpool.kernels.varying import result_like
@@ -30,7 +30,7 @@ class Element(NamedTuple):
     Attributes:
         offset: its number in the window.
         taps: its number along each of the four axes.
-        value: line of values in 32 bits, meaningless where not inside.
+        value: line of values in 32 bits, undefined where the mask `inside` is False.
         inside: line that says which are no padding; None if all.
     """
 

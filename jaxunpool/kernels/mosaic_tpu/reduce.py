@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxunpool.geometry import WindowGeometry
+from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels import common
 from jaxunpool.kernels.mosaic_tpu import blocks, counts
 from jaxunpool.kernels.mosaic_tpu.pooling import Element, pool
@@ -16,7 +16,7 @@ from jaxunpool.kernels.mosaic_tpu.views import view
 
 
 def reduce(
-    u: jax.Array, pattern: jax.Array | None, geometry: WindowGeometry, weights: str = "sum"
+    u: jax.Array, pattern: jax.Array | None, geometry: WindowGeometry, weighting: str = "sum"
 ) -> jax.Array:
     """Sums of the elements times `pattern` (of the window's shape; None: ones), in raster order."""
     look = view(geometry, u.shape)
@@ -26,19 +26,19 @@ def reduce(
         y: Any = 0
         for offset, taps, value, inside in elements:
             conditions = [] if inside is None else [inside]
-            if weights == "cover" and geometry.overlaps:
+            if weighting == "cover" and geometry.overlaps:
                 value = common.divide(value, counts.covers(look.axes, numbers, taps))
             for factor in factors:
                 value = common.times(value, factor[offset])
-            if weights == "last":
+            if weighting == "last":
                 conditions += [
                     axis.is_last(window, tap)
                     for axis, window, tap in zip(geometry.spatial, windows, look.spatial(taps))
                 ]
             taken = blocks.all_of(value.shape, conditions)
             y += value if taken is None else jnp.where(taken, value, jnp.zeros_like(value))
-        if weights in common.PER_WINDOW:
-            y = common.divide(y, counts.elements(look.axes, numbers, weights))
+        if weighting in common.PER_WINDOW:
+            y = common.divide(y, counts.elements(look.axes, numbers, weighting))
         return [y]
 
     factors = [] if pattern is None else [pattern.astype(blocks.wide(u.dtype)).ravel()]

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxunpool.geometry import WindowGeometry
+from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels import common
 from jaxunpool.kernels.mosaic_tpu import blocks, counts
 from jaxunpool.kernels.mosaic_tpu.unpooling import Window, unpool
@@ -16,13 +16,13 @@ from jaxunpool.kernels.mosaic_tpu.views import view
 
 
 def replicate(
-    y: jax.Array, pattern: jax.Array | None, geometry: WindowGeometry, weights: str = "sum"
+    y: jax.Array, pattern: jax.Array | None, geometry: WindowGeometry, weighting: str = "sum"
 ) -> jax.Array:
     """Copies times `pattern` (of the window's shape; None: ones), weighted, in raster order."""
     look = view(geometry, geometry.unpooled_shape(y.shape))
 
     def divide(line: jax.Array, numbers: Sequence[Any]) -> jax.Array:
-        return common.divide(line, counts.elements(look.axes, numbers, weights))
+        return common.divide(line, counts.elements(look.axes, numbers, weighting))
 
     def body(u: jax.Array, windows: Iterator[Window], *factors: Any) -> jax.Array:
         covers = []
@@ -31,7 +31,7 @@ def replicate(
             covers += conditions
             for factor in factors:
                 value = common.times(value, factor[window.offset])
-            if weights == "last":
+            if weighting == "last":
                 numbers, taps = look.spatial(window.numbers), look.spatial(window.taps)
                 conditions += [
                     axis.is_last(number, tap)
@@ -39,10 +39,10 @@ def replicate(
                 ]
             taken = blocks.all_of(value.shape, conditions)
             u = u + value if taken is None else jnp.where(taken, u + value, u)
-        if weights == "cover" and geometry.overlaps:
+        if weighting == "cover" and geometry.overlaps:
             u = common.divide(u, jnp.maximum(counts.number(covers), 1))
         return u
 
     factors = [] if pattern is None else [pattern.astype(blocks.wide(y.dtype)).ravel()]
-    prepare = divide if weights in common.PER_WINDOW else None
+    prepare = divide if weighting in common.PER_WINDOW else None
     return unpool(body, look, [y], scalars=factors, prepare=prepare)

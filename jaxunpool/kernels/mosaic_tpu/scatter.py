@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from jaxunpool.geometry import WindowGeometry
+from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels.mosaic_tpu.unpooling import Window, unpool
 from jaxunpool.kernels.mosaic_tpu.views import view
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxunpool.geometry import WindowGeometry
+from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels.mosaic_tpu.pooling import Element, pool
 from jaxunpool.kernels.mosaic_tpu.views import view
 
@@ -19,7 +19,7 @@ def select(x: jax.Array, geometry: WindowGeometry) -> tuple[jax.Array, jax.Array
     def body(elements: Iterator[Element], _: Any) -> tuple[jax.Array, jax.Array]:
         first = next(elements)
         best, offsets = first.value, jnp.zeros(first.value.shape, jnp.int32)
-        if first.inside is not None:  # -1: nothing but padding so far
+        if first.inside is not None:  # -1: all elements so far are padding
             offsets = jnp.where(first.inside, offsets, jnp.int32(-1))
         for offset, _, value, inside in elements:
             take = (value > best) | (value != value) | (offsets < 0)

@@ -19,7 +19,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from jaxunpool.geometry import Axis
+from jaxunpool.core.geometry import Axis
 from jaxunpool.kernels.mosaic_tpu import blocks
 from jaxunpool.kernels.mosaic_tpu.views import SUBLANES, View, round_up
 from jaxunpool.kernels.varying import result_like
@@ -32,7 +32,7 @@ class Window(NamedTuple):
         offset: number of the element in its window.
         taps: number of the element along each of the four axes.
         numbers: number of the window along each, a scalar or a line.
-        values: line of values per source, meaningless where there is no window.
+        values: line of values per source, undefined where the mask `exists` is False.
         exists: line that says where there is one; None if everywhere.
     """
 
@@ -62,7 +62,7 @@ def unpool(
         prepare: `(line, numbers) -> line`, applied to the values of the first source.
     """
     axes, lanes, dtype = view.axes, blocks.lane_block(view), sources[0].dtype
-    cells = [axis.blocks for axis in axes]
+    cells = [axis.cells for axis in axes]
     rows = plan(view, [source.dtype for source in sources])
     assert rows is not None
     slab, line = _slab(axes, rows), axes[-1]
@@ -81,8 +81,8 @@ def unpool(
             numbers = [pl.program_id(i) * n + r for i, (n, r) in enumerate(zip(rows, row))]
             for outer in itertools.product(*(range(axis.stride) for axis in axes[:3])):
                 for inner in range(line.stride):
-                    place = (*outer, inner)
-                    windows = _windows(axes, slab, staged, place, [*numbers, iota])
+                    element = (*outer, inner)
+                    windows = _windows(axes, slab, staged, element, [*numbers, iota])
                     u = body(zero, windows, *scalar_refs)
                     stride = line.stride if line.stride > 1 else None
                     whole[pl.ds(inner, cells[3], stride=stride)] = u
@@ -117,7 +117,7 @@ def unpool(
 
 def plan(view: View, dtypes: Sequence[Any]) -> tuple[int, ...] | None:
     """Rows of cells in a block, for sources of the given types."""
-    lanes, cells = blocks.lane_block(view), [axis.blocks for axis in view.axes]
+    lanes, cells = blocks.lane_block(view), [axis.cells for axis in view.axes]
     line = view.axes[-1]
 
     def cost(rows: Sequence[int]) -> int:
@@ -150,7 +150,7 @@ def _slab(axes: Sequence[Axis], rows: Sequence[int]) -> blocks.Slab:
         for axis, shift, count, size in zip(axes, shifts, rows, sizes)
     ]
     line, shift = axes[-1], shifts[-1]
-    extent = max(line.outputs, line.blocks + shift[-1])
+    extent = max(line.outputs, line.cells + shift[-1])
     return blocks.Slab(tuple(sizes), tuple(starts), line.outputs, max(0, -shift[0]), extent)
 
 
@@ -158,23 +158,23 @@ def _windows(
     axes: Sequence[Axis],
     slab: blocks.Slab,
     staged: Sequence[Any],
-    place: Sequence[int],
+    element: Sequence[int],
     cells: Sequence[Any],
 ) -> Iterator[Window]:
-    """The windows that cover a place in each cell of a line, in raster order."""
+    """The windows that cover an element of each cell of a line, in raster order."""
     starts = [start(pl.program_id(i)) for i, start in enumerate(slab.starts)]
-    for covering in itertools.product(*(a.covering(p) for a, p in zip(axes, place))):
+    for covering in itertools.product(*(a.covering(p) for a, p in zip(axes, element))):
         shifts, taps = zip(*covering)
         numbers = tuple(cell + shift for cell, shift in zip(cells, shifts))
         conditions = [
-            blocks.between(number, axis.outputs, (shift, axis.blocks - 1 + shift))
+            blocks.between(number, axis.outputs, (shift, axis.cells - 1 + shift))
             for number, axis, shift in zip(numbers, axes, shifts)
         ]
         row = [
             jnp.clip(number, 0, axis.outputs - 1) - start
             for number, axis, start in zip(numbers, axes, starts)
         ]
-        part = pl.ds(slab.margin + shifts[-1], axes[-1].blocks)
+        part = pl.ds(slab.margin + shifts[-1], axes[-1].cells)
         values = tuple(ref[(*row, part)] for ref in staged)
         offset = functools.reduce(lambda n, pair: n * pair[0].window + pair[1], zip(axes, taps), 0)
         exists = blocks.all_of(values[0].shape, conditions)

@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxunpool.geometry import Axis, WindowGeometry
+from jaxunpool.core.geometry import Axis, WindowGeometry
 
 ORDERS = ("NDHWC", "DHWNC", "DHWCN")
 SUBLANES, LANES = 8, 128
-# A block holds whole lines; beyond, others are tried first.
+# A block holds whole lines. Orders whose lines are longer are chosen only if no other order fits.
 LONGEST_LINE = 1024
 
 
@@ -57,7 +57,7 @@ class View(NamedTuple):
         return tiles / (line * self.lanes)
 
     def turned(self, line: int) -> bool:
-        """Whether lines of this length are in the lanes, and what are lanes to a kernel is not."""
+        """Whether XLA keeps lines of this length in the lanes: a kernel transposes each one."""
         if self.order != "NDHWC" or self.lanes > LANES:
             return False
         return _tiles(self.lanes, line) < _tiles(line, self.lanes)
@@ -102,7 +102,7 @@ def view(geometry: WindowGeometry, shape: Sequence[int]) -> View:
     """The view of an unpooled array of the given full shape that pads least."""
     given, sizes = _sizes(shape, geometry)
     axes = {name: Axis(sizes[name], sizes[name]) for name in given}
-    axes |= zip(_names(geometry), geometry.blocked.spatial)
+    axes |= zip(_names(geometry), geometry.in_cells.spatial)
     found = [
         View(geometry, tuple(shape), order, tuple(axes[n] for n in order[:-1]), sizes[order[-1]])
         for order in ORDERS

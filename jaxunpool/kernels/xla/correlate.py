@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxunpool.geometry import WindowGeometry
+from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels.common import accumulator
 from jaxunpool.kernels.xla import regions, windows
 from jaxunpool.kernels.xla.reduce import UNROLLED_VOLUME
@@ -25,13 +25,13 @@ def correlate(u: jax.Array, y: jax.Array, geometry: WindowGeometry) -> jax.Array
     over, dtype = range(geometry.ndim), accumulator(y.dtype)
     region = [(0, size) for size in geometry.output_shape]
     reach = windows.reach(geometry, over, region)
-    slab = regions.slab(u, geometry.axes, reach, 0).astype(dtype)
+    part = regions.padded_slice(u, geometry.axes, reach, 0).astype(dtype)
     y = y.astype(dtype)
     inside = windows.inside(u, geometry, over, region)
 
     def entry(taps: Sequence[Any]) -> jax.Array:
-        product = y * windows.element(slab, geometry, over, taps, region)
-        if inside is not None:  # an infinite y times the zero of padding would be NaN
+        product = y * windows.element(part, geometry, over, taps, region)
+        if inside is not None:  # mask: infinity times a zero of the padding is NaN
             product = jnp.where(windows.element(inside, geometry, over, taps, region), product, 0)
         return jnp.sum(product)
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxunpool.geometry import Plane
+from jaxunpool.core.geometry import Plane
 from jaxunpool.kernels.common import accumulator
 
 Axes = tuple[int, ...]
@@ -71,8 +71,8 @@ def scatter_flat(
         u = lax.scatter_add(zeros, positions, values, numbers, mode=mode).astype(y.dtype)
         return u.reshape(output_shape)
     writers = lax.broadcasted_iota(jnp.int32, values.shape, axis)
-    nobody = jnp.full(shape, -1, jnp.int32)
-    writers = lax.scatter_max(nobody, positions, writers, numbers, mode=mode)
+    none = jnp.full(shape, -1, jnp.int32)
+    writers = lax.scatter_max(none, positions, writers, numbers, mode=mode)
     return _gather(values, writers, (axis - values.ndim,)).reshape(output_shape)
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxunpool.geometry import WindowGeometry
+from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels.xla import regions, windows
 
 # Up to here every element is compared; beyond, fetching one per window costs less.
@@ -26,15 +26,16 @@ def gather(
     inner = [geometry.spatial[i].interior if borders_apart else (0, sizes[i]) for i in axis_numbers]
 
     def compute(region: regions.Region) -> tuple[jax.Array]:
-        values = regions.slab(u, axes, windows.reach(geometry, axis_numbers, region), 0)
-        wanted = regions.slab(offsets, axes, region, 0)
+        values = regions.padded_slice(u, axes, windows.reach(geometry, axis_numbers, region), 0)
+        wanted = regions.padded_slice(offsets, axes, region, 0)
         y = jnp.zeros(wanted.shape, u.dtype)
         for offset, taps in enumerate(itertools.product(*map(range, geometry.window_shape))):
             element = windows.element(values, geometry, axis_numbers, taps, region)
             y = jnp.where(wanted == offset, element, y)
         return (y,)
 
-    # Where windows overlap, what follows compares the result with that of another gather.
+    # Where windows overlap, the gradient of "last" compares two gathers. Fused into that comparison
+    # they would be recomputed.
     fence = borders_apart and geometry.overlaps
     return regions.fill(compute, inner, sizes, axes, fence=fence)[0]
 
@@ -42,7 +43,7 @@ def gather(
 def _fetch(u: jax.Array, offsets: jax.Array, geometry: WindowGeometry) -> jax.Array:
     """XLA's gather, one element per window: its cost does not grow with the window."""
     positions = jnp.stack(geometry.positions(offsets), -1)
-    # An offset that names no element of its window must not read a neighbour's.
+    # An offset outside its window must not read an element of the next one.
     positions = jnp.where(geometry.names_element(offsets)[..., None], positions, -1)
     spatial = tuple(axis % u.ndim for axis in geometry.axes)
     batching = tuple(axis for axis in range(u.ndim) if axis not in spatial)

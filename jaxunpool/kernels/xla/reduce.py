@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxunpool.geometry import WindowGeometry
+from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels import common, varying
 from jaxunpool.kernels.common import accumulator
 from jaxunpool.kernels.xla import regions, windows
@@ -27,7 +27,7 @@ def reduce(
     u: jax.Array,
     pattern: jax.Array | None,
     geometry: WindowGeometry,
-    weights: str = "sum",
+    weighting: str = "sum",
     *,
     borders_apart: bool = True,
 ) -> jax.Array:
@@ -36,7 +36,7 @@ def reduce(
     over = range(geometry.ndim)
     axes, sizes = geometry.axes, geometry.output_shape
     values = u.astype(dtype)
-    if weights == "cover":
+    if weighting == "cover":
         positions = [lax.broadcasted_iota(jnp.int32, u.shape, axis % u.ndim) for axis in axes]
         values = common.by_element(values, geometry, positions)
     factors = None if pattern is None else pattern.astype(dtype)
@@ -46,9 +46,9 @@ def reduce(
         inner = [axis.interior for axis in geometry.spatial]
 
     def compute(region: regions.Region) -> tuple[jax.Array]:
-        slab = regions.slab(values, axes, windows.reach(geometry, over, region), 0)
+        part = regions.padded_slice(values, axes, windows.reach(geometry, over, region), 0)
         inside = None if factors is None else windows.inside(u, geometry, over, region)
-        shape = list(slab.shape)
+        shape = list(part.shape)
         for axis, (start, stop) in zip(axes, region):
             shape[axis] = stop - start
         numbers = [
@@ -57,25 +57,25 @@ def reduce(
         ]
 
         def add(y: jax.Array, taps: Sequence[Any]) -> jax.Array:
-            value = windows.element(slab, geometry, over, taps, region)
+            value = windows.element(part, geometry, over, taps, region)
             if factors is not None:
                 factor = lax.dynamic_index_in_dim(
                     factors.ravel(), _raster(taps, geometry), keepdims=False
                 )
                 value = common.times(value, factor)
-            if inside is not None:  # an infinite pattern times the zero of padding would be NaN
+            if inside is not None:  # mask: infinity times a zero of the padding is NaN
                 value = jnp.where(windows.element(inside, geometry, over, taps, region), value, 0)
-            if weights == "last":
-                counts: Any = functools.reduce(
+            if weighting == "last":
+                is_last: Any = functools.reduce(
                     operator.and_,
                     [geometry.spatial[i].is_last(numbers[i], taps[i]) for i in over],
                 )
-                value = jnp.where(counts, value, 0)
+                value = jnp.where(is_last, value, 0)
             return y + value
 
-        zeros = varying.along(jnp.zeros(shape, dtype), varying.axes(slab))
+        zeros = varying.along(jnp.zeros(shape, dtype), varying.axes(part))
         y = _sum_over_window(add, zeros, geometry.window_shape, unrolled)
-        return (common.by_window(y, geometry, weights, numbers).astype(u.dtype),)
+        return (common.by_window(y, geometry, weighting, numbers).astype(u.dtype),)
 
     return regions.fill(compute, inner, sizes, axes, fence=borders_apart)[0]
 

@@ -2,7 +2,7 @@
 
 XLA's CPU compiler writes a padded input out before it reads it again, which costs more than the
 pooling. So the interior is computed from the unpadded array at full speed, and each border from a
-padded slab of its own and written over the interior's edge in place.
+padded slice of its own and written over the interior's edge in place.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax import lax
 
-from jaxunpool.geometry import Range
+from jaxunpool.core.geometry import Range
 from jaxunpool.kernels import varying
 
 Region = tuple[Range, ...]
@@ -41,7 +41,9 @@ def split(
     ]
 
 
-def slab(x: jax.Array, axes: Sequence[int], ranges: Sequence[Range], value: Any) -> jax.Array:
+def padded_slice(
+    x: jax.Array, axes: Sequence[int], ranges: Sequence[Range], value: Any
+) -> jax.Array:
     """`x[start:stop]` along every axis, with `value` wherever a range leaves the array."""
     starts, stops, pads = [0] * x.ndim, list(x.shape), [(0, 0, 0)] * x.ndim
     for axis, (start, stop) in zip(axes, ranges):
@@ -83,13 +85,13 @@ def fill(
     if fence and not borders and last_row > 0:
         borders = [((last_row, sizes[0]), *inner[1:])]
 
-    def place(array: jax.Array) -> jax.Array:
+    def padded(array: jax.Array) -> jax.Array:
         pads = [(0, 0, 0)] * array.ndim
         for axis, (start, stop), size in zip(axes, inner, sizes):
             pads[axis] = (start, size - stop, 0)
         return lax.pad(array, lax.full((), 0, array.dtype), pads)
 
-    wholes = tuple(place(array) for array in compute(inner))
+    wholes = tuple(padded(array) for array in compute(inner))
     pieces = [(border, compute(border)) for border in borders]
 
     def write(wholes: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxunpool.geometry import WindowGeometry
+from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels import varying
 from jaxunpool.kernels.common import lowest
 from jaxunpool.kernels.xla import regions, windows
@@ -58,7 +58,8 @@ def _pass(
 ) -> tuple[jax.Array, jax.Array]:
     """select over the spatial axes `over`, carrying the offsets found along other axes.
 
-    `out_of_order`: those were earlier ones. There must be no padding then.
+    `out_of_order`: the carried offsets are of earlier axes, so that ties go to the smaller offset.
+    There must be no padding then.
     """
     axes = [geometry.axes[i] for i in over]
     sizes = [geometry.output_shape[i] for i in over]
@@ -66,18 +67,18 @@ def _pass(
 
     def compute(region: regions.Region) -> tuple[jax.Array, jax.Array]:
         reach = windows.reach(geometry, over, region)
-        values = regions.slab(x, axes, reach, lowest(x.dtype))
-        found = None if carried is None else regions.slab(carried, axes, reach, 0)
+        values = regions.padded_slice(x, axes, reach, lowest(x.dtype))
+        found = None if carried is None else regions.padded_slice(carried, axes, reach, 0)
         inside = all(geometry.spatial[i].holds(part) for i, part in zip(over, reach))
         first = None if inside else _first_elements(geometry, over, region, x.ndim)
         return _running_maximum(values, found, geometry, over, region, first, out_of_order)
 
     is_loop = _is_rolled([geometry.window_shape[i] for i in over])
     is_loop &= all(part == (0, n) for part, n in zip(inner, sizes))
-    fence = borders_apart and not is_loop  # a loop is a fence by itself
+    fence = borders_apart and not is_loop  # XLA fuses nothing across a loop
     y, offsets = regions.fill(compute, inner, sizes, axes, fence=fence)
-    # Fused with what follows, the pass would be computed again for each of its elements, and x kept
-    # for it. (`fill` has to see to that itself on CPU.)
+    # Without a barrier XLA fuses the pass into its consumers: it is recomputed for each element
+    # that they read, for which x stays in memory. On CPU the loop in `fill` prevents this.
     return lax.optimization_barrier((y, offsets))
 
 
@@ -105,12 +106,12 @@ def _running_maximum(
 ) -> tuple[jax.Array, jax.Array]:
     """Compare the elements of the windows of a region in raster order (or by their offsets)."""
     window = [geometry.window_shape[i] for i in over]
-    weights = [math.prod(geometry.window_shape[i + 1 :]) for i in over]  # of a step in raster order
+    rasters = [math.prod(geometry.window_shape[i + 1 :]) for i in over]  # offsets per tap
     is_float = jnp.issubdtype(values.dtype, jnp.floating)
 
     def candidate(taps: Sequence[Any]) -> tuple[jax.Array, jax.Array]:
         value = windows.element(values, geometry, over, taps, region)
-        step = jnp.asarray(sum(tap * weight for tap, weight in zip(taps, weights)))
+        step = jnp.asarray(sum(tap * raster for tap, raster in zip(taps, rasters)))
         step = step.astype(geometry.offset_dtype)
         if carried is None:
             return value, jnp.broadcast_to(step, value.shape)
@@ -124,14 +125,15 @@ def _running_maximum(
             is_nan &= (best[0] == best[0]) | (offset > best[1])
         if is_float:
             take |= is_nan
-        if first is not None:  # so far there was nothing but padding
+        if first is not None:  # the elements before it were all padding
             take |= functools.reduce(operator.and_, [f == tap for f, tap in zip(first, taps)])
         return jnp.where(take, value, best[0]), jnp.where(take, offset, best[1])
 
     taps = list(itertools.product(*map(range, window)))
     if not _is_rolled(window):
         return functools.reduce(update, taps[1:], candidate(taps[0]))
-    # What does not fill a chunk comes first: then the loop is the last step, and a fence.
+    # The remainder, less than a chunk, is compared before the loop, so that the loop is the last
+    # step: XLA fuses nothing across a loop.
     begin = 1 + (len(taps) - 1) % CHUNK
 
     def chunk(number: jax.Array, best: tuple[jax.Array, jax.Array]):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxunpool.geometry import Range, WindowGeometry
+from jaxunpool.core.geometry import Range, WindowGeometry
 from jaxunpool.kernels.xla import regions
 
 
@@ -45,7 +45,7 @@ def inside(
     shape, axes = [1] * like.ndim, [geometry.axes[i] for i in over]
     for i, axis in zip(over, axes):
         shape[axis] = geometry.input_shape[i]
-    return regions.slab(jnp.ones(shape, bool), axes, ranges, False)
+    return regions.padded_slice(jnp.ones(shape, bool), axes, ranges, False)
 
 
 def strided(array: jax.Array, axis: int, start: Any, count: int, stride: int) -> jax.Array:

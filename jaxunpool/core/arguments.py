@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxunpool.dispatch import Implementation, check_implementation
-from jaxunpool.geometry import (
+from jaxunpool.core.backends import Implementation, check_implementation
+from jaxunpool.core.geometry import (
     DATA_FORMATS,
     DataFormat,
     Plane,

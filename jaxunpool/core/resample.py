@@ -22,9 +22,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
-from jaxunpool.dispatch import Implementation, check_plain, fence
-from jaxunpool.kernels.common import accumulator
+from jaxunpool.core.backends import Implementation, check_plain
+from jaxunpool.kernels.common import accumulator, fence
 
 # Up to here the elements are slices in one fused program; beyond, a loop keeps it small.
 UNROLLED_TAPS = 16
@@ -197,7 +199,7 @@ class Kernel(AxisMap):
     ) -> AxisMap:
         """The kernel at `i * step`, or if centred at `(i + 0.5) * step - 0.5`."""
         if size == 1:
-            return Mean(size, output)  # whatever the kernel
+            return Mean(size, output)  # all kernels average here
         p, q = step.numerator, step.denominator
         slope, offset, unit = (2 * p, p - q, 2 * q) if centred else (p, 0, q)
         common = math.gcd(slope, offset, unit)
@@ -241,7 +243,7 @@ class Kernel(AxisMap):
             weights = self._cubic(self.a, distances, real)
         inside = (elements >= 0) & (elements < self.size)
         kept = jnp.where(inside, weights, 0)
-        if not self.normalised:  # the outermost elements also stand for those beyond
+        if not self.normalised:  # elements beyond the input repeat the outermost ones
             below = functools.reduce(jnp.add, jnp.where(elements < 0, weights, 0))
             beyond = functools.reduce(jnp.add, jnp.where(elements >= self.size, weights, 0))
             kept += jnp.where(elements == 0, below[None], 0)
@@ -250,7 +252,7 @@ class Kernel(AxisMap):
             kept = self._over_width(kept, real)
         if self.normalised:
             kept /= kept.sum(0, keepdims=True)
-        # What lies below the input is not read.
+        # Taps below the input have weight 0.
         start = jnp.maximum(elements[0], 0)
         columns = lax.iota(jnp.int32, self.output)[None]
         taps = taps[: self.size] + (start - elements[0])[None]
@@ -329,7 +331,7 @@ def divide(count: int, slope: int, offset: int, unit: int) -> tuple[jax.Array, j
     state = (jnp.zeros_like(numbers), jnp.zeros_like(numbers))
     quotient, rest = lax.fori_loop(0, digits, step, state)
     quotient, rest = add(quotient, rest, np.uint32(offset))
-    # Modulo 2**32 the whole parts can be added whatever their sign.
+    # Integer parts of either sign add up modulo 2**32.
     quotient += numbers * np.uint32(whole_slope) + np.uint32(whole_offset % 2**32)
     return lax.bitcast_convert_type(quotient, jnp.int32), rest
 
@@ -375,7 +377,7 @@ def resample(
     check_plain(implementation, "resampling")
     order = sorted(range(len(axes)), key=lambda i: (maps[i].output / maps[i].size, -i))
     plan = tuple((maps[i], axes[i]) for i in order)
-    return (_apply if implementation == "xla" else _resample)(x, plan, False)
+    return RESAMPLE.bind(x, plan=plan, transposed=False)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -389,7 +391,7 @@ def _apply(x: jax.Array, plan: Plan, transposed: bool) -> jax.Array:
     for (_, axis), (start, weights, _) in zip(plan, taps):
         elements = start[None] + _column(len(weights))
         tables += [jnp.clip(elements, 0, x.shape[axis] - 1), weights]
-    # Computed once, not again for every element that reads them.
+    # The barrier keeps XLA from recomputing the tables for every element that reads them.
     fenced = fence(tuple(tables), -1)
     for i, (axis_map, axis) in enumerate(plan):
         divisors = axis_map.divisors()
@@ -415,7 +417,7 @@ def _along(
         value = jnp.take(x, element, axis % x.ndim, mode="clip")
         if weighted:
             value *= weight
-        # Where there is no tap, an infinity must not become a NaN.
+        # Mask: infinity times a weight of 0, which means no tap, is NaN.
         return value if gapless else jnp.where(weight != 0, value, 0)
 
     count = len(weights)
@@ -430,12 +432,28 @@ def _aligned(vector: jax.Array, axis: int, ndim: int) -> jax.Array:
     return vector.reshape(shape)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _resample(x: jax.Array, plan: Plan, transposed: bool) -> jax.Array:
+# A primitive with a transpose of its own that gathers; that of `_apply` by JAX would scatter.
+RESAMPLE = Primitive("jaxunpool_resample")
+
+
+@RESAMPLE.def_impl
+def _run(x: jax.Array, *, plan: Plan, transposed: bool) -> jax.Array:
     return _apply(x, plan, transposed)
 
 
-_resample.defvjp(
-    lambda x, plan, transposed: (_resample(x, plan, transposed), None),
-    lambda plan, transposed, _, dy: (_resample(dy, plan, not transposed),),
-)
+@RESAMPLE.def_abstract_eval
+def _type(x: Any, *, plan: Plan, transposed: bool) -> Any:
+    return jax.make_jaxpr(_apply, static_argnums=(1, 2))(x, plan, transposed).out_avals[0]
+
+
+def _batch(arrays: Any, dims: Any, **plan: Any) -> Any:
+    return RESAMPLE.bind(jnp.moveaxis(arrays[0], dims[0], 0), **plan), 0
+
+
+def _transpose(dy: Any, _: Any, *, plan: Plan, transposed: bool) -> Any:
+    return [RESAMPLE.bind(dy, plan=plan, transposed=not transposed)]
+
+
+ad.deflinear2(RESAMPLE, _transpose)
+batching.primitive_batchers[RESAMPLE] = _batch
+mlir.register_lowering(RESAMPLE, mlir.lower_fun(_run, multiple_results=False), inline=False)

@@ -21,13 +21,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxunpool.dispatch import Call
-from jaxunpool.geometry import Plane, WindowGeometry
-
-# What a primitive takes and gives: (u)npooled and (p)ooled arrays, and perhaps the (w)eights of a
-# window.
-TAKES = {"select": "u", "gather": "up", "scatter": "pp", "reduce": "uw", "replicate": "pw"}
-GIVES = {"select": "pp", "gather": "p", "scatter": "u", "reduce": "p", "replicate": "u"}
+from jaxunpool.core.calls import GIVES, TAKES, Call
+from jaxunpool.core.geometry import Plane, WindowGeometry
 
 Names = tuple[str, ...]  # axes of the mesh that one dimension is split over
 Parts = dict[int, tuple[Names, int]]  # per spatial axis that is split: over what, and in how many
@@ -56,7 +51,7 @@ def agree(
             if count == 1:
                 dimensions[d] = names
             elif shape[d] % count == 0 and all(
-                exchanges and _can_split(g, i, count) for i in spatial
+                exchanges and _can_split(call, i, count) for i in spatial
             ):
                 dimensions[d] = names
                 parts |= dict.fromkeys(spatial, (names, count))
@@ -65,7 +60,7 @@ def agree(
 
 
 def rule(call: Call, mesh: Any, arguments: Sequence[Any], _: Any) -> Any:
-    """Which dimensions correspond; a spatial one of the input has some elements for each window."""
+    """Which dimensions correspond: (windows, stride) unpooled, where shards can split them."""
     g, rank = call.geometry, arguments[0].rank
     unpooled = [f"d{d}" for d in range(rank)]
     pooled, window = list(unpooled), [f"w{i}" for i in range(g.ndim)]
@@ -106,10 +101,12 @@ def _divides(g: Plane, i: int, count: int) -> bool:
     return g.spatial[i].divides(count)
 
 
-def _can_split(g: Plane, i: int, count: int) -> bool:
+def _can_split(call: Call, i: int, count: int) -> bool:
     """Whether a spatial axis can be split so that its shards need their neighbours' at most."""
-    if not isinstance(g, WindowGeometry) or not _divides(g, i, count):
+    g = call.geometry
+    if call.primitive == "correlate" or not _divides(g, i, count):
         return False
+    assert isinstance(g, WindowGeometry)
     return g.spatial[i].halo <= g.output_shape[i] // count
 
 
@@ -121,11 +118,11 @@ def on_shard(
         return local(call, *shards)
     g = call.geometry
     assert isinstance(g, WindowGeometry)
-    margins = {i: g.spatial[i].halo for i in parts}
+    halos = {i: g.spatial[i].halo for i in parts}
     kinds = TAKES[call.primitive]
 
     def trim(array: jax.Array, kind: str, kept: dict[int, tuple[int, int]]) -> jax.Array:
-        """An array without so many windows on either side; the weights of a window have none."""
+        """An array without so many windows at each end; a pattern stays whole."""
         for i, windows in kept.items() if kind != "w" else ():
             low, high = (_length(g, i, kind, n) for n in windows)
             size = array.shape[g.axes[i]]
@@ -136,7 +133,7 @@ def on_shard(
         shards = [
             shard
             if kind == "w"
-            else _extend(shard, g.axes[i], _length(g, i, kind, margins[i]), names, count)
+            else _extend(shard, g.axes[i], _length(g, i, kind, halos[i]), names, count)
             for shard, kind in zip(shards, kinds)
         ]
 
@@ -147,9 +144,7 @@ def on_shard(
             outputs[i] = g.output_shape[i] // count + sum(more)
             inputs[i] = _length(g, i, "u", outputs[i])
         extended = dataclasses.replace(g, input_shape=tuple(inputs), output_shape=tuple(outputs))
-        missing = {
-            i: (margins[i] - low, margins[i] - high) for i, (low, high) in zip(parts, around)
-        }
+        missing = {i: (halos[i] - low, halos[i] - high) for i, (low, high) in zip(parts, around)}
 
         def program(*shards: jax.Array) -> Any:
             there = [trim(shard, kind, missing) for shard, kind in zip(shards, kinds)]
@@ -163,14 +158,14 @@ def on_shard(
     # axis that is split and whose windows overlap, of which each device runs one.
     cases = [
         ((0, m), *((m, m),) * (count > 2), (m, 0)) if m else ((0, 0),)
-        for m, (_, count) in zip(margins.values(), parts.values())
+        for m, (_, count) in zip(halos.values(), parts.values())
     ]
     programs = [compute(*around) for around in itertools.product(*cases)]
     number: Any = 0
     for (names, count), some in zip(parts.values(), cases):
         if len(some) > 1:
-            place = lax.axis_index(names)
-            number = number * len(some) + (place > 0) + (place == count - 1) * (count > 2)
+            device = lax.axis_index(names)
+            number = number * len(some) + (device > 0) + (device == count - 1) * (count > 2)
     return lax.switch(number, programs, *shards) if len(programs) > 1 else programs[0](*shards)
 
 

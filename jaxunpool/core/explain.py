@@ -8,20 +8,20 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxunpool.dispatch import PROGRAM_NAME, Call, choose
-from jaxunpool.geometry import WindowGeometry, check_choice
-
-PLATFORMS = ("cpu", "gpu", "tpu")
+from jaxunpool.core.backends import PLATFORMS, choose
+from jaxunpool.core.calls import Call
+from jaxunpool.core.geometry import check_choice
 
 
 class Explained(NamedTuple):
     """One primitive of a program.
 
     Attributes:
-        primitive: `"select"`, `"gather"`, `"scatter"`, `"reduce"` or `"replicate"`.
+        primitive: `"select"`, `"gather"`, `"scatter"`, `"reduce"`, `"replicate"` or `"correlate"`,
+            the gradient of a pattern.
         arrays: types and shapes of its arrays, those of one device under a `shard_map`.
-        windows: the windows in words; empty for indices that have none, and for plain JAX.
-        implementation: `"xla"`, `"mosaic_gpu"` or `"mosaic_tpu"`.
+        windows: the windows in words; empty for indices that have none.
+        implementation: `"xla"` or the name of a backend.
         reason: why this one.
     """
 
@@ -82,7 +82,7 @@ def explain(
     """
     if not callable(fn):
         raise TypeError(f"fn: expected a function, got {type(fn).__name__}")
-    platform = check_choice("platform", platform or jax.default_backend(), PLATFORMS)
+    platform = check_choice("platform", platform or jax.default_backend(), tuple(PLATFORMS))
     leaves, tree = jax.tree.flatten((args, kwargs))
     traced = [hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves]
 
@@ -100,20 +100,15 @@ def _walk(program: Any, platform: str) -> Iterator[Explained]:
     """The primitives of a program and of the programs in it."""
     for equation in program.eqns:
         parameters, arrays = equation.params, [v.aval for v in equation.invars]
-        shown = ", ".join(map(_short, arrays[:2]))
-        bound = getattr(parameters.get("partition"), "args", ())
-        call = next((argument for argument in bound if isinstance(argument, Call)), None)
-        name = str(parameters.get("name", ""))
-        if call is not None:
-            choice = choose(call, arrays, platform)
-            yield Explained(call.primitive, shown, _windows(call), *choice)
-        elif name.startswith(PROGRAM_NAME):
-            reason = "plain JAX, asked for by name"
-            yield Explained(name.removeprefix(PROGRAM_NAME), shown, "", "xla", reason)
-        else:
-            for inner in jax.tree.leaves(list(parameters.values()), is_leaf=_is_program):
-                if _is_program(inner):
-                    yield from _walk(getattr(inner, "jaxpr", inner), platform)
+        call = parameters.get("call")
+        if isinstance(call, Call):
+            shown = ", ".join(map(_short, arrays[:2]))
+            chosen = choose(call, arrays, platform, parameters["lead"])
+            yield Explained(call.primitive, shown, call.windows, *chosen)
+            continue
+        for inner in jax.tree.leaves(list(parameters.values()), is_leaf=_is_program):
+            if _is_program(inner):
+                yield from _walk(getattr(inner, "jaxpr", inner), platform)
 
 
 def _is_program(value: Any) -> bool:
@@ -122,19 +117,3 @@ def _is_program(value: Any) -> bool:
 
 def _short(array: Any) -> str:
     return f"{array.dtype}[{','.join(map(str, array.shape))}]"
-
-
-def _windows(call: Call) -> str:
-    g = call.geometry
-    if not isinstance(g, WindowGeometry):
-        return ""
-    said = f"{_times(g.window_shape)} every {_times(g.strides)}"
-    if any(map(any, g.padding)):
-        said += f", padding {_times(f'{low}+{high}' for low, high in g.padding)}"
-    if max(g.dilation) > 1:
-        said += f", dilation {_times(g.dilation)}"
-    return f"{said}, {g.data_format}"
-
-
-def _times(sizes: Any) -> str:
-    return "x".join(map(str, sizes))

@@ -16,11 +16,32 @@ import numpy as np
 from flax.linen.dtypes import promote_dtype
 from flax.linen.kw_only_dataclasses import KW_ONLY
 
-from jaxunpool.arguments import as_floats
-from jaxunpool.geometry import as_int
+import jaxunpool
+from jaxunpool.core.arguments import as_floats
+from jaxunpool.core.geometry import as_int
 
-CALLED_WITH = ("x", "y", "indices", "pool_input", "unpool_input", "key", "random_samples")
+ARRAYS = ("x", "y", "pool_input")  # first arguments of the functions that have a module
+CALLED_WITH = (*ARRAYS, "unpool_input", "indices", "key", "random_samples")
 WEIGHTS = ("kernel", "bias")  # which the module makes itself
+
+
+def classes(bases: dict[str, Any]) -> dict[str, Any]:
+    """A class for each public function of an array, by name.
+
+    The first of `bases` whose name is among the function's arguments is its base; `""` always is.
+    """
+    found = {}
+    for name in jaxunpool.__all__:
+        parameters = _parameters(getattr(jaxunpool, name))
+        if parameters and parameters[0] in ARRAYS:
+            base = next(base for argument, base in bases.items() if argument in ["", *parameters])
+            made = module(getattr(jaxunpool, name), base)
+            found[made.__name__] = made
+    return found
+
+
+def _parameters(function: Any) -> list[str]:
+    return list(inspect.signature(function).parameters) if inspect.isfunction(function) else []
 
 
 def module(function: Callable[..., Any], base: Any) -> Any:

@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxunpool import dispatch, primitives
-from jaxunpool.dispatch import Call, Implementation, check_plain
-from jaxunpool.geometry import Plane, WindowGeometry
+from jaxunpool.core import primitives
+from jaxunpool.core.backends import Implementation, check_plain
+from jaxunpool.core.calls import Call
+from jaxunpool.core.geometry import Plane, WindowGeometry
 from jaxunpool.kernels import varying
-from jaxunpool.sharding import run
+from jaxunpool.kernels.common import fence
 
 # Up to here the elements along one axis are unrolled; beyond, a loop keeps the program small.
 UNROLLED_WIDTH = 8
@@ -73,7 +74,7 @@ def _pick(
 ) -> tuple[jax.Array, jax.Array]:
     """Windows of one size, from those that start at every element."""
     dense = WindowGeometry.for_input(x.shape, widths, 1, data_format=plane.data_format)
-    y, offsets = run(Call("select", dense), x)
+    y, offsets = primitives.bind(Call("select", dense), x)
     for start, axis in zip(starts, plane.axes):
         y, offsets = _take(y, start, axis), _take(offsets, start, axis)
     rest, flat, stride = offsets.astype(jnp.int32), jnp.int32(0), 1
@@ -91,7 +92,7 @@ def _compare(
     y, flat, stride = x, None, 1
     for i in reversed(range(plane.ndim)):
         best = _pass(y, flat, starts[i], stops[i], widths[i], plane.axes[i], stride)
-        y, flat = dispatch.fence(best, plane.axes[i] % x.ndim)
+        y, flat = fence(best, plane.axes[i] % x.ndim)
         stride *= plane.input_shape[i]
     assert flat is not None
     return y, flat
@@ -107,18 +108,19 @@ def _pass(
     stride: int,
 ) -> tuple[jax.Array, jax.Array]:
     def candidate(tap: int | jax.Array) -> tuple[jax.Array, jax.Array]:
-        # A window that is done offers its last element again, which changes nothing.
+        # Past its end a window compares its last element again, which changes nothing.
         position = jnp.minimum(start + tap, stop - 1).astype(jnp.int32)
         value = _take(x, position, axis)
         carried = 0 if flat is None else _take(flat, position, axis)
-        return value, jnp.broadcast_to(carried + position * stride, value.shape)
+        # Added to zeros like the value, which have its sharding.
+        return value, carried + position * stride + jnp.zeros_like(value, jnp.int32)
 
     def update(tap: int | jax.Array, best: tuple[jax.Array, jax.Array]):
-        value, place = candidate(tap)
+        value, flat = candidate(tap)
         take = value > best[0]
         if jnp.issubdtype(x.dtype, jnp.floating):
             take |= value != value
-        return jnp.where(take, value, best[0]), jnp.where(take, place, best[1])
+        return jnp.where(take, value, best[0]), jnp.where(take, flat, best[1])
 
     if width > UNROLLED_WIDTH:
         return lax.fori_loop(1, width, update, varying.together(*candidate(0)))

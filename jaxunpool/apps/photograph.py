@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunpool.command import Parser, UsageError, count, exit_status, replacing, require_extra
+from jaxunpool.apps.command import Parser, UsageError, count, exit_status, replacing, require_extra
 from jaxunpool.indices import PoolIndices
 from jaxunpool.max import max_pool_with_indices, max_unpool
 

@@ -53,6 +53,11 @@ class Plane:
         return len(self.input_shape)
 
     @property
+    def overlaps(self) -> bool:
+        """Whether an element can be named more than once: always, where there are no windows."""
+        return True
+
+    @property
     def axes(self) -> tuple[int, ...]:
         """The spatial axes, counted from the end, so that leading dimensions do not matter."""
         last = -1 if self.data_format == "channels_last" else 0
@@ -107,8 +112,8 @@ class Axis:
         return self.stride < self.span and self.outputs > 1
 
     @property
-    def tiles(self) -> bool:
-        """Whether stretches of one stride, each with a window inside it, make up the axis."""
+    def is_tiled(self) -> bool:
+        """Whether whole cells, each with one window inside it, make up the axis."""
         return not self.low and self.span <= self.stride and self.divides(1)
 
     def divides(self, shards: int) -> bool:
@@ -178,7 +183,7 @@ class Axis:
         distance = position + self.low  # from the start of the first window
         if self.dilation == 1:
             last = jnp.minimum(distance // self.stride, self.outputs - 1)
-            periods = -(-self.window // self.stride)  # keeps the dividend from being negative
+            periods = -(-self.window // self.stride)  # added, so that the dividend is not negative
             first = (distance - self.window + periods * self.stride) // self.stride - periods + 1
             return jnp.maximum(last - jnp.maximum(first, 0) + 1, 0)
 
@@ -209,16 +214,16 @@ class Axis:
             return True
         return (tap < distance) | (window + step >= self.outputs)
 
-    # The axis as blocks of `stride` elements
+    # The axis as cells of `stride` elements
 
     @property
-    def blocks(self) -> int:
-        """Blocks of `stride` elements that the axis is made of, the last one perhaps in part."""
+    def cells(self) -> int:
+        """Cells of `stride` elements that the axis is made of, the last one perhaps in part."""
         return -(-self.size // self.stride)
 
     @property
     def shifts(self) -> range:
-        """From the first to the last window that reaches block 0, counted beyond the first."""
+        """From the first to the last window that reaches cell 0, counted beyond the first."""
         low, high = self.low - (self.span - 1), self.low + self.stride - 1
         return range(-(-low // self.stride), high // self.stride + 1)
 
@@ -232,9 +237,9 @@ class Axis:
             if start % self.stride == 0:
                 yield start // self.stride, tap
 
-    def reaching(self, blocks: int) -> list[int]:
-        """The windows that have an element of the first so many blocks, counted as there."""
-        elements = range(blocks * self.stride)
+    def reaching(self, cells: int) -> list[int]:
+        """The windows that have an element of the first so many cells, counted as there."""
+        elements = range(cells * self.stride)
         return sorted({window for e in elements for window, _ in self.covering(e)})
 
 
@@ -417,10 +422,10 @@ class WindowGeometry(Plane):
         return any(axis.overlaps for axis in self.spatial)
 
     @property
-    def blocked(self) -> Self:
+    def in_cells(self) -> Self:
         """The same windows, where the stride of a single window, which nothing uses, is its span.
 
-        An unpooled array is then made of blocks of `strides` that few windows reach.
+        An unpooled array is then made of cells of `strides` elements that few windows reach.
         """
         strides = (a.stride if a.outputs > 1 else a.span for a in self.spatial)
         return dataclasses.replace(self, strides=tuple(strides))
@@ -454,7 +459,7 @@ class WindowGeometry(Plane):
     def _check_no_window_is_empty(self) -> None:
         """A dilated window can straddle a small input; its maximum would have no position."""
         for i, axis in enumerate(self.spatial):
-            if axis.dilation <= axis.size:  # no two elements have the whole input between them
+            if axis.dilation <= axis.size:  # elements are too close to straddle the input
                 continue
             taps = axis.position(np.arange(axis.outputs)[:, None], np.arange(axis.window))
             empty = np.flatnonzero(~((taps >= 0) & (taps < axis.size)).any(axis=1))
@@ -486,7 +491,7 @@ class _Window:
         self.window_shape = window
         self.strides = window if strides is None else per_axis("strides", strides, n, minimum=1)
         spacing = per_axis("dilation", dilation, n, minimum=1)
-        self.dilation = tuple(1 if k == 1 else d for k, d in zip(window, spacing))  # no meaning
+        self.dilation = tuple(1 if k == 1 else d for k, d in zip(window, spacing))  # of one element
         if not isinstance(ceil_mode, bool | np.bool_):
             raise TypeError(f"ceil_mode: expected a bool, got {ceil_mode!r}")
         self.ceil_mode = bool(ceil_mode)

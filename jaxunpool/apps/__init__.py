@@ -1,0 +1,1 @@
+"""What `python -m jaxunpool` runs, besides `jaxunpool.training`."""

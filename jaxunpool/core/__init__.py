@@ -1,0 +1,17 @@
+"""The machinery behind the operators, in the order that a call passes through it.
+
+| file            | what is there                                                                |
+| --------------- | ---------------------------------------------------------------------------- |
+| `arguments.py`  | checks that operators share                                                  |
+| `geometry.py`   | windows over a grid: sizes, padding, and all arithmetic at borders (`Axis`)  |
+| `resample.py`   | linear maps along one axis: interpolation, adaptive averages                 |
+| `irregular.py`  | maxima over windows that are not evenly spaced                               |
+| `calls.py`      | `Call`: the static parameters of one bound primitive                           |
+| `primitives.py` | the primitives, their derivatives and batching                               |
+| `lowering.py`   | where a call runs: one device, or many                                       |
+| `halo.py`       | what a shard takes from its neighbours                                       |
+| `backends.py`   | which kernels run there, and the evidence                                    |
+| `explain.py`    | what a program would run                                                     |
+| `modules.py`    | a Flax module class from a function                                          |
+| `saving.py`     | `PoolIndices` in `flax.serialization`                                        |
+"""

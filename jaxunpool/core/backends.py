@@ -1,0 +1,175 @@
+"""The backends: which kernels serve which platform, and in which order they are asked.
+
+A backend is a folder of `jaxunpool.kernels` and an entry here. `None` takes the first backend of a
+platform that is preferred for a primitive and serves the call, and else `xla`, which serves all.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from jaxunpool.core.calls import UNPOOL, Call
+from jaxunpool.core.geometry import WindowGeometry, check_choice
+
+Implementation = str | None  # None, "xla" or the name of a backend
+
+
+class Backend(NamedTuple):
+    """The kernels of a folder.
+
+    Attributes:
+        name: of the folder, and what `implementation` names it by.
+        platform: where they run, as a user names it.
+        preferred: per primitive that None takes them for, the evidence that they are better there.
+        otherwise: why None leaves the other primitives to `xla`.
+    """
+
+    name: str
+    platform: str
+    preferred: Mapping[str, str]
+    otherwise: str = ""
+
+
+class Choice(NamedTuple):
+    """An implementation, and why it is the one."""
+
+    implementation: str
+    reason: str
+
+
+# The platforms by a user's names, and by those that programs are lowered for.
+PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
+
+# In the order they are asked. Numbers are of float32: 8x224x224x128 on TPU, windows 2x2 every 2 and
+# 3x3 every 2; `benchmarks/NOTES.md` has all of them.
+BACKENDS = (
+    Backend(
+        "mosaic_tpu",
+        "tpu",
+        {
+            "select": "compiled, it moves 0.27-0.28 GB and needs no temporaries; xla 1.3-2.3 GB",
+            "gather": "compiled, it reads every byte once and needs no temporaries",
+            "scatter": "compiled, it moves 0.27-0.28 GB and needs no temporaries; xla 1.3-4.5 GB",
+            "reduce": "compiled, it reads every byte once and needs no temporaries",
+            "replicate": "compiled, it moves 0.26 GB; xla 0.36 GB at best",
+        },
+    ),
+    # XLA compiles each primitive to one fusion without temporaries, except scatter and replicate
+    # where windows overlap (four and three fusions). Mosaic GPU aborts the process for devices it
+    # does not know (compute capability 8 and 12), so only a measured gain is worth choosing it.
+    Backend("mosaic_gpu", "gpu", {}, "the kernel was not yet timed against it on a GPU"),
+)
+NAMES = tuple(backend.name for backend in BACKENDS)
+PATTERN_PER_EXAMPLE = "no kernel takes a pattern for each example"
+IMPLEMENTATIONS = (None, "xla", *NAMES)
+
+
+def check_implementation(implementation: Implementation) -> Implementation:
+    """A ValueError for an unknown name."""
+    return check_choice("implementation", implementation, IMPLEMENTATIONS)
+
+
+def check_plain(implementation: Implementation, what: str) -> None:
+    """A NotImplementedError for kernels where there is nothing but plain JAX."""
+    if implementation in NAMES:
+        raise NotImplementedError(
+            f"implementation={implementation!r}: {what} has no kernels; None and 'xla' run it on"
+            " every platform"
+        )
+
+
+def choose(call: Call, arrays: Sequence[Any], platform: str, lead: int = 0) -> Choice:
+    """What a call runs on a platform (`"cpu"`, `"gpu"`, `"tpu"` or another).
+
+    Args:
+        call: the call.
+        arrays: its arrays, or anything with their shapes and types.
+        platform: where.
+        lead: so many leading dimensions have a pattern for each of their elements.
+    """
+    if call.primitive == "correlate":
+        return Choice("xla", "a plain reduction, for which no backend has a kernel")
+    if lead:
+        return Choice("xla", PATTERN_PER_EXAMPLE)
+    if call.implementation is not None:
+        return Choice(call.implementation, "asked for by name")
+    reasons = []
+    for backend in BACKENDS:
+        if backend.platform != platform:
+            continue
+        evidence = backend.preferred.get(call.primitive)
+        if evidence is None:  # before the kernels are imported
+            reasons.append(backend.otherwise)
+            continue
+        reason = unsupported(call, arrays, backend.name)
+        if reason is None:
+            return Choice(backend.name, evidence)
+        reasons.append(f"{backend.name} does not serve this: {reason}")
+    return Choice("xla", "; ".join(reasons) or f"there are no kernels for {platform}")
+
+
+def serving(call: Call, arrays: Sequence[Any], platform: str) -> list[str]:
+    """The backends of a platform that have kernels for a call."""
+    there = [backend.name for backend in BACKENDS if backend.platform == platform]
+    return [name for name in there if unsupported(call, arrays, name) is None]
+
+
+def check_serves(call: Call, arrays: Sequence[Any], lead: int = 0) -> None:
+    """A NotImplementedError where a backend was asked for by name and does not serve the call."""
+    if call.implementation not in NAMES or call.primitive == "correlate":
+        return
+    reason = PATTERN_PER_EXAMPLE if lead else unsupported(call, arrays, call.implementation)
+    if reason is not None:
+        raise NotImplementedError(
+            f"implementation={call.implementation!r} has no kernel for this {call.primitive}:"
+            f" {reason}; None falls back to 'xla'"
+        )
+
+
+def unsupported(call: Call, arrays: Sequence[Any], backend: str) -> str | None:
+    """Why a backend's kernels do not serve a call; None if they do."""
+    if not isinstance(call.geometry, WindowGeometry):
+        return "indices without a window"
+    shape = arrays[0].shape
+    if call.primitive in UNPOOL:
+        shape = call.geometry.unpooled_shape(shape)
+    if not all(isinstance(size, int) for size in shape):
+        return "a size that is not known before it runs"
+    options = call.options
+    if call.primitive in ("reduce", "replicate"):
+        options["pattern"] = len(arrays) > 1
+    return folder(backend).unsupported(
+        call.primitive, call.geometry, shape, arrays[0].dtype, **options
+    )
+
+
+def kernel(
+    call: Call, arrays: Sequence[Any], backend: str, borders_apart: bool
+) -> Callable[..., Any]:
+    """The function of a backend that runs a call, of its arrays alone.
+
+    `borders_apart`: see `kernels.xla.regions`; faster on a CPU.
+
+    Raises:
+        NotImplementedError: the backend was asked for by name and does not serve the call.
+    """
+    check_serves(call, arrays)  # these may be shards
+    name, options = call.primitive, {"geometry": call.geometry, **call.options}
+    if not isinstance(call.geometry, WindowGeometry):
+        name += "_flat"
+    elif backend == "xla":
+        options["borders_apart"] = borders_apart
+    run = getattr(folder(backend), name)
+    if call.weighting is None:
+        return functools.partial(run, **options)
+    return lambda array, pattern=None: run(array, pattern, **options)
+
+
+@functools.cache
+def folder(backend: str) -> ModuleType:
+    """A package of kernels, imported when a call first asks for it."""
+    return importlib.import_module(f"jaxunpool.kernels.{backend}")

@@ -1,0 +1,226 @@
+"""How a primitive becomes a program: first where it runs, then which kernel runs there.
+
+| axes of the mesh                 | how                                                        |
+| -------------------------------- | ---------------------------------------------------------- |
+| none, or all Manual              | on the arrays as they are                                  |
+| Explicit                         | `shard_map` over the sharding in the arrays' types         |
+| Auto                             | `custom_partitioning`: XLA's partitioner calls back with   |
+|                                  | the shardings it chose                                     |
+| Auto beside Manual, for export,  | plain JAX, which XLA's partitioner splits as it does any   |
+| or a mesh that is not known      | other program                                              |
+
+`correlate`, and calls with a pattern for each example, are plain JAX on Auto axes too. Both are
+decided at lowering, once per platform, so that a traced or exported program runs everywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.interpreters import mlir
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+
+from jaxunpool.core import backends, halo
+from jaxunpool.core.calls import GIVES, TAKES, Call
+from jaxunpool.core.geometry import WindowGeometry, along
+from jaxunpool.kernels import varying, xla
+
+Where = Literal["local", "plain", "asked"]
+
+
+def rule(platform: str) -> Callable[..., Any]:
+    """The lowering rule of all primitives for a platform, as a user names it."""
+
+    def lower(ctx: mlir.LoweringRuleContext, *values: Any, call: Call, lead: int) -> Any:
+        where, axis_context = _where(ctx)
+        module = ctx.module_context.replace(
+            # In a program for several platforms, this part is for one of them.
+            platforms=ctx.platforms or ctx.module_context.platforms,
+            axis_context=axis_context,
+        )
+        run = functools.partial(_program, platform, where, call, lead)
+        several = len(GIVES[call.primitive]) > 1
+        return mlir.lower_fun(run, multiple_results=several)(
+            ctx.replace(module_context=module), *values
+        )
+
+    return lower
+
+
+def _where(ctx: mlir.LoweringRuleContext) -> tuple[Where, Any]:
+    """How a call is split over devices, and what JAX is told of the mesh for that.
+
+    What the context of a lowering says of devices is not public in JAX. It is read here alone;
+    where something is missing, the call is left to XLA's partitioner as plain JAX.
+    """
+    avals: Any = ctx.avals_in
+    module, mesh_around = ctx.module_context, jax.sharding.get_abstract_mesh()
+    axis_context: Any = module.axis_context
+    count = getattr(axis_context, "num_devices", None)
+    if count == 1 or mesh_around.are_all_axes_manual:
+        return "local", axis_context
+    if count is None or mesh_around.manual_axes or module.lowering_parameters.for_export:
+        return "plain", axis_context
+    # The arrays' types say what mesh there is, or an argument of the program, or `set_mesh`.
+    types = (aval.sharding.mesh for aval in avals)
+    known = (*types, axis_context.abstract_mesh, mesh_around)
+    mesh = next((m for m in known if m is not None and not m.empty), None)
+    # Only the shape and the axis names of the mesh matter here, so any devices will do.
+    devices = axis_context.device_assignment or tuple(jax.devices()[:count])
+    if mesh is None or len(devices) != count or mesh.size != count:
+        return "plain", axis_context
+    return "asked", dataclasses.replace(axis_context, abstract_mesh=mesh, device_assignment=devices)
+
+
+def _program(platform: str, where: Where, call: Call, lead: int, *arrays: jax.Array) -> Any:
+    """A call on arrays that may be sharded."""
+    local = functools.partial(on_device, platform, lead=lead)
+    automatic: Callable[..., Any] = functools.partial(local, call, split=where != "local")
+    if where == "asked" and not lead and call.primitive != "correlate":
+        automatic = _by_compiler(platform, call)
+    mesh, spec, parts = explicit(call, arrays)
+    if mesh is None:
+        return automatic(*arrays)
+    specs = {"u": spec, "p": spec, "w": PartitionSpec(*spec[:lead], *[None] * call.geometry.ndim)}
+    ins, outs = (tuple(specs[k] for k in kinds[call.primitive]) for kinds in (TAKES, GIVES))
+    ins, out = ins[: len(arrays)], outs if len(outs) > 1 else outs[0]
+    around = jax.sharding.get_abstract_mesh()
+    if not around.empty and mesh != around:
+        # JAX lowers every `shard_map` for the mesh of `set_mesh`, whatever mesh it is given.
+        with jax.sharding.use_abstract_mesh(mesh):
+            return jax.sharding.auto_axes(automatic, out_sharding=out)(*arrays)
+
+    def on_shards(*shards: jax.Array) -> Any:
+        results = halo.on_shard(call, parts, shards, local)
+        if call.primitive != "correlate":
+            return results
+        return lax.psum(results, [n for entry in spec[lead:] for n in halo.axis_names(entry)])
+
+    program = jax.shard_map(
+        on_shards,
+        mesh=mesh,
+        in_specs=ins,
+        out_specs=out,
+        axis_names=set(mesh.explicit_axes),
+    )
+    return program(*(reshard(array, mesh, s) for array, s in zip(arrays, ins)))
+
+
+@functools.lru_cache(maxsize=1024)  # JAX keeps what is partitioned, so once for each call
+def _by_compiler(platform: str, call: Call) -> Callable[..., Any]:
+    """A call on arrays that XLA's partitioner splits as it is told when it calls back."""
+    local = functools.partial(on_device, platform)
+    # Inside a `jit`, because `custom_partitioning` refuses constants, and NumPy arrays are such.
+    program = custom_partitioning(jax.jit(lambda *arrays: local(call, *arrays)))
+
+    def partition(mesh: Any, arguments: Sequence[Any], results: Any) -> Any:
+        wide = any(argument.dtype.itemsize == 8 for argument in arguments)
+        if wide and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+            raise NotImplementedError(
+                "sharded 64-bit arrays inside the context jax.enable_x64(True), which the"
+                " compiler's thread does not see: use jax.config.update('jax_enable_x64', True)"
+            )
+        kinds = TAKES[call.primitive] + GIVES[call.primitive]
+        leaves = (*arguments, *jax.tree.leaves(results))
+        seen = [(a.shape, a.sharding) for a, kind in zip(leaves, kinds) if kind != "w"]
+        spec, parts = halo.agree(call, mesh, seen)
+        sharding, whole = NamedSharding(mesh, spec), NamedSharding(mesh, PartitionSpec())
+
+        def on_shards(*shards: jax.Array) -> Any:
+            # A shard has no mesh, while jax 0.12 calls this inside the mesh of `set_mesh`.
+            with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
+                return halo.on_shard(call, parts, shards, local)
+
+        return (
+            mesh,
+            on_shards,
+            jax.tree.map(lambda _: sharding, results),
+            tuple(whole if kind == "w" else sharding for kind, _ in zip(kinds, arguments)),
+        )
+
+    program.def_partition(partition, sharding_rule=functools.partial(halo.rule, call))
+    return program
+
+
+def explicit(call: Call, arrays: Sequence[Any]) -> tuple[Any, PartitionSpec, halo.Parts]:
+    """The mesh with Explicit axes, or None, and what `halo.agree` says of the arrays on it."""
+    there = [a for a, kind in zip(arrays, TAKES[call.primitive]) if a is not None and kind != "w"]
+    shardings = [jax.typeof(array).sharding for array in there]
+    mesh = next((s.mesh for s in shardings if s.mesh.explicit_axes), None)
+    if mesh is None:
+        return None, PartitionSpec(), {}
+    return mesh, *halo.agree(call, mesh, [(a.shape, s) for a, s in zip(there, shardings)])
+
+
+def reshard(array: jax.Array, mesh: Any, spec: PartitionSpec) -> jax.Array:
+    """An array with a sharding in its type."""
+    wanted = NamedSharding(mesh, spec)
+    return array if jax.typeof(array).sharding == wanted else jax.sharding.reshard(array, wanted)
+
+
+# One device
+
+
+def on_device(
+    platform: str, call: Call, *arrays: jax.Array, lead: int = 0, split: bool = False
+) -> Any:
+    """A call on the arrays of one device, by the backend chosen for its platform.
+
+    Args:
+        platform: where, as a user names it.
+        call, arrays: the call.
+        lead: so many leading dimensions have a pattern for each of their elements.
+        split: XLA's partitioner will split the program, which it can with plain JAX alone.
+
+    Raises:
+        NotImplementedError: the backend that was asked for by name does not serve that.
+    """
+    if split and call.implementation in backends.NAMES:
+        raise NotImplementedError(
+            f"implementation={call.implementation!r}: exported programs for several devices, and"
+            " meshes with axes of both kinds, are split by XLA, which cannot look into a kernel;"
+            " None falls back to 'xla'"
+        )
+    if lead:
+        call = dataclasses.replace(call, implementation="xla")
+        one = functools.partial(on_device, platform, call, lead=lead - 1, split=split)
+        return jax.vmap(one)(*arrays)
+    if call.primitive == "correlate":
+        assert isinstance(call.geometry, WindowGeometry)
+        return xla.correlate(arrays[0], arrays[1], call.geometry)
+    run = functools.partial(on_device, platform, split=split)
+    if call.primitive == "gather" and call.duplicates == "last" and call.geometry.overlaps:
+        y = run(call.to("gather", duplicates="sum"), *arrays)
+        return jnp.where(_wins(run, call, arrays[1]), y, jnp.zeros((), y.dtype))
+    backend = "xla" if split else backends.choose(call, arrays, platform).implementation
+    # XLA's partitioner splits the loop that writes borders apart wrongly (jax 0.10, uneven shards).
+    borders_apart = platform == "cpu" and not split
+    return backends.kernel(call, arrays, backend, borders_apart)(*arrays)
+
+
+def _wins(run: Callable[..., Any], call: Call, indices: jax.Array) -> jax.Array:
+    """Which writers are the last at their element: the ones that find their own label there."""
+    plane = call.geometry
+    numbers = [along(indices, axis) for axis in plane.axes]
+    sizes = [indices.shape[axis] for axis in plane.axes]
+    if isinstance(plane, WindowGeometry):
+        # Only so many windows can meet in one element; powers of two make remainders cheap.
+        sizes = [1 << (axis.most_covers - 1).bit_length() for axis in plane.spatial]
+        numbers = [number & (size - 1) for number, size in zip(numbers, sizes)]
+    rasters = [math.prod(sizes[i + 1 :]) for i in range(plane.ndim)]
+    label: Any = sum(number * raster for number, raster in zip(numbers, rasters))
+    labels = label.astype(np.min_scalar_type(math.prod(sizes)))
+    labels = varying.along(labels, varying.axes(indices))
+    if call.implementation != "xla":  # another kernel may not serve the type of labels
+        call = dataclasses.replace(call, implementation=None)
+    written = run(call.to("scatter", duplicates="last"), labels, indices)
+    return run(call.to("gather", duplicates="sum"), written, indices) == labels
