@@ -94,7 +94,10 @@ def poolings(draw) -> Pooling:
 def values(
     rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype, kind: str
 ) -> np.ndarray:
-    """An array of a kind: "plain", "ties", "special" (NaN and infinities) or "lowest"."""
+    """An array of a kind: "plain", "ties", "special" (NaN and infinities), "lowest" or "eighths".
+
+    Eighths have so few bits that sums and products of some are exact.
+    """
     is_float = dtype in FLOATS
     if kind == "lowest":
         return np.full(shape, -np.inf if is_float else np.iinfo(dtype).min, dtype)
@@ -102,6 +105,8 @@ def values(
         info = np.iinfo(dtype)
         low, high = (info.min, info.max) if kind == "plain" else (0, 3)
         return rng.integers(low, high, shape, dtype, endpoint=True)
+    if kind == "eighths":
+        return np.asarray(rng.integers(-64, 64, shape) / 8, dtype)
     x = rng.integers(-2, 3, shape) if kind == "ties" else rng.standard_normal(shape)
     x = np.asarray(x, dtype)
     if kind == "special":

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import cases, check, kernels, modes, timing
-from jaxunpool import dispatch
+from jaxunpool.core import backends, primitives
 
 SHAPE = (2, 8, 8, 4)
 
@@ -86,14 +86,14 @@ def some_calls():
     return list(by_name.values())
 
 
-@pytest.mark.parametrize("backend", dispatch.KERNELS)
+@pytest.mark.parametrize("backend", backends.NAMES)
 def test_check_has_calls_that_kernels_serve(backend):
     """Of each primitive and both layouts, with windows that overlap and that do not."""
     served = set()
     for call, shape, dtype in check.calls():
         pooled = call.primitive in ("scatter", "replicate")
         array = jax.ShapeDtypeStruct(call.geometry.pooled_shape(shape) if pooled else shape, dtype)
-        if dispatch.unsupported(call, [array], backend) is None:
+        if backends.unsupported(call, [array], backend) is None:
             served.add((call.primitive, call.geometry.overlaps, call.geometry.data_format))
     for primitive in kernels.PRIMITIVES:
         assert (primitive, True, "channels_last") in served
@@ -107,7 +107,7 @@ def test_check_compares_every_primitive():
 
 @pytest.mark.parametrize("primitive", kernels.PRIMITIVES)
 def test_check_finds_one_wrong_element(monkeypatch, primitive):
-    right = dispatch.on_device
+    right = primitives.bind
 
     def wrong(call, *arrays):
         results = right(call, *arrays)
@@ -116,9 +116,9 @@ def test_check_finds_one_wrong_element(monkeypatch, primitive):
         first = jax.tree.leaves(results)[0]
         return jax.tree.map(lambda r: r.at[(0,) * r.ndim].add(1) if r is first else r, results)
 
-    monkeypatch.setattr(dispatch, "on_device", wrong)
+    monkeypatch.setattr(primitives, "bind", wrong)
     chosen = [one for one in some_calls() if one[0].primitive == primitive]
-    with pytest.raises(check.MismatchError, match=rf"'{primitive}'.*float.*seed 0: not"):
+    with pytest.raises(check.MismatchError, match=rf"^{primitive} .*float.*seed 0: not"):
         check.run(lambda call, arrays: [None, "xla"], seed=0, chosen=chosen)
 
 

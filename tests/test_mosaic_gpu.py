@@ -1,4 +1,4 @@
-"""The Mosaic GPU kernels: the bits of the plain implementation, and what they compile to."""
+"""The Mosaic GPU kernels: zeros with a sign, what they refuse, and what they compile to."""
 
 import math
 import os
@@ -12,162 +12,31 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from backend_cases import PRIMITIVES, TESTED, arrays_of, calls_of, case_of, run
 from gpus import gpus
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 from jax.experimental.pallas import mosaic_gpu as plgpu
-from strategies import examples, per_axis
 
-from jaxunpool.geometry import WindowGeometry
-from jaxunpool.kernels import mosaic_gpu, xla
+from jaxunpool.core.geometry import WindowGeometry
+from jaxunpool.kernels import mosaic_gpu
 from jaxunpool.kernels.mosaic_gpu import tiles
 
-DTYPES = [np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16)]
-PRIMITIVES = ["select", "gather", "scatter", "reduce", "replicate"]
 POOLED = ["select", "gather", "reduce"]  # those that compute windows
-WEIGHTS = ["sum", "mean", "mean_inside", "cover", "last"]
-
-interpreted = pytest.mark.skipif(
-    not hasattr(plgpu, "InterpretGPUParams"), reason="GPU interpret mode comes with jax 0.12"
-)
+DTYPES = [np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16)]
 
 
-@st.composite
-def calls(draw):
-    """A geometry the kernels serve, the full shape of its unpooled array, a type and a generator.
-
-    Windows that tile the input may have any number of channels, on either side.
-    """
-    n = draw(st.integers(1, 3))
-    window = draw(per_axis(n, 1, (5, 3, 2)[n - 1]))
-    dilation, padding, data_format = (1,) * n, "VALID", "channels_last"
-    if draw(st.booleans()):
-        strides = tuple(k + draw(st.integers(0, 1)) for k in window)
-        sizes = tuple(s * draw(st.integers(4, 6 - n // 2)) for s in strides)
-        channels = draw(st.sampled_from([1, 3, 20, 64]))
-        data_format = draw(st.sampled_from(["channels_last", "channels_first"]))
-    else:
-        strides = draw(per_axis(n, 1, 3))
-        dilation = draw(st.one_of(st.just(dilation), per_axis(n, 1, 2)))
-        spans = [(k - 1) * d + 1 for k, d in zip(window, dilation)]
-        sizes = tuple(span + draw(st.integers(0, 8 // n)) for span in spans)
-        pads = [st.tuples(*[st.integers(0, span - 1)] * 2) for span in spans]
-        padding = draw(st.one_of(st.sampled_from(["VALID", "SAME"]), st.tuples(*pads)))
-        channels = draw(st.sampled_from([16, 20, 32, 64, 96, 128]))
-    least = 128 // math.gcd(channels, 128)  # of a batch, for every thread to have an element
-    batch = draw(st.sampled_from([(least,), (1, least + 1), (2, 2 * least)]))
-    shape = (*batch, *sizes, channels)
-    if data_format == "channels_first":
-        shape = (*batch, channels, *sizes)
-    geometry = WindowGeometry.for_input(
-        shape,
-        window,
-        strides,
-        padding,
-        dilation=dilation,
-        ceil_mode=draw(st.booleans()),
-        data_format=data_format,
-    )
-    dtype = draw(st.sampled_from(DTYPES))
-    for primitive in ("select", "scatter"):
-        assume(mosaic_gpu.unsupported(primitive, geometry, shape, dtype) is None)
-    return geometry, shape, dtype, np.random.default_rng(draw(st.integers(0, 2**32)))
-
-
-def values(rng, shape, dtype):
-    """Floats of few bits, whose sums and products are exact enough to be the same everywhere."""
-    return jnp.asarray((rng.integers(-64, 64, shape) / 8).astype(dtype))
-
-
-def special(rng, shape, dtype):
-    """Values with ties, zeros of both signs, NaN and infinities, and windows of -inf alone."""
-    array = rng.choice(
-        [-1.5, -0.0, 0.0, 2.0, np.nan, np.inf], shape, p=[0.2, 0.2, 0.2, 0.3, 0.05, 0.05]
-    )
-    return jnp.asarray(np.where(rng.random(shape) < 0.5, -np.inf, array).astype(dtype))
-
-
-def offsets_of(rng, geometry, shape):
-    """Offsets, among them such that name no element of the window."""
-    shape = geometry.pooled_shape(shape)
-    return jnp.asarray(rng.integers(0, geometry.volume + 2, shape), geometry.offset_dtype)
-
-
-def bits(array):
-    return np.asarray(array).view(f"u{array.dtype.itemsize}")
-
-
-def check(primitive, arrays, *options, signed_zeros=True):
-    """Equality with `xla`, bit for bit; but NaN has no sign, and a sum of zeros may have either."""
-    with plgpu.force_gpu_interpret_mode():
-        ours = jax.jit(lambda *a: getattr(mosaic_gpu, primitive)(*a, *options))(*arrays)
-    plain = jax.jit(lambda *a: getattr(xla, primitive)(*a, *options, borders_apart=False))(*arrays)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
-        assert (a.shape, a.dtype) == (b.shape, b.dtype)
-        a, b = np.asarray(a), np.asarray(b)
-        same = bits(a) == bits(b)
-        if a.dtype in DTYPES:
-            same |= (a != a) & (b != b)
-            if not signed_zeros:
-                same |= (a == 0) & (b == 0)
-        assert same.all()
-
-
-@interpreted
-@settings(max_examples=examples(3, 25))
-@given(calls())
-def test_select_equals_xla(call):
-    geometry, shape, dtype, rng = call
-    check("select", [special(rng, shape, dtype)], geometry)
-
-
-@interpreted
-@settings(max_examples=examples(3, 25))
-@given(calls())
-def test_gather_equals_xla(call):
-    geometry, shape, dtype, rng = call
-    check("gather", [special(rng, shape, dtype), offsets_of(rng, geometry, shape)], geometry)
-
-
-@interpreted
-@settings(max_examples=examples(3, 25))
-@given(calls(), st.sampled_from(["sum", "last"]))
-def test_scatter_equals_xla(call, duplicates):
-    geometry, shape, dtype, rng = call
-    offsets = offsets_of(rng, geometry, shape)
-    y = values(rng, offsets.shape, dtype)
-    check("scatter", [y, offsets], geometry, duplicates, signed_zeros=duplicates == "last")
-
-
-@interpreted
-@settings(max_examples=examples(3, 25))
-@given(calls(), st.sampled_from(WEIGHTS), st.booleans())
-def test_reduce_equals_xla(call, weights, has_pattern):
-    geometry, shape, dtype, rng = call
-    u = values(rng, shape, dtype)
-    pattern = values(rng, geometry.window_shape, np.float32) if has_pattern else None
-    check("reduce", [u, pattern], geometry, weights, signed_zeros=False)
-
-
-@interpreted
-@settings(max_examples=examples(3, 25))
-@given(calls(), st.sampled_from(WEIGHTS), st.booleans())
-def test_replicate_equals_xla(call, weights, has_pattern):
-    geometry, shape, dtype, rng = call
-    y = values(rng, geometry.pooled_shape(shape), dtype)
-    pattern = values(rng, geometry.window_shape, np.float32) if has_pattern else None
-    check("replicate", [y, pattern], geometry, weights, signed_zeros=False)
-
-
-@interpreted
+@pytest.mark.skipif(not TESTED["mosaic_gpu"].runs, reason="interpreted from jax 0.12")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_negative_zeros_stay(dtype):
-    shape = (8, 4, 6, 16)
-    geometry = WindowGeometry.for_input(shape, (2, 2))
-    u, y = (jnp.full(s, -0.0, dtype) for s in (shape, geometry.pooled_shape(shape)))
-    check("reduce", [u, None], geometry, "mean")
-    check("replicate", [y, None], geometry, "mean")
-    check("scatter", [y, jnp.zeros(y.shape, np.uint8)], geometry, "sum")
+def test_negative_zeros_stay(dtype, rng):
+    geometry, shape = case_of((8, 4, 6, 16), (2, 2))
+    for primitive, number in (("reduce", 1), ("replicate", 1), ("scatter", 0)):
+        call = calls_of(primitive, geometry)[number]
+        arrays = arrays_of(call, shape, dtype, "plain", rng)
+        arrays[0] = jnp.full_like(arrays[0], -0.0)
+        with plgpu.force_gpu_interpret_mode():
+            found = run("mosaic_gpu", call, arrays)
+        for a, b in zip(found, run("xla", call, arrays, False), strict=True):
+            np.testing.assert_array_equal(np.signbit(a), np.signbit(b))
+            assert not a.any()
 
 
 @pytest.mark.parametrize(
@@ -187,46 +56,10 @@ def test_negative_zeros_stay(dtype):
 def test_unsupported(reason, shape, dtype, window, options):
     geometry = WindowGeometry.for_input(shape, window, **options)
     found = [mosaic_gpu.unsupported(name, geometry, shape, dtype) for name in PRIMITIVES]
-    if reason == "registers":  # of kernels that compute blocks of strides
+    if reason == "registers":  # of kernels that compute cells
         assert [f is None for f in found] == [name in POOLED for name in PRIMITIVES]
         found = [f for f in found if f]
     assert all(reason in f for f in found)
-
-
-def everything(kernels, geometry, shape, dtype, **how):
-    """What each primitive makes of arrays of zeros, in every way."""
-    u, y = jnp.zeros(shape, dtype), jnp.zeros(geometry.pooled_shape(shape), dtype)
-    offsets = jnp.zeros(y.shape, geometry.offset_dtype)
-    results = [
-        kernels.select(u, geometry, **how),
-        kernels.gather(u, offsets, geometry, **how),
-        *(kernels.scatter(y, offsets, geometry, d, **how) for d in ("sum", "last")),
-    ]
-    for pattern in (None, jnp.ones(geometry.window_shape)):
-        results += [kernels.reduce(u, pattern, geometry, w, **how) for w in WEIGHTS]
-        results += [kernels.replicate(y, pattern, geometry, w, **how) for w in WEIGHTS]
-    return results
-
-
-@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
-@pytest.mark.parametrize(
-    ("shape", "window", "options"),
-    [
-        ((8, 6, 6, 20), (2, 2), {}),
-        ((32, 3, 8, 48), (2, 3), {"data_format": "channels_first"}),
-        ((8, 7, 9, 32), (3, 3), {"strides": 2, "padding": 1}),
-        ((4, 9, 64), (2,), {"strides": 1, "dilation": 3, "padding": "SAME"}),
-        ((2, 5, 5, 5, 64), (2, 2, 2), {"strides": 3, "ceil_mode": True}),
-    ],
-    ids=str,
-)
-def test_kernels_can_be_traced_anywhere(shape, window, options, dtype):
-    geometry = WindowGeometry.for_input(shape, window, **options)
-    assert {mosaic_gpu.unsupported(name, geometry, shape, dtype) for name in PRIMITIVES} == {None}
-    ours = jax.eval_shape(lambda: everything(mosaic_gpu, geometry, shape, dtype))
-    assert ours == jax.eval_shape(
-        lambda: everything(xla, geometry, shape, dtype, borders_apart=False)
-    )
 
 
 GOALS = [(32, 224, 224, 64), (32, 56, 56, 256)]
@@ -283,7 +116,7 @@ def test_compiled_kernel(primitive, window, shape, dtype, monkeypatch, capfd):
     assert int(re.search(r"Used (\d+) registers", dump)[1]) <= 168
 
     # Every array is read and written in the widest pieces, and written once.
-    t = (tiles.of_windows if primitive in POOLED else tiles.of_blocks)(geometry, shape, dtype)
+    t = (tiles.of_windows if primitive in POOLED else tiles.of_cells)(geometry, shape, dtype)
     threads = tiles.THREADS * math.prod(-(-size // covered) for size, covered in t.extents)
     loads, stores = accesses(dump, "ld"), accesses(dump, "st")
     offsets = 16 // dtype.itemsize  # bytes of them beside 16 bytes of values

@@ -1,0 +1,93 @@
+"""Every backend, over primitives, types, layouts and borders: the definition, and the same bits."""
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+from backend_cases import (
+    DTYPES,
+    PRIMITIVES,
+    SUMS,
+    TESTED,
+    arrays_of,
+    calls_of,
+    case_of,
+    run,
+    same_bits,
+)
+from hypothesis import strategies as st
+from strategies import KINDS, examples
+
+from benchmarks import check
+from jaxunpool.core import backends
+
+KERNELS = [name for name in TESTED if name != "xla"]
+# Windows at every kind of border; enough elements for kernels that fill lanes or threads.
+BORDERS = {
+    "tiles": ((8, 6, 6, 64), (2, 2), {}),
+    "channels first": ((128, 32, 4, 8), (2, 4), {"data_format": "channels_first"}),
+    "overlap": ((8, 7, 9, 64), (3, 3), {"strides": 2, "padding": 1}),
+    "dilation": ((8, 16, 128), (2,), {"strides": 1, "dilation": 3, "padding": "SAME"}),
+    "gaps and overhang": ((8, 5, 5, 8, 128), (2, 2, 2), {"strides": 3, "ceil_mode": True}),
+}
+
+
+def test_all_backends_are_tested():
+    assert set(TESTED) == {"xla", *backends.NAMES}
+
+
+def drawn(backend, primitive, data):
+    """A call that a backend serves, its arrays, and a context that it runs in."""
+    tested = TESTED[backend]
+    case, dtype = data.draw(tested.cases), data.draw(st.sampled_from(tested.dtypes))
+    call = data.draw(st.sampled_from(calls_of(primitive, case.geometry)))
+    is_sum = primitive in SUMS or call.duplicates == "sum"
+    kind = data.draw(st.sampled_from(tested.sums if is_sum else KINDS))
+    has_pattern = primitive in SUMS and data.draw(st.booleans())
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    if primitive in SUMS and dtype in DTYPES[4:] and call.weighting != "sum":
+        hypothesis.reject()  # integers are not divided
+    arrays = arrays_of(call, case.shape, dtype, kind, rng, has_pattern)
+    if backend != "xla" and backends.unsupported(call, arrays, backend) is not None:
+        hypothesis.reject()
+    return call, arrays, data.draw(st.sampled_from(tested.runs))
+
+
+@pytest.mark.parametrize("primitive", PRIMITIVES)
+@pytest.mark.parametrize("backend", KERNELS)
+@hypothesis.settings(max_examples=examples(2, 20))
+@hypothesis.given(data=st.data())
+def test_kernels_have_the_bits_of_xla(backend, primitive, data):
+    if not TESTED[backend].runs:
+        pytest.skip("this jax has no interpreter for it")
+    call, arrays, context = drawn(backend, primitive, data)
+    with context():
+        found = run(backend, call, arrays)
+    same_bits(call, found, run("xla", call, arrays))
+
+
+@pytest.mark.parametrize("borders_apart", [True, False])
+@pytest.mark.parametrize("primitive", PRIMITIVES)
+@hypothesis.settings(max_examples=examples(2, 20))
+@hypothesis.given(data=st.data())
+def test_xla_is_the_definition(primitive, borders_apart, data):
+    call, arrays, _ = drawn("xla", primitive, data)
+    found = run("xla", call, arrays, borders_apart)
+    for result, (wanted, exact) in zip(found, check.definition(call, arrays), strict=True):
+        assert check.is_close(result, wanted, exact, call.geometry.volume)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("backend", KERNELS)
+def test_kernels_can_be_traced_anywhere(backend, border, rng):
+    """For what `xla` gives, whether this JAX can run them or not."""
+    shape, window, options = BORDERS[border]
+    geometry, _ = case_of(shape, window, **options)
+    for primitive in PRIMITIVES:
+        for call in calls_of(primitive, geometry):
+            for pattern in (False, True)[: 1 + (primitive in SUMS)]:
+                arrays = arrays_of(call, shape, np.dtype(np.float32), "plain", rng, pattern)
+                assert backends.unsupported(call, arrays, backend) is None
+                kernels = (backends.kernel(call, arrays, b, False) for b in (backend, "xla"))
+                found, wanted = (jax.eval_shape(kernel, *arrays) for kernel in kernels)
+                assert found == wanted
