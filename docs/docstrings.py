@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import pathlib
 import re
+import sys
 from typing import Any
 
 import griffe
 
-REFERENCE = pathlib.Path(__file__).parent / "api"
-SHOWN = [re.findall(r"(?m)^::: ([\w.]+)$", page.read_text()) for page in REFERENCE.glob("*.md")]
-NAMES = {name.rpartition(".")[2]: name for names in SHOWN for name in names}
+FOLDER = pathlib.Path(__file__).parent
+sys.path.insert(0, str(FOLDER))
+
+import reference  # noqa: E402
+
+WRITTEN = [re.findall(r"(?m)^::: ([\w.]+)$", page.read_text()) for page in FOLDER.glob("api/*.md")]
+SHOWN = [name for names in (*WRITTEN, *reference.groups().values()) for name in names]
+NAMES = {name.rpartition(".")[2]: name for name in SHOWN}
 
 
 class ReadableDocstrings(griffe.Extension):

@@ -20,7 +20,7 @@ import matplotlib
 import numpy as np
 
 import jaxunpool as jup
-from jaxunpool import primitives
+from jaxunpool.core import primitives
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt

@@ -13,35 +13,7 @@ from flax.linen.linear import default_kernel_init
 from flax.linen.transforms import lift_direct_transform
 
 import jaxunpool
-from jaxunpool import modules
-
-__all__ = [
-    "AdaptiveAvgPool",
-    "AdaptiveMaxPool",
-    "AdaptiveMaxPoolWithIndices",
-    "AvgPool",
-    "AvgUnpool",
-    "BedOfNailsUnpool",
-    "ConvTranspose",
-    "FixedUnpool",
-    "FractionalMaxPool",
-    "FractionalMaxPoolWithIndices",
-    "GlobalAvgPool",
-    "GlobalMaxPool",
-    "GlobalMaxPoolWithIndices",
-    "Interpolate",
-    "Inverse",
-    "LpPool",
-    "MaxPool",
-    "MaxPoolWithArgmaxAndMask",
-    "MaxPoolWithIndices",
-    "MaxUnpool",
-    "MaxUnpoolLike",
-    "MinPool",
-    "MinPoolWithIndices",
-    "NearestUnpool",
-    "Paired",
-]
+from jaxunpool.core import modules
 
 
 class _Module(nn.Module):
@@ -117,29 +89,11 @@ class _Convolution(_Module):
         return modules.convolved(arguments, kernel, bias, self.dtype)
 
 
-MaxPool = modules.module(jaxunpool.max_pool, _Module)
-MaxPoolWithIndices = modules.module(jaxunpool.max_pool_with_indices, _Module)
-MaxPoolWithArgmaxAndMask = modules.module(jaxunpool.max_pool_with_argmax_and_mask, _Module)
-MaxUnpool = modules.module(jaxunpool.max_unpool, _Module)
-MaxUnpoolLike = modules.module(jaxunpool.max_unpool_like, _Module)
-MinPool = modules.module(jaxunpool.min_pool, _Module)
-MinPoolWithIndices = modules.module(jaxunpool.min_pool_with_indices, _Module)
-GlobalMaxPool = modules.module(jaxunpool.global_max_pool, _Module)
-GlobalMaxPoolWithIndices = modules.module(jaxunpool.global_max_pool_with_indices, _Module)
-AdaptiveMaxPool = modules.module(jaxunpool.adaptive_max_pool, _Module)
-AdaptiveMaxPoolWithIndices = modules.module(jaxunpool.adaptive_max_pool_with_indices, _Module)
-FractionalMaxPool = modules.module(jaxunpool.fractional_max_pool, _Random)
-FractionalMaxPoolWithIndices = modules.module(jaxunpool.fractional_max_pool_with_indices, _Random)
-AvgPool = modules.module(jaxunpool.avg_pool, _Module)
-AvgUnpool = modules.module(jaxunpool.avg_unpool, _Module)
-GlobalAvgPool = modules.module(jaxunpool.global_avg_pool, _Module)
-AdaptiveAvgPool = modules.module(jaxunpool.adaptive_avg_pool, _Module)
-LpPool = modules.module(jaxunpool.lp_pool, _Module)
-NearestUnpool = modules.module(jaxunpool.nearest_unpool, _Module)
-BedOfNailsUnpool = modules.module(jaxunpool.bed_of_nails_unpool, _Module)
-FixedUnpool = modules.module(jaxunpool.fixed_unpool, _Patterned)
-Interpolate = modules.module(jaxunpool.interpolate, _Module)
-ConvTranspose = modules.module(jaxunpool.conv_transpose, _Convolution)
+# The base of functions that have this argument. Editors see the classes in the stub beside this.
+_BASES = {"pattern": _Patterned, "random_samples": _Random, "kernel": _Convolution, "": _Module}
+_CLASSES = modules.classes(_BASES)
+globals().update(_CLASSES)
+__all__ = sorted([*_CLASSES, "Inverse", "Paired"])
 
 
 class Inverse(nn.Module):

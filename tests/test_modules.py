@@ -9,6 +9,7 @@ import doctest
 import functools
 import inspect
 import operator
+import pathlib
 import pickle
 from typing import Any
 
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint
 import pytest
+import stubs
 from flax import linen as nn
 from flax import nnx
 
@@ -92,6 +94,13 @@ def test_every_function_has_a_module():
     names = {class_name(name) for name in functions - NO_MODULE} | {"Paired"}
     for framework in FRAMEWORKS:
         assert set(framework.__all__) == names
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_stubs_say_what_there_is(framework):
+    """If not: python tests/stubs.py."""
+    path = pathlib.Path(framework.__file__).with_suffix(".pyi")
+    assert path.read_text() == stubs.stub(framework)
 
 
 @pytest.fixture(params=FRAMEWORKS, ids=["nnx", "linen"])

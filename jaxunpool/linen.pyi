@@ -1,0 +1,561 @@
+"""What editors and type checkers see of `jaxunpool.linen`, made by tests/stubs.py."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax import lax
+
+from jaxunpool.adaptive import Parts
+from jaxunpool.core.arguments import Sizes
+from jaxunpool.core.backends import Implementation
+from jaxunpool.core.geometry import DataFormat, Padding
+from jaxunpool.indices import PoolIndices
+
+__all__ = [
+    "AdaptiveAvgPool",
+    "AdaptiveMaxPool",
+    "AdaptiveMaxPoolWithIndices",
+    "AvgPool",
+    "AvgUnpool",
+    "BedOfNailsUnpool",
+    "ConvTranspose",
+    "FixedUnpool",
+    "FractionalMaxPool",
+    "FractionalMaxPoolWithIndices",
+    "GlobalAvgPool",
+    "GlobalMaxPool",
+    "GlobalMaxPoolWithIndices",
+    "Interpolate",
+    "Inverse",
+    "LpPool",
+    "MaxPool",
+    "MaxPoolWithArgmaxAndMask",
+    "MaxPoolWithIndices",
+    "MaxUnpool",
+    "MaxUnpoolLike",
+    "MinPool",
+    "MinPoolWithIndices",
+    "NearestUnpool",
+    "Paired",
+]
+
+class AdaptiveAvgPool(nn.Module):
+    """Mean over windows that divide the input into `output_shape` parts."""
+
+    def __init__(
+        self,
+        output_shape: Parts,
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        data_format: DataFormat = "channels_last",
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(
+        self,
+        x: jax.typing.ArrayLike,
+        *,
+        output_shape: Parts | None = None,
+    ) -> jax.Array: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class AdaptiveMaxPool(nn.Module):
+    """Maximum over windows that divide the input into `output_shape` parts."""
+
+    def __init__(
+        self,
+        output_shape: Parts,
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        data_format: DataFormat = "channels_last",
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(
+        self,
+        x: jax.typing.ArrayLike,
+        *,
+        output_shape: Parts | None = None,
+    ) -> jax.Array: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class AdaptiveMaxPoolWithIndices(nn.Module):
+    """Maximum over windows that divide the input into `output_shape` parts, and where it was."""
+
+    def __init__(
+        self,
+        output_shape: Parts,
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        data_format: DataFormat = "channels_last",
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(
+        self,
+        x: jax.typing.ArrayLike,
+        *,
+        output_shape: Parts | None = None,
+    ) -> tuple[jax.Array, PoolIndices]: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class AvgPool(nn.Module):
+    """Mean of each window."""
+
+    def __init__(
+        self,
+        window_shape: Sizes,
+        strides: Sizes | None = None,
+        padding: Padding = "VALID",
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        dilation: Sizes = 1,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        data_format: DataFormat = "channels_last",
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(self, x: jax.typing.ArrayLike) -> jax.Array: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class AvgUnpool(nn.Module):
+    """Undo average pooling."""
+
+    def __init__(
+        self,
+        window_shape: Sizes,
+        strides: Sizes | None = None,
+        padding: Padding = "VALID",
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        mode: str = "mean",
+        output_shape: Sizes | None = None,
+        dilation: Sizes = 1,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        data_format: DataFormat = "channels_last",
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(
+        self,
+        y: jax.typing.ArrayLike,
+        *,
+        output_shape: Sizes | None = None,
+    ) -> jax.Array: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class BedOfNailsUnpool(nn.Module):
+    """Each value at one and the same position of its window, zeros elsewhere."""
+
+    def __init__(
+        self,
+        window_shape: Sizes,
+        strides: Sizes | None = None,
+        padding: Padding = "VALID",
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        position: Sizes = 0,
+        output_shape: Sizes | None = None,
+        dilation: Sizes = 1,
+        ceil_mode: bool = False,
+        data_format: DataFormat = "channels_last",
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(
+        self,
+        y: jax.typing.ArrayLike,
+        *,
+        output_shape: Sizes | None = None,
+    ) -> jax.Array: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class ConvTranspose(nn.Module):
+    """Transposed convolution: the gradient of a convolution with respect to its input."""
+
+    def __init__(
+        self,
+        features: int,
+        kernel_size: Sequence[int],
+        strides: Sizes = 1,
+        padding: Sizes = 0,
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        use_bias: bool = True,
+        dtype: Any = None,
+        param_dtype: Any = ...,
+        kernel_init: nn.initializers.Initializer = ...,
+        bias_init: nn.initializers.Initializer = ...,
+        output_padding: Sizes = 0,
+        groups: int = 1,
+        dilation: Sizes = 1,
+        data_format: DataFormat = "channels_last",
+        precision: lax.PrecisionLike | None = None,
+    ) -> None: ...
+    def __call__(self, x: jax.typing.ArrayLike) -> jax.Array: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class FixedUnpool(nn.Module):
+    """A copy of `pattern` for each value, multiplied by it."""
+
+    def __init__(
+        self,
+        pattern: jax.typing.ArrayLike,
+        strides: Sizes | None = None,
+        padding: Padding = "VALID",
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        learnable: bool = False,
+        param_dtype: Any = ...,
+        output_shape: Sizes | None = None,
+        dilation: Sizes = 1,
+        ceil_mode: bool = False,
+        data_format: DataFormat = "channels_last",
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(
+        self,
+        y: jax.typing.ArrayLike,
+        *,
+        output_shape: Sizes | None = None,
+    ) -> jax.Array: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class FractionalMaxPool(nn.Module):
+    """Maximum over windows at randomly spaced positions."""
+
+    def __init__(
+        self,
+        window_shape: Sizes | None,
+        output_shape: Sizes | None = None,
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        deterministic: bool = False,
+        sequences: Sequence[Any] | None = None,
+        pseudo_random: bool = True,
+        overlapping: bool = False,
+        data_format: DataFormat = "channels_last",
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(
+        self,
+        x: jax.typing.ArrayLike,
+        *,
+        key: jax.Array | None = None,
+        random_samples: jax.typing.ArrayLike | None = None,
+        output_shape: Sizes | None = None,
+        deterministic: Any = None,
+    ) -> jax.Array: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class FractionalMaxPoolWithIndices(nn.Module):
+    """Maximum over windows at randomly spaced positions, and where it was."""
+
+    def __init__(
+        self,
+        window_shape: Sizes | None,
+        output_shape: Sizes | None = None,
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        deterministic: bool = False,
+        sequences: Sequence[Any] | None = None,
+        pseudo_random: bool = True,
+        overlapping: bool = False,
+        data_format: DataFormat = "channels_last",
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(
+        self,
+        x: jax.typing.ArrayLike,
+        *,
+        key: jax.Array | None = None,
+        random_samples: jax.typing.ArrayLike | None = None,
+        output_shape: Sizes | None = None,
+        deterministic: Any = None,
+    ) -> tuple[jax.Array, PoolIndices]: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class GlobalAvgPool(nn.Module):
+    """Mean over all spatial axes, which stay with size 1."""
+
+    def __init__(
+        self,
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        spatial_ndim: int | None = None,
+        data_format: DataFormat = "channels_last",
+    ) -> None: ...
+    def __call__(self, x: jax.typing.ArrayLike) -> jax.Array: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class GlobalMaxPool(nn.Module):
+    """Maximum over all spatial axes, which stay with size 1: `max_pool` of the whole plane."""
+
+    def __init__(
+        self,
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        spatial_ndim: int | None = None,
+        data_format: DataFormat = "channels_last",
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(self, x: jax.typing.ArrayLike) -> jax.Array: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class GlobalMaxPoolWithIndices(nn.Module):
+    """Maximum over all spatial axes and where it was: `max_pool_with_indices` of the whole plane."""
+
+    def __init__(
+        self,
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        spatial_ndim: int | None = None,
+        data_format: DataFormat = "channels_last",
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(self, x: jax.typing.ArrayLike) -> tuple[jax.Array, PoolIndices]: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class Interpolate(nn.Module):
+    """Resize the spatial axes."""
+
+    def __init__(
+        self,
+        output_shape: Sizes | None = None,
+        scale: float | Sequence[float] | None = None,
+        mode: str = "nearest",
+        align_corners: bool = False,
+        antialias: bool = False,
+        coordinates: str | None = None,
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        data_format: DataFormat = "channels_last",
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(
+        self,
+        x: jax.typing.ArrayLike,
+        *,
+        output_shape: Sizes | None = None,
+    ) -> jax.Array: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class Inverse(nn.Module):
+    """The transposed Jacobian of a function or module: `jaxunpool.inverse` as a module."""
+
+    def __init__(self, fn: Callable[[Any], Any], parent: Any = ..., name: Any = None) -> None: ...
+    def __call__(self, y: Any, x: Any) -> Any: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class LpPool(nn.Module):
+    """The p-norm of each window, `sum(|x| ** p) ** (1 / p)`."""
+
+    def __init__(
+        self,
+        norm_type: float,
+        window_shape: Sizes,
+        strides: Sizes | None = None,
+        padding: Padding = "VALID",
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        dilation: Sizes = 1,
+        ceil_mode: bool = False,
+        data_format: DataFormat = "channels_last",
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(self, x: jax.typing.ArrayLike) -> jax.Array: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class MaxPool(nn.Module):
+    """Maximum of each window."""
+
+    def __init__(
+        self,
+        window_shape: Sizes,
+        strides: Sizes | None = None,
+        padding: Padding = "VALID",
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        dilation: Sizes = 1,
+        ceil_mode: bool = False,
+        data_format: DataFormat = "channels_last",
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(self, x: jax.typing.ArrayLike) -> jax.Array: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class MaxPoolWithArgmaxAndMask(nn.Module):
+    """Maximum of each window, where it was, and the mask of all selected elements."""
+
+    def __init__(
+        self,
+        window_shape: Sizes,
+        strides: Sizes | None = None,
+        padding: Padding = "VALID",
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        dilation: Sizes = 1,
+        ceil_mode: bool = False,
+        data_format: DataFormat = "channels_last",
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(self, x: jax.typing.ArrayLike) -> tuple[jax.Array, PoolIndices, jax.Array]: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class MaxPoolWithIndices(nn.Module):
+    """Maximum of each window and where it was."""
+
+    def __init__(
+        self,
+        window_shape: Sizes,
+        strides: Sizes | None = None,
+        padding: Padding = "VALID",
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        dilation: Sizes = 1,
+        ceil_mode: bool = False,
+        data_format: DataFormat = "channels_last",
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(self, x: jax.typing.ArrayLike) -> tuple[jax.Array, PoolIndices]: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class MaxUnpool(nn.Module):
+    """Zeros with each element of `y` written where its index says."""
+
+    def __init__(
+        self,
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        output_shape: Sizes | None = None,
+        duplicates: str = "last",
+        data_format: DataFormat | None = None,
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(
+        self,
+        y: jax.typing.ArrayLike,
+        indices: PoolIndices | jax.typing.ArrayLike,
+        *,
+        output_shape: Sizes | None = None,
+    ) -> jax.Array: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class MaxUnpoolLike(nn.Module):
+    """Unpool without saved indices: each value goes where `pool_input` has its window's maximum."""
+
+    def __init__(
+        self,
+        window_shape: Sizes,
+        strides: Sizes | None = None,
+        padding: Padding = "VALID",
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        duplicates: str = "sum",
+        dilation: Sizes = 1,
+        ceil_mode: bool = False,
+        data_format: DataFormat = "channels_last",
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(
+        self,
+        pool_input: jax.typing.ArrayLike,
+        unpool_input: jax.typing.ArrayLike,
+    ) -> jax.Array: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class MinPool(nn.Module):
+    """Minimum of each window."""
+
+    def __init__(
+        self,
+        window_shape: Sizes,
+        strides: Sizes | None = None,
+        padding: Padding = "VALID",
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        dilation: Sizes = 1,
+        ceil_mode: bool = False,
+        data_format: DataFormat = "channels_last",
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(self, x: jax.typing.ArrayLike) -> jax.Array: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class MinPoolWithIndices(nn.Module):
+    """Minimum of each window and where it was."""
+
+    def __init__(
+        self,
+        window_shape: Sizes,
+        strides: Sizes | None = None,
+        padding: Padding = "VALID",
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        dilation: Sizes = 1,
+        ceil_mode: bool = False,
+        data_format: DataFormat = "channels_last",
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(self, x: jax.typing.ArrayLike) -> tuple[jax.Array, PoolIndices]: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class NearestUnpool(nn.Module):
+    """Copies of each value in all elements of its window, zero where there is no window."""
+
+    def __init__(
+        self,
+        window_shape: Sizes,
+        strides: Sizes | None = None,
+        padding: Padding = "VALID",
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        output_shape: Sizes | None = None,
+        duplicates: str = "last",
+        dilation: Sizes = 1,
+        ceil_mode: bool = False,
+        data_format: DataFormat = "channels_last",
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(
+        self,
+        y: jax.typing.ArrayLike,
+        *,
+        output_shape: Sizes | None = None,
+    ) -> jax.Array: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class Paired(nn.Module):
+    """A pooling and its unpooling around what lies between: `unpool(inner(y), indices)`."""
+
+    def __init__(
+        self,
+        pool: Callable[..., Any],
+        inner: Callable[..., Any],
+        unpool: Callable[..., Any] = ...,
+        parent: Any = ...,
+        name: Any = None,
+    ) -> None: ...
+    def __call__(self, x: Any) -> Any: ...
+    def __getattr__(self, name: str) -> Any: ...
