@@ -102,3 +102,8 @@ def test_patterns():
     each = jax.ShapeDtypeStruct((8, 2, 2), jnp.float32)
     (call,) = jup.explain(jax.vmap(unpool), wide, each, platform="tpu").calls
     assert (call.implementation, "for each example" in call.reason) == ("xla", True)
+
+
+def test_interpolation():
+    (call,) = jup.explain(lambda x: jup.interpolate(x, 16), X).calls
+    assert (call.primitive, call.implementation) == ("resample", "xla")

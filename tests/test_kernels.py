@@ -150,3 +150,10 @@ def test_exported_for_several_devices_is_refused_by_name():
     pool = jax.jit(lambda x: jup.max_pool(x, (2, 2), implementation="mosaic_tpu"))
     with pytest.raises(NotImplementedError, match=r"implementation='mosaic_tpu'.*split by XLA"):
         jax.export.export(pool, platforms=["tpu"])(x)
+
+
+@pytest.mark.parametrize("backend", backends.BACKENDS, ids=lambda backend: backend.name)
+def test_refused_on_another_platform(backend):
+    x = jnp.zeros((8, 16, 16, 128))
+    with pytest.raises(NotImplementedError, match=f"{backend.name}' runs on {backend.platform}"):
+        jup.max_pool(x, (2, 2), implementation=backend.name)

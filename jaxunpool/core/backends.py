@@ -44,18 +44,19 @@ class Choice(NamedTuple):
 # The platforms by a user's names, and by those that programs are lowered for.
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 
-# In the order they are asked. Numbers are of float32: 8x224x224x128 on TPU, windows 2x2 every 2 and
-# 3x3 every 2; `benchmarks/NOTES.md` has all of them.
+# In the order they are asked. On TPU the evidence is for windows 2x2 every 2 and 3x3 every 2;
+# `benchmarks/NOTES.md` has all numbers.
+COMPILED = "compiled for float32[8,224,224,128] it moves"
 BACKENDS = (
     Backend(
         "mosaic_tpu",
         "tpu",
         {
-            "select": "compiled, it moves 0.27-0.28 GB and needs no temporaries; xla 1.3-2.3 GB",
+            "select": f"{COMPILED} 0.27-0.28 GB and needs no temporaries; xla 1.3-2.3 GB",
             "gather": "compiled, it reads every byte once and needs no temporaries",
-            "scatter": "compiled, it moves 0.27-0.28 GB and needs no temporaries; xla 1.3-4.5 GB",
+            "scatter": f"{COMPILED} 0.27-0.28 GB and needs no temporaries; xla 1.3-4.5 GB",
             "reduce": "compiled, it reads every byte once and needs no temporaries",
-            "replicate": "compiled, it moves 0.26 GB; xla 0.36 GB at best",
+            "replicate": f"{COMPILED} 0.26 GB; xla 0.36 GB at best",
         },
     ),
     # XLA compiles each primitive to one fusion without temporaries, except scatter and replicate
@@ -116,6 +117,16 @@ def serving(call: Call, arrays: Sequence[Any], platform: str) -> list[str]:
     """The backends of a platform that have kernels for a call."""
     there = [backend.name for backend in BACKENDS if backend.platform == platform]
     return [name for name in there if unsupported(call, arrays, name) is None]
+
+
+def check_runs_on(call: Call, platform: str) -> None:
+    """A NotImplementedError where the backend asked for by name is one for another platform."""
+    for backend in BACKENDS:
+        if backend.name == call.implementation and backend.platform != platform:
+            raise NotImplementedError(
+                f"implementation={backend.name!r} runs on {backend.platform}, and this program is"
+                f" for {platform}; None chooses by the platform"
+            )
 
 
 def check_serves(call: Call, arrays: Sequence[Any], lead: int = 0) -> None:

@@ -11,14 +11,15 @@ import jax
 from jaxunpool.core.backends import PLATFORMS, choose
 from jaxunpool.core.calls import Call
 from jaxunpool.core.geometry import check_choice
+from jaxunpool.core.resample import RESAMPLE
 
 
 class Explained(NamedTuple):
     """One primitive of a program.
 
     Attributes:
-        primitive: `"select"`, `"gather"`, `"scatter"`, `"reduce"`, `"replicate"` or `"correlate"`,
-            the gradient of a pattern.
+        primitive: `"select"`, `"gather"`, `"scatter"`, `"reduce"` or `"replicate"`; `"correlate"`,
+            the gradient of a pattern; `"resample"`, of interpolation and adaptive averages.
         arrays: types and shapes of its arrays, those of one device under a `shard_map`.
         windows: the windows in words; empty for indices that have none.
         implementation: `"xla"` or the name of a backend.
@@ -105,6 +106,9 @@ def _walk(program: Any, platform: str) -> Iterator[Explained]:
             shown = ", ".join(map(_short, arrays[:2]))
             chosen = choose(call, arrays, platform, parameters["lead"])
             yield Explained(call.primitive, shown, call.windows, *chosen)
+            continue
+        if equation.primitive is RESAMPLE:
+            yield Explained("resample", _short(arrays[0]), "", "xla", "plain JAX on every platform")
             continue
         for inner in jax.tree.leaves(list(parameters.values()), is_leaf=_is_program):
             if _is_program(inner):

@@ -41,6 +41,7 @@ def rule(platform: str) -> Callable[..., Any]:
     """The lowering rule of all primitives for a platform, as a user names it."""
 
     def lower(ctx: mlir.LoweringRuleContext, *values: Any, call: Call, lead: int) -> Any:
+        backends.check_runs_on(call, platform)
         where, axis_context = _where(ctx)
         module = ctx.module_context.replace(
             # In a program for several platforms, this part is for one of them.
