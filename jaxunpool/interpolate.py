@@ -81,7 +81,7 @@ def interpolate(
         antialias: for `"linear"` and `"cubic"`: widen the kernel where the result is smaller.
         coordinates: for `"linear"` and `"cubic"`; `"half_pixel"` by default.
         data_format: `"channels_last"` or `"channels_first"`.
-        implementation: None or `"xla"`, plain JAX without custom derivatives (forward mode).
+        implementation: None or `"xla"`; both are plain JAX, with forward mode.
 
     Returns:
         An array of x's type.

@@ -50,7 +50,7 @@ def max_pool(
         dilation: distance between the elements of a window.
         ceil_mode: let the last window hang over the end, as in PyTorch.
         data_format: `"channels_last"` or `"channels_first"`.
-        implementation: None chooses; `"xla"` is plain JAX without custom derivatives, so that
+        implementation: None chooses; `"xla"` is plain JAX without the custom gradient, so that
             forward mode works.
 
     Returns:

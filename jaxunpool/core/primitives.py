@@ -31,7 +31,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxunpool.core import backends, lowering
 from jaxunpool.core.backends import PLATFORMS, Implementation
-from jaxunpool.core.calls import GIVES, TAKES, Call
+from jaxunpool.core.calls import GIVES, TAKES, UNPOOL, Call
 from jaxunpool.core.geometry import Plane, WindowGeometry
 from jaxunpool.kernels import varying
 from jaxunpool.kernels.common import accumulator
@@ -73,7 +73,7 @@ def _types(*avals: Any, call: Call, lead: int) -> Any:
     like = avals[0].update(weak_type=False)
     if call.primitive == "gather":
         return avals[1].update(dtype=like.dtype, weak_type=False)
-    if call.primitive in ("scatter", "replicate"):
+    if call.primitive in UNPOOL:
         return like.update(shape=g.unpooled_shape(like.shape))
     if call.primitive == "correlate":
         s, shape = like.sharding, (*like.shape[:lead], *g.window_shape)
