@@ -68,13 +68,12 @@ def test_kernels_have_the_bits_of_xla(backend, primitive, data):
     same_bits(call, found, run("xla", call, arrays))
 
 
-@pytest.mark.parametrize("borders_apart", [True, False])
 @pytest.mark.parametrize("primitive", PRIMITIVES)
 @hypothesis.settings(max_examples=examples(2, 20))
 @hypothesis.given(data=st.data())
-def test_xla_is_the_definition(primitive, borders_apart, data):
+def test_xla_is_the_definition(primitive, data):
     call, arrays, _ = drawn("xla", primitive, data)
-    found = run("xla", call, arrays, borders_apart)
+    found = run("xla", call, arrays)
     for result, (wanted, exact) in zip(found, check.definition(call, arrays), strict=True):
         assert check.is_close(result, wanted, exact, call.geometry.volume)
 
@@ -90,6 +89,6 @@ def test_kernels_can_be_traced_anywhere(backend, border, rng):
             for pattern in (False, True)[: 1 + (primitive in SUMS)]:
                 arrays = arrays_of(call, shape, np.dtype(np.float32), "plain", rng, pattern)
                 assert backends.unsupported(call, arrays, backend) is None
-                kernels = (backends.kernel(call, arrays, b, False) for b in (backend, "xla"))
+                kernels = (backends.kernel(call, arrays, b) for b in (backend, "xla"))
                 found, wanted = (jax.eval_shape(kernel, *arrays) for kernel in kernels)
                 assert found == wanted

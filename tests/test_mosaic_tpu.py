@@ -170,7 +170,7 @@ def test_moves_what_must_be_moved(case, primitive, dtype, target):
 def test_copies_cost_less_than_no_kernel(case, primitive):
     assert mosaic_tpu.unsupported(primitive, *case, "float32") is None
     _, moved = compiled(mosaic_tpu, primitive, case, "float32", "v5e")
-    _, plain = compiled(xla, primitive, case, "float32", "v5e", borders_apart=False)
+    _, plain = compiled(xla, primitive, case, "float32", "v5e")
     assert moved < plain
 
 

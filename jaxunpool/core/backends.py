@@ -158,12 +158,8 @@ def unsupported(call: Call, arrays: Sequence[Any], backend: str) -> str | None:
     )
 
 
-def kernel(
-    call: Call, arrays: Sequence[Any], backend: str, borders_apart: bool
-) -> Callable[..., Any]:
+def kernel(call: Call, arrays: Sequence[Any], backend: str) -> Callable[..., Any]:
     """The function of a backend that runs a call, of its arrays alone.
-
-    `borders_apart`: see `kernels.xla.regions`; faster on a CPU.
 
     Raises:
         NotImplementedError: the backend was asked for by name and does not serve the call.
@@ -172,8 +168,6 @@ def kernel(
     name, options = call.primitive, {"geometry": call.geometry, **call.options}
     if not isinstance(call.geometry, WindowGeometry):
         name += "_flat"
-    elif backend == "xla":
-        options["borders_apart"] = borders_apart
     run = getattr(folder(backend), name)
     if call.weighting is None:
         return functools.partial(run, **options)

@@ -16,7 +16,6 @@ from jax import lax
 
 DataFormat = Literal["channels_last", "channels_first"]
 Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
-Range = tuple[int, int]
 
 DATA_FORMATS = ("channels_last", "channels_first")
 MAX_INT32 = np.iinfo(np.int32).max
@@ -136,24 +135,21 @@ class Axis:
         """Where an element of a window is."""
         return window * self.stride + (tap * self.dilation - self.low)
 
-    def reach(self, windows: Range) -> Range:
-        """The positions from the first to the last element of a range of windows."""
-        return self.position(windows[0]), self.position(windows[1] - 1) + self.span
-
-    def holds(self, positions: Range) -> bool:
-        """Whether none of these positions is padding."""
-        return positions[0] >= 0 and positions[1] <= self.size
-
     @property
-    def interior(self) -> Range:
-        """The windows that hold no padding."""
-        last = (self.size - self.span + self.low) // self.stride
-        return -(-self.low // self.stride), min(last + 1, self.outputs)
+    def stop(self) -> int:
+        """The position after the last element of the last window."""
+        return self.position(self.outputs - 1) + self.span
 
     def is_full(self, *, padded: bool) -> bool:
         """Whether every window has all its elements in the input, or in it and its padding."""
-        _, stop = self.reach((0, self.outputs))
-        return stop <= self.size + (self.high if padded else 0) and (padded or not self.low)
+        return self.stop <= self.size + (self.high if padded else 0) and (padded or not self.low)
+
+    def has(self, window: Any, tap: Any) -> Any:
+        """Whether an element of a window is no padding; True if that is so for all."""
+        if self.is_full(padded=False):
+            return True
+        position = self.position(window, tap)
+        return (position >= 0) & (position < self.size)
 
     def first(self, window: Any) -> Any:
         """The first element of a window that is not padding."""
@@ -175,7 +171,8 @@ class Axis:
 
     def tap(self, window: Any, position: Any) -> tuple[Any, Any]:
         """Which element of a window is at a position, and whether it is one."""
-        tap, rest = jnp.divmod(position - self.position(window), self.dilation)
+        distance = position - self.position(window)
+        tap, rest = (distance, 0) if self.dilation == 1 else jnp.divmod(distance, self.dilation)
         return tap, (rest == 0) & (tap >= 0) & (tap < self.window)
 
     def covers(self, position: Any) -> Any:

@@ -18,7 +18,7 @@ from jaxunpool.core.backends import Implementation, check_plain
 from jaxunpool.core.calls import Call
 from jaxunpool.core.geometry import Plane, WindowGeometry
 from jaxunpool.kernels import varying
-from jaxunpool.kernels.common import fence
+from jaxunpool.kernels.common import comparable
 
 # Up to here the elements along one axis are unrolled; beyond, a loop keeps the program small.
 UNROLLED_WIDTH = 8
@@ -89,13 +89,14 @@ def _compare(
     x: jax.Array, starts: Bounds, stops: Bounds, widths: tuple[int, ...], plane: Plane
 ) -> tuple[jax.Array, jax.Array]:
     """One axis after the other, the last first: the first maximum of the first best row wins."""
-    y, flat, stride = x, None, 1
+    y, flat, stride = x.astype(comparable(x.dtype)), None, 1
     for i in reversed(range(plane.ndim)):
         best = _pass(y, flat, starts[i], stops[i], widths[i], plane.axes[i], stride)
-        y, flat = fence(best, plane.axes[i] % x.ndim)
+        # Without a barrier XLA computes this pass again for each element that the next one reads.
+        y, flat = lax.optimization_barrier(best)
         stride *= plane.input_shape[i]
     assert flat is not None
-    return y, flat
+    return y.astype(x.dtype), flat
 
 
 def _pass(
@@ -130,8 +131,8 @@ def _pass(
 def _take(x: jax.Array, position: jax.Array, axis: int) -> jax.Array:
     """Elements at positions along an axis; the positions may differ along other axes."""
     if position.size == position.shape[axis]:
-        return jnp.take(x, position.ravel(), axis % x.ndim, mode="clip")
-    return jnp.take_along_axis(x, position, axis % x.ndim, mode="clip")
+        return jnp.take(x, position.ravel(), axis=axis % x.ndim, mode="clip")
+    return jnp.take_along_axis(x, position, axis=axis % x.ndim, mode="clip")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))

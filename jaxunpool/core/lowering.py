@@ -203,9 +203,7 @@ def on_device(
         y = run(call.to("gather", duplicates="sum"), *arrays)
         return jnp.where(_wins(run, call, arrays[1]), y, jnp.zeros((), y.dtype))
     backend = "xla" if split else backends.choose(call, arrays, platform).implementation
-    # XLA's partitioner splits the loop that writes borders apart wrongly (jax 0.10, uneven shards).
-    borders_apart = platform == "cpu" and not split
-    return backends.kernel(call, arrays, backend, borders_apart)(*arrays)
+    return backends.kernel(call, arrays, backend)(*arrays)
 
 
 def _wins(run: Callable[..., Any], call: Call, indices: jax.Array) -> jax.Array:

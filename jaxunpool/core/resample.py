@@ -26,7 +26,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxunpool.core.backends import Implementation, check_plain
-from jaxunpool.kernels.common import accumulator, fence
+from jaxunpool.kernels.common import accumulator
 
 # Up to here the elements are slices in one fused program; beyond, a loop keeps it small.
 UNROLLED_TAPS = 16
@@ -392,7 +392,7 @@ def _apply(x: jax.Array, plan: Plan, transposed: bool) -> jax.Array:
         elements = start[None] + _column(len(weights))
         tables += [jnp.clip(elements, 0, x.shape[axis] - 1), weights]
     # The barrier keeps XLA from recomputing the tables for every element that reads them.
-    fenced = fence(tuple(tables), -1)
+    fenced = lax.optimization_barrier(tables)
     for i, (axis_map, axis) in enumerate(plan):
         divisors = axis_map.divisors()
         if divisors is not None:
@@ -414,7 +414,7 @@ def _along(
     def tap(t: Any, gapless: bool = False) -> jax.Array:
         element, weight = (lax.dynamic_index_in_dim(a, t, 0, False) for a in (elements, weights))
         weight = _aligned(weight, axis, x.ndim)
-        value = jnp.take(x, element, axis % x.ndim, mode="clip")
+        value = jnp.take(x, element, axis=axis % x.ndim, mode="clip")
         if weighted:
             value *= weight
         # Mask: infinity times a weight of 0, which means no tap, is NaN.

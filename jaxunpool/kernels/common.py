@@ -10,7 +10,8 @@ The fixed weights of `reduce` and `replicate`:
 | `"cover"`       | 1 / windows that cover the element                                       |
 | `"last"`        | 1 in the last window, in raster order, that covers the element, 0 before |
 
-Counts are divided by, never multiplied with as rounded reciprocals; see `divide`.
+Counts are divided by, never multiplied with as rounded reciprocals; see `divide`. A sum that is
+zero is +0, never -0, before it is divided or rounded; see `unsigned_zero`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxunpool.core.geometry import WindowGeometry
 
@@ -70,29 +70,30 @@ def divide(y: jax.Array, counts: Any) -> jax.Array:
 def accumulator(dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike:
     """The type sums run in: 16-bit floats are added in float32 and rounded once."""
     small = jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 4
-    return jnp.float32 if small else dtype
+    return jnp.float32 if small else comparable(dtype)
+
+
+def comparable(dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike:
+    """The type values are compared and selected in: int32 for unsigned ones of 8 or 16 bits.
+
+    Not every tool that reads programs has a select of those.
+    """
+    small = jnp.issubdtype(dtype, jnp.unsignedinteger) and jnp.dtype(dtype).itemsize < 4
+    return jnp.int32 if small else dtype
+
+
+def unsigned_zero(total: jax.Array) -> jax.Array:
+    """A sum as it is, but +0 if it is zero.
+
+    Sums start at +0, which makes a sum of negative zeros +0. But compilers leave the first addition
+    out, in some programs and not in others.
+    """
+    if not jnp.issubdtype(total.dtype, jnp.floating):
+        return total
+    return jnp.where(total == 0, jnp.zeros_like(total), total)
 
 
 def lowest(dtype: Any) -> np.ndarray:
     """The identity of the maximum: -inf, or the smallest integer."""
     is_float = jnp.issubdtype(dtype, jnp.floating)
     return np.array(-np.inf if is_float else jnp.iinfo(dtype).min, dtype)
-
-
-def fence(arrays: tuple[jax.Array, ...], axis: int) -> tuple[jax.Array, ...]:
-    """The arrays, written out: XLA does not recompute them in each of their consumers.
-
-    An optimization barrier; on CPU, where that is not enough before jax 0.11, the last row along an
-    axis is written again in a loop of two steps.
-    """
-    rows = [lax.slice_in_dim(a, a.shape[axis] - 1, None, axis=axis) for a in arrays]
-
-    def write(_: Any, arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        return tuple(
-            lax.dynamic_update_slice_in_dim(a, row, a.shape[axis] - 1, axis)
-            for a, row in zip(arrays, rows)
-        )
-
-    return lax.platform_dependent(
-        arrays, cpu=lambda a: lax.fori_loop(0, 2, write, a), default=lax.optimization_barrier
-    )

@@ -48,7 +48,7 @@ def reduce(
                     ]
                 term = p.where(program.all_of(conditions), term, 0)
                 y = y + term if offset else term
-            y = common.by_window(y, g, weighting, p.numbers(position))
+            y = common.by_window(common.unsigned_zero(y), g, weighting, p.numbers(position))
             p.pooled(refs[-1]).write(position, y.astype(u.dtype))
 
     patterns = [] if pattern is None else [pattern.astype(dtype).ravel()]

@@ -45,6 +45,7 @@ def replicate(
                     ]
                 total = value if window == t.first(shift) else u + value
                 u = p.where(program.all_of(conditions), total, u)
+            u = common.unsigned_zero(u)
             if weighting == "cover":
                 u = common.by_element(u, g, p.numbers(position))
             p.unpooled(refs[-1]).write(position, u.astype(y.dtype))

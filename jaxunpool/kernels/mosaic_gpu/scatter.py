@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunpool.core.geometry import WindowGeometry
-from jaxunpool.kernels.common import accumulator
+from jaxunpool.kernels.common import accumulator, unsigned_zero
 from jaxunpool.kernels.mosaic_gpu import program, tiles
 from jaxunpool.kernels.varying import result_like
 
@@ -32,6 +32,7 @@ def scatter(
                 hit = (name.value.astype(jnp.int32) | p.unless(name.exists)) == offset
                 copied = duplicates == "last" or window == t.first(shift)
                 u = jnp.where(hit, value if copied else u + value, u)
+            u = unsigned_zero(u) if duplicates == "sum" else u
             p.unpooled(u_ref).write(program.shifted(p.cell_corner(), shift), u.astype(y.dtype))
 
     out = result_like(y, t.unpooled, y.dtype)

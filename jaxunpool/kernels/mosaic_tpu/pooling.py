@@ -136,8 +136,7 @@ def _slab(axes: Sequence[Axis], rows: Sequence[int]) -> blocks.Slab:
         functools.partial(start, axis, count, size) for axis, count, size in zip(axes, rows, sizes)
     ]
     line = axes[-1]
-    _, stop = line.reach((0, line.outputs))
-    extent = max(line.size, stop)
+    extent = max(line.size, line.stop)
     return blocks.Slab(tuple(sizes), tuple(starts), line.size, line.low, extent)
 
 

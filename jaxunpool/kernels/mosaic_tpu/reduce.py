@@ -37,6 +37,7 @@ def reduce(
                 ]
             taken = blocks.all_of(value.shape, conditions)
             y += value if taken is None else jnp.where(taken, value, jnp.zeros_like(value))
+        y = common.unsigned_zero(y)
         if weighting in common.PER_WINDOW:
             y = common.divide(y, counts.elements(look.axes, numbers, weighting))
         return [y]

@@ -39,6 +39,7 @@ def replicate(
                 ]
             taken = blocks.all_of(value.shape, conditions)
             u = u + value if taken is None else jnp.where(taken, u + value, u)
+        u = common.unsigned_zero(u)
         if weighting == "cover" and geometry.overlaps:
             u = common.divide(u, jnp.maximum(counts.number(covers), 1))
         return u

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunpool.core.geometry import WindowGeometry
+from jaxunpool.kernels import common
 from jaxunpool.kernels.mosaic_tpu.unpooling import Window, unpool
 from jaxunpool.kernels.mosaic_tpu.views import view
 
@@ -24,6 +25,6 @@ def scatter(
             if window.exists is not None:
                 hit &= window.exists
             u = jnp.where(hit, u + value if duplicates == "sum" else value, u)
-        return u
+        return common.unsigned_zero(u) if duplicates == "sum" else u
 
     return unpool(body, view(geometry, geometry.unpooled_shape(y.shape)), [y, offsets])

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxunpool.core.geometry import Plane
-from jaxunpool.kernels.common import accumulator
+from jaxunpool.kernels.common import accumulator, comparable, unsigned_zero
 
 Axes = tuple[int, ...]
 
@@ -25,7 +25,7 @@ def gather_flat(u: jax.Array, flat: jax.Array, geometry: Plane) -> jax.Array:
 def _gather(u: jax.Array, flat: jax.Array, axes: Axes) -> jax.Array:
     if flat.size == 0:
         return jnp.zeros(flat.shape, u.dtype)
-    lines, axis = _lines(u, axes), axes[-1] % (u.ndim - len(axes) + 1)
+    lines, axis = _lines(u.astype(comparable(u.dtype)), axes), axes[-1] % (u.ndim - len(axes) + 1)
     batching = tuple(d for d in range(lines.ndim) if d != axis)
     numbers = lax.GatherDimensionNumbers(
         offset_dims=(),
@@ -37,7 +37,7 @@ def _gather(u: jax.Array, flat: jax.Array, axes: Axes) -> jax.Array:
     positions = _positions(_lines(flat, axes), lines.shape[axis])
     mode = lax.GatherScatterMode.FILL_OR_DROP
     y = lax.gather(lines, positions, numbers, (1,) * lines.ndim, mode=mode, fill_value=0)
-    return y.reshape(flat.shape)
+    return y.astype(u.dtype).reshape(flat.shape)
 
 
 def scatter_flat(
@@ -68,8 +68,8 @@ def scatter_flat(
     if duplicates == "sum":
         zeros = jnp.zeros(shape, accumulator(y.dtype))
         values = values.astype(zeros.dtype)
-        u = lax.scatter_add(zeros, positions, values, numbers, mode=mode).astype(y.dtype)
-        return u.reshape(output_shape)
+        u = lax.scatter_add(zeros, positions, values, numbers, mode=mode)
+        return unsigned_zero(u).astype(y.dtype).reshape(output_shape)
     writers = lax.broadcasted_iota(jnp.int32, values.shape, axis)
     none = jnp.full(shape, -1, jnp.int32)
     writers = lax.scatter_max(none, positions, writers, numbers, mode=mode)
@@ -85,4 +85,5 @@ def _lines(x: jax.Array, axes: Axes) -> jax.Array:
 
 def _positions(flat: jax.Array, size: int) -> jax.Array:
     """Index vectors for XLA, with one out-of-range value for all that are (of any integer type)."""
+    flat = flat.astype(comparable(flat.dtype))
     return jnp.where((flat >= 0) & (flat < size), flat, size).astype(jnp.int32)[..., None]

@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxunpool.core.geometry import WindowGeometry
-from jaxunpool.kernels.xla import regions, windows
+from jaxunpool.kernels.common import comparable
+from jaxunpool.kernels.xla import windows
 
 # Up to here every element is compared; beyond, fetching one per window costs less.
 COMPARED_VOLUME = 32
 
 
-def gather(
-    u: jax.Array, offsets: jax.Array, geometry: WindowGeometry, *, borders_apart: bool = True
-) -> jax.Array:
+def gather(u: jax.Array, offsets: jax.Array, geometry: WindowGeometry) -> jax.Array:
     """One element per window; zero where the offset names none."""
+    values, names = u.astype(comparable(u.dtype)), offsets.astype(jnp.int32)
     if geometry.volume > COMPARED_VOLUME:
-        return _fetch(u, offsets, geometry)
-    axes, sizes = geometry.axes, geometry.output_shape
-    axis_numbers = range(geometry.ndim)
-    inner = [geometry.spatial[i].interior if borders_apart else (0, sizes[i]) for i in axis_numbers]
-
-    def compute(region: regions.Region) -> tuple[jax.Array]:
-        values = regions.padded_slice(u, axes, windows.reach(geometry, axis_numbers, region), 0)
-        wanted = regions.padded_slice(offsets, axes, region, 0)
-        y = jnp.zeros(wanted.shape, u.dtype)
-        for offset, taps in enumerate(itertools.product(*map(range, geometry.window_shape))):
-            element = windows.element(values, geometry, axis_numbers, taps, region)
-            y = jnp.where(wanted == offset, element, y)
-        return (y,)
-
-    # Where windows overlap, the gradient of "last" compares two gathers. Fused into that comparison
-    # they would be recomputed.
-    fence = borders_apart and geometry.overlaps
-    return regions.fill(compute, inner, sizes, axes, fence=fence)[0]
+        return _fetch(values, names, geometry).astype(u.dtype)
+    values = windows.padded(values, geometry, 0)
+    y = jnp.zeros(offsets.shape, values.dtype)
+    for number in range(geometry.volume):
+        taps = windows.taps(number, geometry.window_shape)
+        y = jnp.where(names == number, windows.element(values, geometry, taps), y)
+    return y.astype(u.dtype)
 
 
 def _fetch(u: jax.Array, offsets: jax.Array, geometry: WindowGeometry) -> jax.Array:

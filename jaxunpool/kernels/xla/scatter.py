@@ -2,44 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxunpool.core.geometry import WindowGeometry
-from jaxunpool.kernels.common import accumulator
+from jaxunpool.kernels.common import accumulator, unsigned_zero
 from jaxunpool.kernels.xla import cells
-
-# Marks taps outside the window. The sum over three axes is negative if one of them is marked.
-NO_ELEMENT = -(2**28)
 
 
 def scatter(
-    y: jax.Array,
-    offsets: jax.Array,
-    geometry: WindowGeometry,
-    duplicates: str = "sum",
-    *,
-    borders_apart: bool = True,
+    y: jax.Array, offsets: jax.Array, geometry: WindowGeometry, duplicates: str = "sum"
 ) -> jax.Array:
     """Where windows meet, `"sum"` adds them in raster order and `"last"` keeps the last of them."""
-    # The fill value, `volume`, has to fit: it stands for windows that do not exist.
-    if np.iinfo(offsets.dtype).max < geometry.volume:
-        offsets = offsets.astype(geometry.offset_dtype)
-    rasters = [math.prod(geometry.window_shape[i + 1 :]) for i in range(geometry.ndim)]
+    is_sum = duplicates == "sum"
 
     def contribute(
-        u: jax.Array, reached: list[cells.Reached], value: jax.Array, name: jax.Array
+        u: jax.Array, reached: cells.Reached, value: jax.Array, name: jax.Array
     ) -> jax.Array:
-        element: Any = 0  # the offset that names this element
-        for axis, raster in zip(reached, rasters):
-            tap = axis.tap * raster
-            element += tap if axis.inside is True else jnp.where(axis.inside, tap, NO_ELEMENT)
-        hit = name.astype(jnp.int32) == element
-        return jnp.where(hit, u + value if duplicates == "sum" else value, u)
+        hit = reached.inside & (name == reached.offset)
+        return jnp.where(hit, u + value if is_sum else value, u)
 
-    sources = [(y.astype(accumulator(y.dtype)), 0), (offsets, geometry.volume)]
-    return cells.assemble(sources, geometry, contribute, y.dtype, borders_apart=borders_apart)
+    sources = [y.astype(accumulator(y.dtype)), offsets.astype(jnp.int32)]
+    u = cells.assemble(sources, geometry, contribute)
+    return (unsigned_zero(u) if is_sum else u).astype(y.dtype)
