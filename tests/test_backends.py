@@ -1,7 +1,10 @@
 """Every backend, over primitives, types, layouts and borders: the definition, and the same bits."""
 
+import itertools
+
 import hypothesis
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from backend_cases import (
@@ -30,6 +33,7 @@ BORDERS = {
     "dilation": ((8, 16, 128), (2,), {"strides": 1, "dilation": 3, "padding": "SAME"}),
     "gaps and overhang": ((8, 5, 5, 8, 128), (2, 2, 2), {"strides": 3, "ceil_mode": True}),
 }
+OVERLAPPING = {"window_shape": (3, 3), "strides": 2, "padding": 1}
 
 
 def test_all_backends_are_tested():
@@ -76,6 +80,32 @@ def test_xla_is_the_definition(primitive, data):
     found = run("xla", call, arrays)
     for result, (wanted, exact) in zip(found, check.definition(call, arrays), strict=True):
         assert check.is_close(result, wanted, exact, call.geometry.volume)
+
+
+@pytest.mark.parametrize("window", [{"window_shape": (2, 2)}, OVERLAPPING], ids=["2x2", "3x3"])
+@pytest.mark.parametrize("primitive", ["scatter", *SUMS])
+@pytest.mark.parametrize("backend", TESTED)
+def test_a_sum_that_is_zero_is_positive(backend, primitive, window):
+    """Of one negative zero or several, weighted or not. Moved, they keep their sign."""
+    tested = TESTED[backend]
+    if not tested.runs:
+        pytest.skip("this jax has no interpreter for it")
+    geometry, shape = case_of(tested.shape, **window)
+    pooled, dtypes = geometry.pooled_shape(shape), [np.dtype(np.float32)]
+    calls = calls_of(primitive, geometry)
+    if backend == "xla":
+        dtypes = DTYPES[:4]
+    elif primitive in SUMS:
+        calls = calls[:2]
+    for call, dtype in itertools.product(calls, dtypes):
+        array = jnp.full(shape if primitive == "reduce" else pooled, -0.0, dtype)
+        arrays = [array]
+        if primitive == "scatter":
+            arrays.append(jnp.zeros(pooled, geometry.offset_dtype))
+        with tested.runs[-1]():
+            (found,) = run(backend, call, arrays)
+        assert (found == 0).all()
+        assert np.signbit(found).any() == (call.duplicates == "last")
 
 
 @pytest.mark.parametrize("border", BORDERS)
