@@ -81,8 +81,10 @@ def measure(
         calls: a timing is so many of them, and waits for their results together. None: each waits
             for its own, as a program's steps do, and as many of them as a timing needs to be long
             enough.
-        seconds: when they have passed there are no more than `LEAST_ROUNDS` rounds.
+        seconds: where `calls` is None, and when they have passed, there are no more than
+            `LEAST_ROUNDS` rounds.
     """
+    seconds = seconds if calls is None else math.inf
     order = random.Random(0)
     times: dict[str, list[float]] = {name: [] for name in contenders}
     gc.collect()

@@ -105,6 +105,7 @@ def test_every_round_runs_every_contender():
     assert {name: len(seconds) for name, seconds in times.items()} == dict.fromkeys("abc", 4)
     assert sorted(calls) == sorted("abc" * 2 * 5)
     assert len(timing.measure(runs, repeats=9, seconds=0)["a"]) == timing.LEAST_ROUNDS
+    assert len(timing.measure(runs, repeats=9, seconds=0, calls=1)["a"]) == 9
 
 
 @pytest.mark.thorough
