@@ -1,19 +1,26 @@
-"""`python -m benchmarks`: time jaxunpool and its peers, print a table, write JSON."""
+"""`python -m benchmarks`: time jaxunpool and its peers, print tables, write JSON.
+
+On CPU it measures the grid (`benchmarks.grid`, a part of it without `--full`) and what programs
+cost beside their work (`benchmarks.latency`), on GPU and TPU the kernels (`benchmarks.kernels`).
+`python -m benchmarks.report` makes the tables of the README and of the documentation.
+"""
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import gc
 import importlib.metadata
 import importlib.util
-import itertools
-import json
+import math
 import os
 import pathlib
 import platform
 import sys
+import time
+from typing import Any
 
-DEFAULT_SUITES = {"cpu": ["max", "modes"], "gpu": ["kernels"], "tpu": ["kernels"]}
+PACKAGES = ("jaxunpool", "jax", "jaxlib", "flax", "numpy", "torch")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -22,20 +29,31 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--platform", choices=("cpu", "gpu", "tpu"), help="default: what JAX finds")
     parser.add_argument("--json", type=pathlib.Path, help="also write the results to this file")
     parser.add_argument(
-        "--suite",
-        choices=("max", "modes", "kernels"),
-        help="default: kernels on GPU and TPU, both others on CPU",
+        "--suite", choices=("grid", "kernels"), help="default: grid on CPU, kernels elsewhere"
     )
     parser.add_argument(
         "--check", action="store_true", help="first compare all implementations, on random numbers"
     )
-    parser.add_argument("--only", default="", help="measure only cases whose name contains this")
     parser.add_argument(
-        "--shape", help="batch,height,width,channels (default: 8,224,224,64, or two)"
+        "--full",
+        action="store_true",
+        help="the whole grid: every type, layout, shape and operation, in more rounds",
     )
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
-    parser.add_argument("--repeats", type=int, default=15, help="timed rounds (default 15)")
-    parser.add_argument("--calls", type=int, help="calls per timing (default: 1 on CPU, 20 on GPU)")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="PART",
+        help='only cases with all of these in "operation shape window dtype layout"',
+    )
+    parser.add_argument(
+        "--shapes", nargs="+", help="instead of the suite's, channels last: 4x97x131x24"
+    )
+    parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--implementation", help="of ours, in the grid; default: its own choice")
+    parser.add_argument(
+        "--repeats", type=int, help="timed rounds at most (default 7; 15 with --full and on GPU)"
+    )
     return parser.parse_args(arguments)
 
 
@@ -48,24 +66,23 @@ def main() -> None:
     # The platform has to be chosen before JAX is imported.
     import jax
     from rich.console import Console
+    from rich.markdown import Markdown
     from rich.progress import track
-    from rich.table import Table
 
-    from benchmarks import cases, kernels, modes, timing
+    from benchmarks import grid, kernels, latency, report, timing
 
     backend = jax.default_backend()
     if options.platform and backend != options.platform:
         sys.exit(f"--platform {options.platform}: JAX finds none here")
-    on_gpu = backend == "gpu"
-    shapes = None
-    if options.shape:
-        shapes = [tuple(int(size) for size in options.shape.split(","))]
-        if len(shapes[0]) != 4:
-            sys.exit(f"--shape {options.shape}: expected batch,height,width,channels")
-    console = Console(width=None if sys.stdout.isatty() else 180)
+    try:
+        for shape in options.shapes or ():
+            timing.sizes(shape)
+    except ValueError as error:
+        sys.exit(f"--shapes {error}")
+    console = Console(width=None if sys.stdout.isatty() else 160)
     if importlib.util.find_spec("torch") is None:
         console.print("PyTorch is not installed: its columns are left out")
-    elif not on_gpu:
+    elif backend == "cpu":
         import torch
 
         torch.set_num_threads(os.cpu_count() or 1)
@@ -81,83 +98,79 @@ def main() -> None:
                 sys.exit(f"WRONG: {error}")
         console.print("right:", ", ".join(f"{n} calls of {name}" for name, n in checked.items()))
 
-    table = Table(title=f"{jax.devices()[0].device_kind}")
-    for column in ("operation", "window", "layout", "ours", "MB", "ms", "GB/s", "of a copy"):
-        words = column in ("operation", "layout", "ours")
-        table.add_column(column, justify="left" if words else "right")
-    table.add_column("peer's time / ours", justify="left")
-    results = []
-    shape = shapes[0] if shapes else (8, 224, 224, 64)
-    wanted = (shape, options.dtype or "float32", "cuda" if on_gpu else "cpu", options.only)
-    dtypes = [options.dtype] if options.dtype else kernels.DTYPES
-    suites = {
-        "max": cases.cases(*wanted),
-        "modes": modes.cases(*wanted),
-        "kernels": kernels.cases(shapes or kernels.SHAPES, dtypes, wanted[2], options.only),
-    }
-    names = [options.suite] if options.suite else DEFAULT_SUITES[backend]
-    selected = itertools.chain.from_iterable(suites[name] for name in names)
-    for case in track(selected, "measuring", console=console, transient=True):
-        rounds = list(
-            timing.interleaved(
-                case.contenders,
-                repeats=options.repeats,
-                warmup=3,
-                calls=options.calls or (-(-20 // case.runs) if on_gpu else 1),
-            )
-        )
-        whole = timing.medians(rounds)
-        medians = {name: whole[name] / case.runs for name in case.contenders}
-        first, *peers = medians
-        ours = medians[first]
-        speeds = {name: case.moved_bytes / t / 1e9 for name, t in medians.items()}
-        ratios = {name: medians[name] / ours for name in peers}
+    suite = options.suite or ("grid" if backend == "cpu" else "kernels")
+    if suite == "grid":
+        cases = [
+            *latency.cases(options.implementation),
+            *grid.cases(options.shapes, options.dtypes, options.implementation, options.full),
+        ]
+        # The default ends in five minutes: compiling takes half of them, and each case has this.
+        limits: dict[str, Any] = {"seconds": 2 if options.full else 0.2}
+    else:
+        device = "cuda" if backend == "gpu" else "cpu"
+        cases = list(kernels.cases(options.shapes, options.dtypes, device))
+        limits = {"warmup": 3}
+    limits["repeats"] = options.repeats or (15 if options.full or suite == "kernels" else 7)
+    cases = [case for case in cases if all(part in case.name for part in options.only)]
+    gc.collect()
+    gc.freeze()  # what was imported needs no look at every case
+    started, results = time.perf_counter(), []
+    for case in track(cases, "measuring", console=console, transient=True):
+        contenders = case.make()
+        if len(contenders) < 2 or (suite == "grid" and "jaxunpool" not in contenders):
+            continue
+        rounds = timing.measure(contenders, calls=case.calls, **limits)
         results.append(
             {
                 "operation": case.operation,
+                "shape": case.shape,
                 "window": case.window,
+                "dtype": case.dtype,
                 "layout": case.layout,
-                "moved_bytes": case.moved_bytes,
-                "median_seconds": medians,
-                "gigabytes_per_second": speeds,
-                "share_of_copy": {name: s / speeds["copy"] for name, s in speeds.items()},
-                "ratio": ratios,
-                "rounds": rounds,
+                **({"moved_bytes": case.moved_bytes} if case.moved_bytes else {}),
+                "seconds": {
+                    name: [_significant(seconds / case.runs) for seconds in times]
+                    for name, times in rounds.items()
+                },
             }
         )
-        table.add_row(
-            case.operation,
-            case.window,
-            case.layout,
-            first,
-            f"{case.moved_bytes / 1e6:.0f}",
-            f"{ours * 1e3:.3g}",
-            f"{speeds[first]:.4g}",
-            f"{speeds[first] / speeds['copy']:.2f}",
-            "  ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items() if name != "copy"),
-        )
-    console.print(table)
+    measured = {
+        "date": datetime.date.today().isoformat(),
+        "device": jax.devices()[0].device_kind,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in PACKAGES
+            if importlib.util.find_spec(name)
+        },
+        "suite": suite,
+        "implementation": options.implementation,
+        "checked": checked,
+        "repeats": limits["repeats"],
+        "took_seconds": round(time.perf_counter() - started),
+        "results": results,
+    }
+    if not results:
+        sys.exit("nothing to measure")
+    console.print(Markdown(report.overview(measured)))
     if options.json:
-        report = {
-            "date": datetime.date.today().isoformat(),
-            "device": jax.devices()[0].device_kind,
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "versions": {
-                name: importlib.metadata.version(name)
-                for name in ("jaxunpool", "jax", "jaxlib", "flax", "numpy", "torch")
-                if importlib.util.find_spec(name)
-            },
-            "shape": shapes[0] if shapes else None,
-            "dtype": options.dtype,
-            "checked": checked,
-            "repeats": options.repeats,
-            "results": results,
-        }
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
-        console.print(f"wrote {options.json}")
+        options.json.write_text(report.dump(measured))
+        console.print(f"wrote {options.json} in {measured['took_seconds']} s")
+
+
+def _significant(seconds: float, digits: int = 4) -> float:
+    return round(seconds, digits - 1 - math.floor(math.log10(seconds)))
+
+
+def _processor() -> str:
+    """The model, where the system says it."""
+    info = pathlib.Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import kernels
-from benchmarks.cases import LAYOUTS
 from jaxunpool.core import primitives
 from jaxunpool.core.calls import Call
 from jaxunpool.core.geometry import WindowGeometry
@@ -42,7 +41,7 @@ def calls() -> Iterator[tuple[Call, tuple[int, ...], str]]:
         "reduce": [{"weighting": "mean"}],
         "replicate": [{"weighting": "cover"}],
     }
-    for (shape, k, s, p), layout in itertools.product(SHAPES, LAYOUTS):
+    for (shape, k, s, p), layout in itertools.product(SHAPES, kernels.LAYOUTS):
         full = shape if layout == "channels_last" else (shape[0], shape[3], *shape[1:3])
         geometry = WindowGeometry.for_input(full, (k, k), s, p, data_format=layout)
         for primitive, dtype in itertools.product(kernels.PRIMITIVES, DTYPES):

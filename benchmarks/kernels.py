@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,12 +14,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from benchmarks.cases import LAYOUTS, WINDOWS, Case
+from benchmarks.timing import Case, Run, Runs, sizes
 from jaxunpool.core import backends, primitives
 from jaxunpool.core.calls import Call
-from jaxunpool.core.geometry import WindowGeometry
+from jaxunpool.core.geometry import DataFormat, WindowGeometry
 
-SHAPES = ((32, 224, 224, 64), (32, 56, 56, 256))
+SHAPES = ("32x224x224x64", "32x56x56x256")
+WINDOWS = {"2x2/2": (2, 2, 0), "3x3/2 pad 1": (3, 2, 1)}
+LAYOUTS: tuple[DataFormat, ...] = ("channels_last", "channels_first")
 DTYPES = ("float32", "bfloat16")
 PRIMITIVES = ("select", "gather", "scatter", "reduce", "replicate")
 OPTIONS: dict[str, dict[str, str]] = {
@@ -30,25 +33,18 @@ OPTIONS: dict[str, dict[str, str]] = {
 # launch costs less than a kernel then, and no kernel finds its input where the last one left it.
 SETS = 4
 
-Run = Callable[[], object]
-
 
 def cases(
-    shapes: Sequence[tuple[int, ...]] = SHAPES,
-    dtypes: Sequence[str] = DTYPES,
+    shapes: Sequence[str] | None = None,
+    dtypes: Sequence[str] | None = None,
     device: str = "cuda",
-    only: str = "",
     layouts: Sequence[str] = LAYOUTS[:1],
 ) -> Iterator[Case]:
-    """Every primitive whose "primitive window layout dtype shape" contains `only`."""
-    for shape in shapes:
-        for dtype in dtypes:
-            for window in WINDOWS:
-                for layout in layouts:
-                    for primitive in PRIMITIVES:
-                        name = f"{primitive} {window} {layout} {dtype} {shape}"
-                        if only in name:
-                            yield _case(primitive, window, layout, shape, dtype, device)
+    """Every primitive. Arrays are made when a case's contenders are."""
+    for shape, dtype, window, layout, primitive in itertools.product(
+        shapes or SHAPES, dtypes or DTYPES, WINDOWS, layouts, PRIMITIVES
+    ):
+        yield _case(primitive, window, layout, shape, dtype, device)
 
 
 def available(call: Call, arrays: Sequence[Any]) -> list[str]:
@@ -69,35 +65,40 @@ def arrays_for(
     return values, jax.random.randint(places, pooled, 0, geometry.volume, geometry.offset_dtype)
 
 
-def _case(
-    primitive: str, window: str, layout: Any, shape: tuple[int, ...], dtype: str, device: str
-) -> Case:
+def _case(primitive: str, window: str, layout: Any, shape: str, dtype: str, device: str) -> Case:
     k, s, p = WINDOWS[window]
-    batch, height, width, channels = shape
-    ours = shape if layout == "channels_last" else (batch, channels, height, width)
+    batch, height, width, channels = full = sizes(shape)
+    ours = full if layout == "channels_last" else (batch, channels, height, width)
     geometry = WindowGeometry.for_input(ours, (k, k), s, p, data_format=layout)
     call = Call(primitive, geometry, None, **OPTIONS.get(primitive, {}))
+    arrays = functools.partial(arrays_for, primitive, geometry, ours, dtype)
     keys = jax.random.split(jax.random.key(0), SETS)
-    sets = [arrays_for(primitive, geometry, ours, dtype, key) for key in keys]
-    results = jax.eval_shape(functools.partial(primitives.bind, call), *sets[0])
-    moved = sum(a.size * a.dtype.itemsize for a in [*sets[0], *jax.tree.leaves(results)])
-    contenders: dict[str, Run] = {}
-    for implementation in available(call, sets[0]):
-        named = dataclasses.replace(call, implementation=implementation)
-        contenders[implementation] = one_after_another(
-            functools.partial(primitives.bind, named), sets
-        )
-    contenders |= _torch(primitive, (k, s, p), layout, shape, dtype, device)
-    if layout == "channels_last" and primitive in ("select", "reduce"):
-        pool = flax.linen.max_pool if primitive == "select" else flax.linen.avg_pool
-        pool = functools.partial(
-            pool, window_shape=(k, k), strides=(s, s), padding=((p, p), (p, p))
-        )
-        contenders["flax"] = one_after_another(pool, sets)
-    sources = [(jax.random.normal(key, moved // 8, jnp.float32),) for key in keys]
-    contenders["copy"] = one_after_another(lambda a: -a, sources)
-    name = f"{primitive} {dtype} {'x'.join(map(str, shape))}"
-    return Case(name, window, layout, moved, contenders, runs=SETS)
+    inputs = jax.eval_shape(arrays, keys[0])
+    results = jax.eval_shape(functools.partial(primitives.bind, call), *inputs)
+    moved = sum(a.size * a.dtype.itemsize for a in [*inputs, *jax.tree.leaves(results)])
+
+    def make() -> Runs:
+        sets = [arrays(key) for key in keys]
+        contenders: Runs = {}
+        for implementation in available(call, sets[0]):
+            named = dataclasses.replace(call, implementation=implementation)
+            contenders[implementation] = one_after_another(
+                functools.partial(primitives.bind, named), sets
+            )
+        contenders |= _torch(primitive, (k, s, p), layout, full, dtype, device)
+        if layout == "channels_last" and primitive in ("select", "reduce"):
+            pool = flax.linen.max_pool if primitive == "select" else flax.linen.avg_pool
+            pool = functools.partial(
+                pool, window_shape=(k, k), strides=(s, s), padding=((p, p), (p, p))
+            )
+            contenders["flax"] = one_after_another(pool, sets)
+        sources = [(jax.random.normal(key, moved // 8, jnp.float32),) for key in keys]
+        contenders["copy"] = one_after_another(lambda a: -a, sources)
+        return contenders
+
+    # On a GPU calls wait in its queue.
+    calls = -(-20 // SETS) if device == "cuda" else 1
+    return Case(primitive, shape, window, dtype, layout, make, SETS, calls, moved)
 
 
 def one_after_another(function: Callable[..., Any], sets: Sequence[Sequence[jax.Array]]) -> Run:

@@ -6,38 +6,134 @@ the one before it.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
+import math
 import random
-import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 
-# After a call that freed a large array the system is still giving its pages back.
-SETTLE_SECONDS = 0.02
+Run = Callable[[], object]
+Runs = dict[str, Run]
+
+# A process is quiet when it worked for less than a tenth of this, and is not waited for for ever.
+QUIET_SECONDS, QUIET_TRIALS = 0.002, 20
+# A timing of short calls is a row of them that takes this long.
+ROW_SECONDS = 0.005
+LEAST_ROUNDS = 3
 
 
-def interleaved(
-    contenders: dict[str, Callable[[], object]], repeats: int, warmup: int, calls: int
-) -> Iterator[dict[str, float]]:
-    """One `{name: seconds per call}` per round, after `warmup` rounds that do not count."""
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One operation on one array.
+
+    Attributes:
+        operation, shape, window, dtype, layout: its names. The shape is that of the larger array,
+            channels last.
+        make: name -> a call without arguments, for every contender. Ours comes first.
+        runs: how many times each call runs the operation.
+        calls: as in `measure`.
+        moved_bytes: the least any implementation has to read and write, where that is known.
+    """
+
+    operation: str
+    shape: str
+    window: str
+    dtype: str
+    layout: str
+    make: Callable[[], Runs]
+    runs: int = 1
+    calls: int | None = None
+    moved_bytes: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What `--only` looks into."""
+        return f"{self.operation} {self.shape} {self.window} {self.dtype} {self.layout}"
+
+
+def sizes(shape: str) -> tuple[int, ...]:
+    """The sizes of a shape like 8x224x224x64, with one to three spatial axes."""
+    try:
+        found = tuple(int(size) for size in shape.split("x"))
+    except ValueError:
+        found = ()
+    if not 3 <= len(found) <= 5 or min(found) < 1:
+        raise ValueError(f"{shape}: expected a shape, channels last, like 8x224x224x64")
+    return found
+
+
+def measure(
+    contenders: Runs,
+    repeats: int,
+    warmup: int = 0,
+    calls: int | None = None,
+    seconds: float = math.inf,
+) -> dict[str, list[float]]:
+    """Seconds per call of every contender, one number per round.
+
+    Args:
+        contenders: name -> a call without arguments, compiled.
+        repeats: at most so many rounds.
+        warmup: rounds before them that do not count.
+        calls: a timing is so many of them, and waits for their results together. None: each waits
+            for its own, as a program's steps do, and as many of them as a timing needs to be long
+            enough.
+        seconds: where `calls` is None, and when they have passed, there are no more than
+            `LEAST_ROUNDS` rounds.
+    """
+    seconds = seconds if calls is None else math.inf
     order = random.Random(0)
-    for number in range(-warmup, repeats):
-        times = {}
-        for name, run in order.sample(list(contenders.items()), len(contenders)):
-            gc.collect()
-            time.sleep(SETTLE_SECONDS)
-            start = time.perf_counter()
-            results = [run() for _ in range(calls)]
-            wait_for(results)
-            times[name] = (time.perf_counter() - start) / calls
-            del results
-        if number >= 0:
-            yield times
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    gc.collect()
+    gc.disable()
+    try:
+        rows = {name: _row(run) if calls is None else calls for name, run in contenders.items()}
+        start = time.perf_counter()
+        for number in range(-warmup, repeats):
+            if number >= LEAST_ROUNDS and time.perf_counter() - start > seconds:
+                break
+            for name, run in order.sample(list(contenders.items()), len(contenders)):
+                taken = _seconds(run, rows[name], together=calls is not None) / rows[name]
+                if number >= 0:
+                    times[name].append(taken)
+    finally:
+        gc.enable()
+    return times
 
 
-def wait_for(results: list[object]) -> None:
+def _settle() -> None:
+    """Wait until the process is quiet: PyTorch's threads spin for milliseconds after work."""
+    for _ in range(QUIET_TRIALS):
+        before = time.process_time()
+        time.sleep(QUIET_SECONDS)
+        if time.process_time() - before < QUIET_SECONDS / 10:
+            return
+
+
+def _row(run: Run) -> int:
+    """How many calls make a timing that is long enough."""
+    once = _seconds(run, 1)
+    if once < ROW_SECONDS:  # what was not yet warm is now
+        once = min(once, _seconds(run, 1))
+    return math.ceil(ROW_SECONDS / once)
+
+
+def _seconds(run: Run, calls: int, *, together: bool = False) -> float:
+    """How long so many calls take."""
+    _settle()
+    start = time.perf_counter()
+    if together:
+        wait_for([run() for _ in range(calls)])
+    else:
+        for _ in range(calls):
+            wait_for(run())
+    return time.perf_counter() - start
+
+
+def wait_for(results: object) -> None:
     """Wait for asynchronous results, of JAX and of PyTorch on a GPU."""
     jax.block_until_ready(results)
     leaves = jax.tree.leaves(results)
@@ -45,8 +141,3 @@ def wait_for(results: list[object]) -> None:
         import torch
 
         torch.cuda.synchronize()
-
-
-def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
-    """Median over the rounds, per contender."""
-    return {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}

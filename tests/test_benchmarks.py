@@ -1,7 +1,7 @@
 """The benchmark harness: contenders compute the same, and the report holds what it should."""
 
-import itertools
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -9,10 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import cases, check, kernels, modes, timing
+from benchmarks import check, grid, kernels, latency, report, timing
 from jaxunpool.core import backends, primitives
 
-SHAPE = (2, 8, 8, 4)
+ROOT = pathlib.Path(__file__).parent.parent
+SHAPES = ("2x14x4", "2x14x15x4", "1x14x7x8x2")
 
 
 def as_numpy(results):
@@ -22,54 +23,98 @@ def as_numpy(results):
     return [a for a in arrays if a.dtype == np.float32]
 
 
-def channels_last(array, layout):
-    return np.moveaxis(array, 1, -1) if layout == "channels_first" else array
+def compare_contenders(case):
+    """How many contenders gave the numbers that ours did."""
+    runs = case.make()
+    expected = as_numpy(runs.pop("jaxunpool")())
+    assert expected
+    if case.operation == "max unpool gradient" and case.window not in grid.TILES:
+        return len(runs)  # PyTorch's goes to overwritten elements too
+    for name, run in runs.items():
+        for ours, theirs in zip(expected, as_numpy(run()), strict=True):
+            if name.startswith("torch") and case.layout == "channels_last":
+                theirs = np.moveaxis(theirs, 1, -1)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6, err_msg=case.name)
+    return len(runs)
+
+
+def test_contenders_compute_the_same():
+    cases = [c for c in grid.cases(SHAPES[1:2], ["float32"]) if c.window == "3/2 pad 1"]
+    compared = {case.operation: compare_contenders(case) for case in cases}
+    torch = 2 * grid.HAS_TORCH
+    assert compared == {
+        "max pool": torch + 1,
+        "max pool and gradient": torch + 1,
+        "max pool with indices": torch,
+        "max unpool": torch,
+        "max unpool gradient": torch,
+        "avg pool": torch + 1,
+        "avg pool gradient": torch + 1,
+    }
 
 
 @pytest.mark.thorough
-def test_contenders_compute_the_same():
-    compared = 0
-    wanted = (SHAPE, "float32", "cpu")
-    for case in itertools.chain(cases.cases(*wanted), modes.cases(*wanted)):
-        expected = as_numpy(case.contenders["jaxunpool"]())
-        for name, run in case.contenders.items():
-            layout = "channels_first" if name.startswith("torch") else case.layout
-            if name == "copy":
-                continue
-            for ours, theirs in zip(expected, as_numpy(run()), strict=True):
-                if case.operation == "unpool gradient" and case.window != "2x2/2":
-                    continue  # PyTorch's goes to overwritten elements too
-                np.testing.assert_allclose(
-                    channels_last(ours, case.layout),
-                    channels_last(theirs, layout),
-                    rtol=1e-6,
-                    atol=1e-6,
-                )
-                compared += 1
-    assert compared >= len(cases.LAYOUTS) * (len(cases.OPERATIONS) * len(cases.WINDOWS) + 10)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("layout", grid.LAYOUTS)
+def test_all_contenders_compute_the_same(shape, layout):
+    cases = [c for c in grid.cases([shape], ["float32"], full=True) if c.layout == layout]
+    assert {case.window for case in cases} > set(grid.WINDOWS)
+    assert sum(map(compare_contenders, cases)) >= 10
 
 
-def test_bytes_are_those_of_the_arrays():
-    (case,) = cases.cases(SHAPE, "float32", "cpu", only="unpool 2x2/2 channels_last")
-    x = 2 * 8 * 8 * 4
-    assert case.moved_bytes == 4 * x + 4 * x // 4 + x // 4
+@pytest.mark.thorough
+@pytest.mark.parametrize("dtype", grid.DTYPES[1:])
+def test_contenders_without_a_type_are_left_out(dtype):
+    """PyTorch has no averages in three dimensions for them."""
+    for case in grid.cases(SHAPES[2:], [dtype]):
+        if case.window == "2/2":
+            assert next(iter(case.make())) == "jaxunpool"
+
+
+def test_the_grid_has_every_cell():
+    default, full = (list(grid.cases(full=full)) for full in (False, True))
+    for operation in {case.operation for case in default}:
+        names = [case.name for case in default if case.operation == operation]
+        assert len(set(names)) == len(names) == 50
+    assert {case.name for case in default} < {case.name for case in full}
+    assert len({case.name for case in full}) == len(full)
+    assert {case.layout for case in full} == set(grid.LAYOUTS)
+    own = list(grid.cases(["4x97x131x24"], ["float16"]))
+    assert {(case.shape, case.dtype) for case in own} == {("4x97x131x24", "float16")}
+
+
+def test_an_implementation_without_a_kernel_is_left_out():
+    cases = grid.cases(["1x8x8x2"], ["float32"], "mosaic_tpu")
+    assert "jaxunpool" not in next(cases).make()
+
+
+def test_latency(monkeypatch):
+    monkeypatch.setattr(latency, "COMPILED", "1x14x15x2")
+    *compiled, call = latency.cases()
+    assert [case.window for case in compiled] == list(grid.WINDOWS)
+    for case in (compiled[1], call):
+        times = timing.measure(case.make(), repeats=2, calls=case.calls)
+        assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in times.values())
+        assert next(iter(times)) == "jaxunpool"
 
 
 def test_every_round_runs_every_contender():
     calls = []
     runs = {name: lambda name=name: calls.append(name) for name in "abc"}
-    rounds = list(timing.interleaved(runs, repeats=4, warmup=1, calls=2))
-    assert len(rounds) == 4
+    times = timing.measure(runs, repeats=4, warmup=1, calls=2)
+    assert {name: len(seconds) for name, seconds in times.items()} == dict.fromkeys("abc", 4)
     assert sorted(calls) == sorted("abc" * 2 * 5)
-    assert set(timing.medians(rounds)) == set("abc")
+    assert len(timing.measure(runs, repeats=9, seconds=0)["a"]) == timing.LEAST_ROUNDS
+    assert len(timing.measure(runs, repeats=9, seconds=0, calls=1)["a"]) == 9
 
 
 @pytest.mark.thorough
 def test_every_primitive_has_its_peers():
-    found = list(kernels.cases([SHAPE], ["float32"], "cpu", only="2x2/2"))
-    assert [case.operation.split()[0] for case in found] == list(kernels.PRIMITIVES)
+    cases = kernels.cases(["2x8x8x4"], ["float32"], "cpu")
+    found = [case for case in cases if case.window == "2x2/2"]
+    assert [case.operation for case in found] == list(kernels.PRIMITIVES)
     for case in found:
-        results = {name: run() for name, run in case.contenders.items()}
+        results = {name: run() for name, run in case.make().items()}
         assert {len(sets) for sets in results.values()} == {kernels.SETS}
         if "flax" in results:
             ours = [np.asarray(jax.tree.leaves(one)[0]) for one in results["xla"]]
@@ -77,6 +122,12 @@ def test_every_primitive_has_its_peers():
         if "torch" in results:
             ours, theirs = as_numpy(results["xla"]), as_numpy(results["torch"])
             assert [a.size for a in ours] == [a.size for a in theirs]
+
+
+def test_bytes_are_those_of_the_arrays():
+    select, *_ = kernels.cases(["2x8x8x4"], ["float32"], "cpu")
+    x = 2 * 8 * 8 * 4
+    assert select.moved_bytes == 4 * x + 4 * x // 4 + x // 4
 
 
 def some_calls():
@@ -122,21 +173,95 @@ def test_check_finds_one_wrong_element(monkeypatch, primitive):
         check.run(lambda call, arrays: [None, "xla"], seed=0, chosen=chosen)
 
 
+def run_command(*arguments):
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
 def test_command(tmp_path):
     pytest.importorskip("rich")
-    report = tmp_path / "new" / "report.json"
-    command = [sys.executable, "-m", "benchmarks", "--shape", "1,8,8,2", "--repeats", "1"]
-    done = subprocess.run(
-        [*command, "--only", "unpool 2x2/2", "--json", report],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert "channels_first" in done.stdout
-    results = json.loads(report.read_text())
-    assert results["shape"] == [1, 8, 8, 2]
-    assert {r["layout"] for r in results["results"]} == set(cases.LAYOUTS)
-    for result in results["results"]:
-        assert result["median_seconds"]["jaxunpool"] > 0
-        assert set(result["ratio"]) >= {"copy"}
-    wrong = subprocess.run([*command, "--shape", "3"], capture_output=True, text=True)
+    path = tmp_path / "new" / "report.json"
+    options = ["--shapes", "1x8x8x2", "--repeats", "1", "--implementation", "xla", "--json", path]
+    done = run_command(*options, "--only", "max pool", "2/2 float32")
+    assert done.returncode == 0, done.stderr
+    assert "max pool and gradient" in done.stdout
+    measured = report.load(path)
+    assert measured["implementation"] == "xla"
+    assert report.dump(measured) == path.read_text()
+    assert json.loads(path.read_text()) == measured
+    found = report.distinct(measured["results"], "operation")
+    pools = ["max pool", "max pool and gradient", "max pool with indices"]
+    assert found == [*latency.OPERATIONS, *pools[: None if grid.HAS_TORCH else 2]]
+    for result in report.grid(measured):
+        assert result["shape"] == "1x8x8x2"
+        assert all(seconds[0] > 0 for seconds in result["seconds"].values())
+    wrong = run_command("--shapes", "3")
     assert wrong.returncode != 0
-    assert "expected batch,height,width,channels" in wrong.stderr
+    assert "expected a shape" in wrong.stderr
+
+
+# Tables.
+
+
+def result(operation, shape, **milliseconds):
+    """A result of one round."""
+    seconds = {name.replace("_", " ", 1): [ms / 1e3] for name, ms in milliseconds.items()}
+    rest = {"window": "2/2", "dtype": "float32", "layout": "channels_last"}
+    return {"operation": operation, "shape": shape, **rest, "seconds": seconds}
+
+
+SOME = [
+    result("a", "1x8x2", jaxunpool=2, torch_contiguous_format=4, torch_channels_last=1, flax=20),
+    result("a", "1x9x2", jaxunpool=1, torch_contiguous_format=4, torch_channels_last=8, flax=5),
+    result("b", "1x8x2", jaxunpool=1, torch_contiguous_format=0.85),
+]
+
+
+def test_the_faster_memory_format_counts():
+    assert report.ratios(SOME[0]) == {"torch": 0.5, "flax": 10}
+
+
+def test_summary():
+    lines = [line.split(" | ") for line in report.summary(SOME).splitlines()[2:]]
+    assert lines[0][1:5] == ["1.41", "0.50", "1 of 2", "1"]  # sqrt(0.5 * 4)
+    assert lines[1][1:5] == ["0.85", "0.85", "1 of 1", "0"]
+    assert lines[0][5:] == ["7.07", "5.00", "0 of 2", "0 |"]
+    assert lines[2][0] == "| all"
+    assert lines[2][3:5] == ["2 of 3", "1"]
+
+
+def test_worst_cells_come_first():
+    lines = report.worst(SOME, 2).splitlines()[2:]
+    assert [line.split(" | ")[-1] for line in lines] == ["0.50 |", "0.85 |"]
+    assert "| a | 1x8x2 | 2/2 | float32 | PyTorch | 1 ms | 2 ms |" in lines[0]
+
+
+def test_every_cell_is_shown():
+    text = report.whole(SOME)
+    assert "| 1x8x2 | 2/2 | 2 ms · 0.50 · 10.00 |" in text
+    assert "| 1x8x2 | 2/2 | 1 ms · 0.85 |" in text
+
+
+@pytest.mark.parametrize("page", report.PAGES, ids=lambda page: page.name)
+def test_tables_are_what_was_measured(page):
+    """Else run `python -m benchmarks.report`."""
+    text = page.read_text()
+    assert report.MARKED.search(text)
+    assert report.text(text) == text
+
+
+def test_pictures_are_of_what_was_measured():
+    """Else run `python -m benchmarks.report`."""
+    plot = pytest.importorskip("benchmarks.plot")
+    files = [path for path in report.RESULTS.glob("*.json") if report.grid(report.load(path))]
+    assert {path.stem for path in files} == {path.stem for path in report.IMAGES.iterdir()}
+    for path in files:
+        assert plot.digest(path) in (report.IMAGES / f"{path.stem}.svg").read_text()
+
+
+def test_a_picture_has_a_panel_for_every_peer_of_an_operation():
+    plot = pytest.importorskip("benchmarks.plot")
+    figure = plot.draw(SOME)
+    titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
+    plot.plt.close(figure)
+    assert titles == ["a: PyTorch", "a: Flax", "b: PyTorch"]

@@ -271,15 +271,6 @@ def test_drawings_are_what_the_library_computes(tmp_path):
         assert path.name in "".join((ROOT / page).read_text() for page in PAGES), path.name
 
 
-def test_tables_are_what_was_measured():
-    """Else run `python docs/speed.py`."""
-    script = runpy.run_path(str(ROOT / "docs/speed.py"))
-    page = (ROOT / "docs/speed.md").read_text()
-    assert script["text"]() in page
-    for picture in re.findall(r"\]\((images/speed/[^)]*)\)", page):
-        assert (ROOT / "docs" / picture).stat().st_size > 0
-
-
 @pytest.mark.parametrize("page", PAGES)
 def test_pages_are_finished(page):
     """No placeholder is left outside code."""
