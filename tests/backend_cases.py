@@ -164,6 +164,7 @@ class Tested:
 HALVES = [np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16)]
 TESTED = {
     "xla": Tested(small(), DTYPES, ("plain", "ties"), (contextlib.nullcontext,)),
+    "native_cpu": Tested(small(), DTYPES, KINDS, (contextlib.nullcontext,)),
     "mosaic_tpu": Tested(
         for_lanes(),
         [np.dtype(np.float32), HALVES[0], *DTYPES[4:9]],

@@ -26,12 +26,14 @@ class Backend(NamedTuple):
         platform: where they run, as a user names it.
         preferred: per primitive that None takes them for, the evidence that they are better there.
         otherwise: why None leaves the other primitives to `xla`.
+        exported: whether `jax.export` takes the kernels into a program.
     """
 
     name: str
     platform: str
     preferred: Mapping[str, str]
     otherwise: str = ""
+    exported: bool = True
 
 
 class Choice(NamedTuple):
@@ -47,7 +49,14 @@ PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 # In the order they are asked. On TPU the evidence is for windows 2x2 every 2 and 3x3 every 2;
 # `benchmarks/NOTES.md` has all numbers.
 COMPILED = "compiled for float32[8,224,224,128] it moves"
+ONE_PASS = "one pass over the arrays, vectorised for every type"
 BACKENDS = (
+    Backend(
+        "native_cpu",
+        "cpu",
+        dict.fromkeys(("select", "gather", "scatter", "reduce", "replicate"), ONE_PASS),
+        exported=False,
+    ),
     Backend(
         "mosaic_tpu",
         "tpu",
@@ -83,7 +92,9 @@ def check_plain(implementation: Implementation, what: str) -> None:
         )
 
 
-def choose(call: Call, arrays: Sequence[Any], platform: str, lead: int = 0) -> Choice:
+def choose(
+    call: Call, arrays: Sequence[Any], platform: str, lead: int = 0, export: bool = False
+) -> Choice:
     """What a call runs on a platform (`"cpu"`, `"gpu"`, `"tpu"` or another).
 
     Args:
@@ -91,6 +102,7 @@ def choose(call: Call, arrays: Sequence[Any], platform: str, lead: int = 0) -> C
         arrays: its arrays, or anything with their shapes and types.
         platform: where.
         lead: so many leading dimensions have a pattern for each of their elements.
+        export: whether the program is for `jax.export`.
     """
     if call.primitive == "correlate":
         return Choice("xla", "a plain reduction, for which no backend has a kernel")
@@ -106,6 +118,9 @@ def choose(call: Call, arrays: Sequence[Any], platform: str, lead: int = 0) -> C
         if evidence is None:  # before the kernels are imported
             reasons.append(backend.otherwise)
             continue
+        if export and not backend.exported:
+            reasons.append(f"an exported program holds no kernel of {backend.name}")
+            continue
         reason = unsupported(call, arrays, backend.name)
         if reason is None:
             return Choice(backend.name, evidence)
@@ -119,13 +134,20 @@ def serving(call: Call, arrays: Sequence[Any], platform: str) -> list[str]:
     return [name for name in there if unsupported(call, arrays, name) is None]
 
 
-def check_runs_on(call: Call, platform: str) -> None:
-    """A NotImplementedError where the backend asked for by name is one for another platform."""
+def check_runs_on(call: Call, platform: str, export: bool) -> None:
+    """A NotImplementedError where the backend asked for by name is none for such a program."""
     for backend in BACKENDS:
-        if backend.name == call.implementation and backend.platform != platform:
+        if backend.name != call.implementation:
+            continue
+        if backend.platform != platform:
             raise NotImplementedError(
                 f"implementation={backend.name!r} runs on {backend.platform}, and this program is"
                 f" for {platform}; None chooses by the platform"
+            )
+        if export and not backend.exported:
+            raise NotImplementedError(
+                f"implementation={backend.name!r}: an exported program holds no kernel of it; None"
+                " exports 'xla'"
             )
 
 
@@ -166,12 +188,19 @@ def kernel(call: Call, arrays: Sequence[Any], backend: str) -> Callable[..., Any
     """
     check_serves(call, arrays)  # these may be shards
     name, options = call.primitive, {"geometry": call.geometry, **call.options}
+    if name == "gather" and call.duplicates == "last" and finds_winners(backend):
+        name += "_last"
     if not isinstance(call.geometry, WindowGeometry):
         name += "_flat"
     run = getattr(folder(backend), name)
     if call.weighting is None:
         return functools.partial(run, **options)
     return lambda array, pattern=None: run(array, pattern, **options)
+
+
+def finds_winners(backend: str) -> bool:
+    """Whether one kernel reads zero where a later window names the same element."""
+    return hasattr(folder(backend), "gather_last")
 
 
 @functools.cache

@@ -41,14 +41,15 @@ def rule(platform: str) -> Callable[..., Any]:
     """The lowering rule of all primitives for a platform, as a user names it."""
 
     def lower(ctx: mlir.LoweringRuleContext, *values: Any, call: Call, lead: int) -> Any:
-        backends.check_runs_on(call, platform)
+        export = ctx.module_context.lowering_parameters.for_export
+        backends.check_runs_on(call, platform, export)
         where, axis_context = _where(ctx)
         module = ctx.module_context.replace(
             # In a program for several platforms, this part is for one of them.
             platforms=ctx.platforms or ctx.module_context.platforms,
             axis_context=axis_context,
         )
-        run = functools.partial(_program, platform, where, call, lead)
+        run = functools.partial(_program, platform, where, export, call, lead)
         several = len(GIVES[call.primitive]) > 1
         return mlir.lower_fun(run, multiple_results=several)(
             ctx.replace(module_context=module), *values
@@ -82,9 +83,11 @@ def _where(ctx: mlir.LoweringRuleContext) -> tuple[Where, Any]:
     return "asked", dataclasses.replace(axis_context, abstract_mesh=mesh, device_assignment=devices)
 
 
-def _program(platform: str, where: Where, call: Call, lead: int, *arrays: jax.Array) -> Any:
+def _program(
+    platform: str, where: Where, export: bool, call: Call, lead: int, *arrays: jax.Array
+) -> Any:
     """A call on arrays that may be sharded."""
-    local = functools.partial(on_device, platform, lead=lead)
+    local = functools.partial(on_device, platform, lead=lead, export=export)
     automatic: Callable[..., Any] = functools.partial(local, call, split=where != "local")
     if where == "asked" and not lead and call.primitive != "correlate":
         automatic = _by_compiler(platform, call)
@@ -172,7 +175,12 @@ def reshard(array: jax.Array, mesh: Any, spec: PartitionSpec) -> jax.Array:
 
 
 def on_device(
-    platform: str, call: Call, *arrays: jax.Array, lead: int = 0, split: bool = False
+    platform: str,
+    call: Call,
+    *arrays: jax.Array,
+    lead: int = 0,
+    split: bool = False,
+    export: bool = False,
 ) -> Any:
     """A call on the arrays of one device, by the backend chosen for its platform.
 
@@ -181,6 +189,7 @@ def on_device(
         call, arrays: the call.
         lead: so many leading dimensions have a pattern for each of their elements.
         split: XLA's partitioner will split the program, which it can with plain JAX alone.
+        export: the program is for `jax.export`.
 
     Raises:
         NotImplementedError: the backend that was asked for by name does not serve that.
@@ -191,18 +200,20 @@ def on_device(
             " meshes with axes of both kinds, are split by XLA, which cannot look into a kernel;"
             " None falls back to 'xla'"
         )
+    run = functools.partial(on_device, platform, split=split, export=export)
     if lead:
         call = dataclasses.replace(call, implementation="xla")
-        one = functools.partial(on_device, platform, call, lead=lead - 1, split=split)
-        return jax.vmap(one)(*arrays)
+        return jax.vmap(functools.partial(run, call, lead=lead - 1))(*arrays)
     if call.primitive == "correlate":
         assert isinstance(call.geometry, WindowGeometry)
         return xla.correlate(arrays[0], arrays[1], call.geometry)
-    run = functools.partial(on_device, platform, split=split)
-    if call.primitive == "gather" and call.duplicates == "last" and call.geometry.overlaps:
+    backend = "xla"
+    if not split:
+        backend = backends.choose(call, arrays, platform, export=export).implementation
+    last = call.primitive == "gather" and call.duplicates == "last" and call.geometry.overlaps
+    if last and not backends.finds_winners(backend):
         y = run(call.to("gather", duplicates="sum"), *arrays)
         return jnp.where(_wins(run, call, arrays[1]), y, jnp.zeros((), y.dtype))
-    backend = "xla" if split else backends.choose(call, arrays, platform).implementation
     return backends.kernel(call, arrays, backend)(*arrays)
 
 

@@ -1,0 +1,80 @@
+// Windows along the spatial axes, and the arithmetic of their borders (jaxunpool/core/geometry.py).
+#pragma once
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
+
+namespace jaxunpool {
+
+using i64 = int64_t;
+#define INLINE inline __attribute__((always_inline))
+
+enum Weighting : i64 { SUM, MEAN, MEAN_INSIDE, COVER, LAST };
+
+INLINE i64 floor_div(i64 a, i64 b) { return a / b - (a % b < 0); }
+INLINE i64 ceil_div(i64 a, i64 b) { return -floor_div(-a, b); }
+
+// One spatial axis. Element `tap` of window `o` is at `position(o, tap)`; outside the size is padding.
+struct Axis {
+  i64 size, outputs, window, stride, dilation, low, high;
+
+  i64 span() const { return (window - 1) * dilation + 1; }
+  i64 position(i64 o, i64 tap) const { return o * stride - low + tap * dilation; }
+
+  // The taps of a window that are no padding.
+  i64 first_tap(i64 o) const {
+    return std::min(window, ceil_div(std::max<i64>(0, -position(o, 0)), dilation));
+  }
+  i64 end_tap(i64 o) const {
+    return std::max(first_tap(o), std::min(window, ceil_div(size - position(o, 0), dilation)));
+  }
+  // The windows that hold no padding.
+  i64 interior_begin() const { return ceil_div(low, stride); }
+  i64 interior_end() const { return floor_div(size - span() + low, stride) + 1; }
+  // The elements that no missing window would cover.
+  i64 covered_begin() const { return std::max<i64>(0, span() - low - stride); }
+  i64 covered_end() const { return std::min(size, outputs * stride - low); }
+
+  // Elements of a window that are in the input, or in it and its padding; never an overhang.
+  i64 count(i64 o, bool padded) const {
+    i64 stop = size + (padded ? high : 0) - position(o, 0);
+    return std::min(window, ceil_div(stop, dilation)) - (padded ? 0 : first_tap(o));
+  }
+  // Calls f(window, tap) for the windows that have an element at a position, in order.
+  template <typename F>
+  void covering(i64 p, F f) const {
+    i64 begin = std::max<i64>(0, ceil_div(p + low - span() + 1, stride));
+    i64 end = std::min(outputs, floor_div(p + low, stride) + 1);
+    for (i64 o = begin; o < end; ++o) {
+      i64 distance = p - position(o, 0);
+      if (distance % dilation == 0) f(o, distance / dilation);
+    }
+  }
+  i64 covers(i64 p) const {
+    i64 n = 0;
+    covering(p, [&](i64, i64) { ++n; });
+    return n;
+  }
+  // From one window to the next that can share an element with it, and how many taps further back
+  // the element is there.
+  i64 next() const { return dilation / std::gcd(dilation, stride); }
+  i64 next_taps() const { return next() * stride / dilation; }
+  bool overlaps() const { return next_taps() < window && next() < outputs; }
+  // Whether no later window has this element of a window.
+  bool is_last(i64 o, i64 tap) const { return tap < next_taps() || o + next() >= outputs; }
+};
+
+// Arrays are (n, axes[0].size, axes[1].size, axes[2].size, channels): fewer spatial axes have leading
+// ones of size 1, and channels first is one channel with the channels in n.
+struct Geometry {
+  i64 n, channels;
+  Axis axes[3];
+  Weighting weighting = SUM;
+
+  i64 volume() const { return axes[0].window * axes[1].window * axes[2].window; }
+  bool overlaps() const {
+    return axes[0].overlaps() || axes[1].overlaps() || axes[2].overlaps();
+  }
+};
+
+}  // namespace jaxunpool

@@ -1,0 +1,364 @@
+// The window primitives on CPU, as custom calls of XLA's FFI.
+//
+// The kernels are compiled once for each instruction set, and the widest that this machine has is
+// chosen when the library is loaded. Handlers check what they are given, share the work among XLA's own
+// threads, and never throw.
+#include <atomic>
+#include <cfenv>
+#include <condition_variable>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "rows.h"
+#include "winners.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace jaxunpool {
+namespace {
+
+struct BFloat16 { uint16_t bits; };
+struct Float16 { uint16_t bits; };
+
+struct Refused : std::exception {
+  std::string message;
+  explicit Refused(std::string m) : message("jaxunpool: " + std::move(m)) {}
+};
+
+// The kernels of runs, for one type of values and one of offsets.
+struct Runs {
+  using Indexed = void (*)(const void* from, const void* offsets, Taps taps, i64 length, void* to);
+
+  void (*select)(const void* x, Taps taps, i64 length, void* y, void* offsets);
+  Indexed gather, fetch, scatter_last, scatter_sum;
+  void (*weighted)(const void* from, const void* factors, Taps taps, i64 length, i64 divisor, void* to);
+  void (*overwritten8)(const void* codes, Taps later, i64 length, void* found);
+  void (*overwritten32)(const void* codes, Taps later, i64 length, void* found);
+};
+
+namespace baseline {
+#define VECTOR_BYTES 16
+#include "vectors.inc"
+#include "runs.inc"
+#undef VECTOR_BYTES
+}  // namespace baseline
+
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("arch=x86-64-v3"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("arch=x86-64-v3")
+#endif
+namespace avx2 {
+#define VECTOR_BYTES 32
+#include "vectors.inc"
+#include "runs.inc"
+#undef VECTOR_BYTES
+}  // namespace avx2
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("arch=x86-64-v4"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("arch=x86-64-v4")
+#endif
+namespace avx512 {
+#define VECTOR_BYTES 64
+#include "vectors.inc"
+#include "runs.inc"
+#undef VECTOR_BYTES
+}  // namespace avx512
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
+
+Runs runs_of(ffi::DataType type, ffi::DataType offsets) {
+  if (offsets != ffi::U8 && offsets != ffi::U16) throw Refused("offsets are neither uint8 nor uint16");
+  bool wide = offsets == ffi::U16;
+#if defined(__x86_64__)
+  static const bool has_avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
+  static const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512bw") &&
+                                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (has_avx512) return avx512::runs_of(type, wide);
+  if (has_avx2) return avx2::runs_of(type, wide);
+#endif
+  return baseline::runs_of(type, wide);
+}
+
+// Calls body(0), ..., body(n - 1) on the pool's threads and the caller's. The caller waits for no task
+// that has not begun, so that many calls in a small pool cannot wait for each other. Rounding and
+// subnormals are treated as on the caller's thread, so that results do not depend on the threads.
+template <typename F>
+void in_parallel(ffi::ThreadPool& pool, i64 n, const F& body) {
+  if (n <= 1) {
+    if (n == 1) body(0);
+    return;
+  }
+  struct State {
+    std::atomic<i64> next{0}, done{0};
+    std::mutex mutex;
+    std::condition_variable changed;
+    std::fenv_t rounding;
+    std::exception_ptr failure;  // the first
+  };
+  auto state = std::make_shared<State>();
+  std::fegetenv(&state->rounding);
+  auto work = [state, n, &body] {
+    for (i64 i; (i = state->next.fetch_add(1)) < n;) {
+      try {
+        body(i);
+      } catch (...) {
+        std::lock_guard<std::mutex> lock(state->mutex);
+        if (!state->failure) state->failure = std::current_exception();
+      }
+      if (state->done.fetch_add(1) + 1 == n) {
+        std::lock_guard<std::mutex> lock(state->mutex);
+        state->changed.notify_all();
+      }
+    }
+  };
+  auto help = [state, work] {
+    std::fenv_t before;
+    std::fegetenv(&before);
+    std::fesetenv(&state->rounding);
+    work();
+    std::fesetenv(&before);
+  };
+  for (i64 helpers = std::min<i64>(pool.num_threads(), n) - 1; helpers > 0; --helpers) {
+    auto copy = help;
+    pool.Schedule(std::move(copy));
+  }
+  work();
+  std::unique_lock<std::mutex> lock(state->mutex);
+  state->changed.wait(lock, [&] { return state->done.load() == n; });
+  if (state->failure) std::rethrow_exception(state->failure);
+}
+
+constexpr i64 TASK_BYTES = 1 << 18;  // of results and operands; smaller calls stay on one thread
+
+// Products of sizes, refused where they overflow.
+i64 product(std::initializer_list<i64> sizes) {
+  i64 total = 1;
+  for (i64 size : sizes)
+    if (size < 0 || __builtin_mul_overflow(total, size, &total)) throw Refused("sizes overflow");
+  return total;
+}
+
+Geometry geometry_of(ffi::Span<const i64> sizes, i64 unpooled, i64 pooled) {
+  if (sizes.size() != 23) throw Refused("expected 23 sizes");
+  Geometry g;
+  g.n = sizes[0];
+  g.channels = sizes[1];
+  std::memcpy(g.axes, sizes.begin() + 2, sizeof g.axes);
+  constexpr i64 MOST = i64(1) << 31;
+  for (const Axis& a : g.axes)
+    for (i64 value : {a.size, a.outputs, a.window - 1, a.stride - 1, a.dilation - 1, a.low, a.high})
+      if (value < 0 || value >= MOST) throw Refused("sizes of windows are out of range");
+  const Axis *d = &g.axes[0], *h = &g.axes[1], *w = &g.axes[2];
+  if (product({g.n, g.channels, d->size, h->size, w->size}) != unpooled ||
+      product({g.n, g.channels, d->outputs, h->outputs, w->outputs}) != pooled)
+    throw Refused("arrays and windows have different sizes");
+  if (product({d->window, h->window, w->window}) > 65535) throw Refused("a window of more than 65535 elements");
+  return g;
+}
+
+template <typename F>
+ffi::Error guarded(F f) {
+  try {
+    f();
+    return ffi::Error::Success();
+  } catch (const Refused& refused) {
+    return ffi::Error::InvalidArgument(refused.message);
+  } catch (const std::exception& error) {
+    return ffi::Error::Internal(std::string("jaxunpool: ") + error.what());
+  }
+}
+
+// Shares the rows of what is written: body(first row, end row, begin, end), whole rows each, or parts
+// of rows where these are few and long.
+template <typename F>
+void share(ffi::ThreadPool& pool, const Geometry& g, bool unpooled, i64 bytes, const F& body) {
+  auto length = [&](const Axis& a) { return unpooled ? a.size : a.outputs; };
+  i64 rows = g.n * length(g.axes[0]) * length(g.axes[1]), width = length(g.axes[2]);
+  if (!rows || !width || !g.channels) return;
+  i64 tasks = std::max<i64>(1, bytes / TASK_BYTES), parts = tasks > rows ? std::min(width, tasks / rows) : 1;
+  i64 step = unpooled ? g.axes[2].stride : 1, part = ceil_div(ceil_div(width, parts), step) * step;
+  tasks = std::min(tasks, rows);
+  parts = ceil_div(width, part);
+  in_parallel(pool, tasks * parts, [&](i64 i) {
+    i64 task = i / parts, begin = i % parts * part;
+    body(rows * task / tasks, rows * (task + 1) / tasks, begin, std::min(width, begin + part));
+  });
+}
+
+using Sizes = ffi::Span<const i64>;
+using Array = ffi::AnyBuffer;
+using Result = ffi::Result<ffi::AnyBuffer>;
+
+i64 count(const Array& array) { return i64(array.element_count()); }
+i64 bytes(const Array& a, const Array& b) { return i64(a.size_bytes() + b.size_bytes()); }
+i64 item(const Array& array) { return i64(ffi::ByteWidth(array.element_type())); }
+const char* data(const Array& array) { return static_cast<const char*>(array.untyped_data()); }
+char* data(Result& array) { return static_cast<char*>(array->untyped_data()); }
+void check_same(i64 a, i64 b) {
+  if (a != b) throw Refused("values and offsets have different sizes");
+}
+
+ffi::Error Select(ffi::ThreadPool pool, Array x, Result y, Result offsets, Sizes sizes) {
+  return guarded([&] {
+    check_same(count(*y), count(*offsets));
+    Geometry g = geometry_of(sizes, count(x), count(*y));
+    Runs runs = runs_of(x.element_type(), offsets->element_type());
+    i64 size = item(x), offset_size = item(*offsets);
+    share(pool, g, false, bytes(x, *y), [&](i64 first, i64 last, i64 begin, i64 end) {
+      Scratch s;
+      for (i64 row = first; row < last; ++row)
+        read_row(g, data(x), size, row, begin, end, s, [&](const char* from, Taps taps, i64 o, i64 n) {
+          i64 at = (row * g.axes[2].outputs + o) * g.channels;
+          runs.select(from, taps, n * g.channels, data(y) + at * size, data(offsets) + at * offset_size);
+        });
+    });
+  });
+}
+
+constexpr int MANY_TAPS = 32;  // more than these are not compared one by one
+
+// names(row): the offsets of a row of windows from `begin` on.
+template <typename Names>
+void gather_rows(const Geometry& g, const Runs& runs, const char* u, i64 size, char* y, i64 offset_size, i64 first,
+                 i64 last, i64 begin, i64 end, Names names) {
+  Scratch s;
+  for (i64 row = first; row < last; ++row) {
+    const char* named = names(row);
+    char* to = y + (row * g.axes[2].outputs + begin) * g.channels * size;
+    read_row(g, u, size, row, begin, end, s, [&](const char* from, Taps taps, i64 o, i64 n) {
+      i64 at = (o - begin) * g.channels;
+      bool fetch = taps.count > MANY_TAPS && taps.count == g.volume();
+      (fetch ? runs.fetch : runs.gather)(from, named + at * offset_size, taps, n * g.channels, to + at * size);
+    });
+  }
+}
+
+template <typename O>
+void gather(ffi::ThreadPool& pool, const Geometry& g, const Runs& runs, const Array& u, const Array& offsets,
+            Result& y, bool winners) {
+  const O* o = reinterpret_cast<const O*>(data(offsets));
+  share(pool, g, false, bytes(u, *y), [&](i64 first, i64 last, i64 begin, i64 end) {
+    auto rows = [&](auto names) {
+      gather_rows(g, runs, data(u), item(u), data(y), sizeof(O), first, last, begin, end,
+                  [&](i64 row) { return reinterpret_cast<const char*>(names(row)); });
+    };
+    auto of_winners = [&](auto&& found) {
+      rows([&](i64 row) { return found.of_row(o, row, begin, end); });
+    };
+    if (!winners || !g.overlaps()) rows([&](i64 row) { return o + (row * g.axes[2].outputs + begin) * g.channels; });
+    else if (Winners<uint8_t, O>::fits(g)) of_winners(Winners<uint8_t, O>(g, runs.overwritten8));
+    else of_winners(Winners<uint32_t, O>(g, runs.overwritten32));
+  });
+}
+
+ffi::Error Gather(ffi::ThreadPool pool, Array u, Array offsets, Result y, Sizes sizes, bool winners) {
+  return guarded([&] {
+    check_same(count(*y), count(offsets));
+    Geometry g = geometry_of(sizes, count(u), count(*y));
+    Runs runs = runs_of(u.element_type(), offsets.element_type());
+    if (item(offsets) == 1) gather<uint8_t>(pool, g, runs, u, offsets, y, winners);
+    else gather<uint16_t>(pool, g, runs, u, offsets, y, winners);
+  });
+}
+
+ffi::Error Scatter(ffi::ThreadPool pool, Array y, Array offsets, Result u, Sizes sizes, bool last_wins) {
+  return guarded([&] {
+    check_same(count(y), count(offsets));
+    Geometry g = geometry_of(sizes, count(*u), count(y));
+    Runs runs = runs_of(y.element_type(), offsets.element_type());
+    i64 size = item(y), offset_size = item(offsets);
+    share(pool, g, true, bytes(*u, y), [&](i64 first, i64 last, i64 begin, i64 end) {
+      Scratch s;
+      for (i64 row = first; row < last; ++row)
+        write_row(g, data(u), size, row, begin, end, s, [&](Taps taps, i64 further, i64 n, char* to) {
+          i64 at = further * g.channels;
+          (last_wins ? runs.scatter_last : runs.scatter_sum)(data(y) + at * size, data(offsets) + at * offset_size,
+                                                             taps, n * g.channels, to);
+        });
+    });
+  });
+}
+
+// An empty pattern stands for ones.
+const void* pattern_of(const Array& pattern, Geometry& g, i64 weighting) {
+  if (weighting < SUM || weighting > LAST) throw Refused("unknown weighting");
+  g.weighting = Weighting(weighting);
+  if (!count(pattern)) return nullptr;
+  if (count(pattern) != g.volume()) throw Refused("the pattern is not as large as the window");
+  return data(pattern);
+}
+
+ffi::Error Reduce(ffi::ThreadPool pool, Array u, Array pattern, Result y, Sizes sizes, i64 weighting) {
+  return guarded([&] {
+    Geometry g = geometry_of(sizes, count(u), count(*y));
+    const void* factors = pattern_of(pattern, g, weighting);
+    Runs runs = runs_of(u.element_type(), ffi::U8);
+    const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
+    bool padded = g.weighting == MEAN, divides = padded || g.weighting == MEAN_INSIDE;
+    share(pool, g, false, bytes(u, *y), [&](i64 first, i64 last, i64 begin, i64 end) {
+      Scratch s;
+      for (i64 row = first; row < last; ++row) {
+        i64 od = row / h.outputs % d.outputs, rows = divides ? d.count(od, padded) * h.count(row % h.outputs, padded) : 1;
+        read_row(g, data(u), item(u), row, begin, end, s, [&](const char* from, Taps taps, i64 o, i64 n) {
+          i64 divisor = divides ? rows * w.count(o, padded) : 1, at = (row * w.outputs + o) * g.channels;
+          runs.weighted(from, factors, taps, n * g.channels, divisor, data(y) + at * item(u));
+        });
+      }
+    });
+  });
+}
+
+ffi::Error Replicate(ffi::ThreadPool pool, Array y, Array pattern, Result u, Sizes sizes, i64 weighting) {
+  return guarded([&] {
+    Geometry g = geometry_of(sizes, count(*u), count(y));
+    const void* factors = pattern_of(pattern, g, weighting);
+    Runs runs = runs_of(y.element_type(), ffi::U8);
+    share(pool, g, true, bytes(*u, y), [&](i64 first, i64 last, i64 begin, i64 end) {
+      Scratch s;
+      for (i64 row = first; row < last; ++row)
+        write_row(g, data(u), item(y), row, begin, end, s, [&](Taps taps, i64 further, i64 n, char* to) {
+          if (g.weighting == LAST && taps.count) taps = Taps{taps.begin + taps.count - 1, 1};
+          i64 divisor = g.weighting == COVER ? std::max(taps.count, 1) : 1;
+          runs.weighted(data(y) + further * g.channels * item(y), factors, taps, n * g.channels, divisor, to);
+        });
+    });
+  });
+}
+
+}  // namespace
+}  // namespace jaxunpool
+
+using namespace jaxunpool;
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_select, Select,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Ret<Array>().Ret<Array>()
+                                  .Attr<Sizes>("sizes"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_gather, Gather,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Arg<Array>().Ret<Array>()
+                                  .Attr<Sizes>("sizes").Attr<bool>("winners"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_scatter, Scatter,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Arg<Array>().Ret<Array>()
+                                  .Attr<Sizes>("sizes").Attr<bool>("last"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_reduce, Reduce,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Arg<Array>().Ret<Array>()
+                                  .Attr<Sizes>("sizes").Attr<i64>("weighting"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_replicate, Replicate,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Arg<Array>().Ret<Array>()
+                                  .Attr<Sizes>("sizes").Attr<i64>("weighting"));

@@ -1,0 +1,181 @@
+// Cutting rows into runs. A run is the channels of one element or, where channels are few or the stride
+// is 1, those of a row of elements; all its results look at the same taps, at the same distances.
+#pragma once
+#include <cstring>
+#include <vector>
+
+#include "geometry.h"
+
+namespace jaxunpool {
+
+struct Tap {
+  i64 distance;     // from the run's start, in elements
+  uint32_t offset;  // that names it
+  i64 divisor;      // of its own, in weighted sums
+};
+struct Taps {
+  const Tap* begin;
+  int count;
+  const Tap& operator[](int i) const { return begin[i]; }
+};
+
+// From here on rows are taken channels by channels, below as a whole.
+constexpr i64 MANY_CHANNELS = 16;
+
+// What a task keeps from row to row. Rows of the input in phases (every `stride`th element) are made
+// once and stay in the slot of their number.
+struct Scratch {
+  std::vector<Tap> rows, taps;
+  std::vector<char> bytes;
+  std::vector<i64> held;
+
+  Taps list() const { return {taps.data(), int(taps.size())}; }
+};
+
+template <int BYTES, i64 STRIDE = 0>
+void copy_elements(char* to, i64 to_step, const char* from, i64 from_step, i64 count) {
+  if (STRIDE) from_step = STRIDE * BYTES, to_step = BYTES;
+  for (i64 i = 0; i < count; ++i) std::memcpy(to + i * to_step, from + i * from_step, BYTES);
+}
+// Elements of so many bytes, all channels of them; `steps` are in bytes too.
+inline void copy_every(char* to, i64 to_step, const char* from, i64 from_step, i64 count, i64 bytes) {
+  bool every_second = to_step == bytes && from_step == 2 * bytes;
+  switch (bytes) {
+    case 1: return (every_second ? copy_elements<1, 2> : copy_elements<1>)(to, to_step, from, from_step, count);
+    case 2: return (every_second ? copy_elements<2, 2> : copy_elements<2>)(to, to_step, from, from_step, count);
+    case 4: return (every_second ? copy_elements<4, 2> : copy_elements<4>)(to, to_step, from, from_step, count);
+    case 3: return copy_elements<3>(to, to_step, from, from_step, count);
+    case 6: return copy_elements<6>(to, to_step, from, from_step, count);
+    case 8: return copy_elements<8>(to, to_step, from, from_step, count);
+    case 12: return copy_elements<12>(to, to_step, from, from_step, count);
+    case 16: return copy_elements<16>(to, to_step, from, from_step, count);
+    default:
+      for (i64 i = 0; i < count; ++i) std::memcpy(to + i * to_step, from + i * from_step, bytes);
+  }
+}
+
+// Windows that read. Calls run(source, taps, first window, windows) for parts of a row of windows, of
+// elements of `bytes` bytes; the windows of a part see the same taps, at distances from the first one.
+// `each`: one window at a time, for weightings that differ from window to window.
+template <typename Run>
+void read_row(const Geometry& g, const char* x, i64 bytes, i64 row, i64 first, i64 last, Scratch& s, Run run) {
+  const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
+  i64 oh = row % h.outputs, od = row / h.outputs % d.outputs, n = row / h.outputs / d.outputs;
+  bool cover = g.weighting == COVER, only_last = g.weighting == LAST;
+  s.rows.clear();  // the rows of x that the windows reach, by their numbers
+  for (i64 a = d.first_tap(od); a < d.end_tap(od); ++a)
+    for (i64 b = h.first_tap(oh); b < h.end_tap(oh); ++b) {
+      if (only_last && !(d.is_last(od, a) && h.is_last(oh, b))) continue;
+      i64 divisor = cover ? d.covers(d.position(od, a)) * h.covers(h.position(oh, b)) : 1;
+      s.rows.push_back({(n * d.size + d.position(od, a)) * h.size + h.position(oh, b),
+                        uint32_t((a * h.window + b) * w.window), divisor});
+    }
+  auto find_taps = [&](i64 o, i64 begin, i64 end) {  // of window o
+    s.taps.clear();
+    for (const Tap& r : s.rows)
+      for (i64 c = begin; c < end; ++c) {
+        if (only_last && !w.is_last(o, c)) continue;
+        i64 divisor = cover ? r.divisor * w.covers(w.position(o, c)) : 1;
+        i64 distance = (r.distance * w.size + w.position(o, c)) * g.channels;
+        s.taps.push_back({distance, uint32_t(r.offset + c), divisor});
+      }
+  };
+  auto one_by_one = [&](i64 begin, i64 end) {
+    for (i64 o = begin; o < end; ++o) {
+      find_taps(o, w.first_tap(o), w.end_tap(o));
+      run(x, s.list(), o, i64(1));
+    }
+  };
+  if (cover || only_last) return one_by_one(first, last);
+  i64 begin = std::min(last, std::max(first, w.interior_begin()));
+  i64 end = std::max(begin, std::min(last, w.interior_end()));
+  one_by_one(first, begin);
+  one_by_one(end, last);
+  if (begin == end) return;
+  bool by_channels = g.channels >= MANY_CHANNELS || std::max({d.dilation, h.dilation, w.dilation}) > 1;
+  if (w.stride == 1 || by_channels) {
+    find_taps(begin, 0, w.window);
+    if (w.stride == 1) return run(x, s.list(), begin, end - begin);
+    for (i64 o = begin; o < end; ++o)
+      run(x + (o - begin) * w.stride * g.channels * bytes, s.list(), o, i64(1));
+    return;
+  }
+  // Few channels: in phases the elements of a tap are next to each other.
+  i64 width = last - first + (w.window - 1) / w.stride, phases = std::min(w.stride, w.window);
+  i64 length = phases * width * g.channels;
+  if (s.held.empty()) {
+    s.held.assign(d.window * h.window, -1);
+    s.bytes.resize(s.held.size() * length * bytes);
+  }
+  s.taps.clear();
+  for (const Tap& r : s.rows) {
+    i64 number = r.distance, slot = number / h.size % d.size % d.window * h.window + number % h.size % h.window;
+    if (s.held[slot] != number) {
+      s.held[slot] = number;
+      for (i64 phase = 0; phase < phases; ++phase) {
+        i64 at = w.position(first, phase), a = std::max<i64>(0, ceil_div(-at, w.stride));
+        i64 b = std::min(width, floor_div(w.size - 1 - at, w.stride) + 1), element = g.channels * bytes;
+        copy_every(s.bytes.data() + (slot * length + (phase * width + a) * g.channels) * bytes, element,
+                   x + (number * w.size + at + a * w.stride) * element, w.stride * element, b - a, element);
+      }
+    }
+    for (i64 c = 0; c < w.window; ++c) {
+      i64 at = c % w.stride * width + c / w.stride + begin - first;
+      s.taps.push_back({slot * length + at * g.channels, uint32_t(r.offset + c), 1});
+    }
+  }
+  run(static_cast<const char*>(s.bytes.data()), s.list(), begin, end - begin);
+}
+
+// Windows that write. Calls write(taps, windows further on, elements, to) for parts of a row of u, of
+// elements of `bytes` bytes: their taps are in raster order, as many windows further on than the taps'
+// distances say.
+template <typename Write>
+void write_row(const Geometry& g, char* u, i64 bytes, i64 row, i64 first, i64 last, Scratch& s, Write write) {
+  const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
+  i64 y = row % h.size, z = row / h.size % d.size, n = row / h.size / d.size, element = g.channels * bytes;
+  bool padded = g.weighting == MEAN, each = padded || g.weighting == MEAN_INSIDE;
+  char* to = u + row * w.size * element;
+  s.rows.clear();  // the rows of windows that have an element in this row
+  d.covering(z, [&](i64 od, i64 a) {
+    h.covering(y, [&](i64 oh, i64 b) {
+      s.rows.push_back({((n * d.outputs + od) * h.outputs + oh) * w.outputs,
+                        uint32_t((a * h.window + b) * w.window),
+                        each ? d.count(od, padded) * h.count(oh, padded) : 1});
+    });
+  });
+  auto find_taps = [&](i64 x) {  // of element x
+    s.taps.clear();
+    for (const Tap& r : s.rows)
+      w.covering(x, [&](i64 o, i64 c) {
+        i64 divisor = each ? r.divisor * w.count(o, padded) : 1;
+        s.taps.push_back({(r.distance + o) * g.channels, uint32_t(r.offset + c), divisor});
+      });
+  };
+  auto one_by_one = [&](i64 begin, i64 end) {
+    for (i64 x = begin; x < end; ++x) {
+      find_taps(x);
+      write(s.list(), i64(0), i64(1), to + x * element);
+    }
+  };
+  if (each) return one_by_one(first, last);
+  i64 begin = std::min(last, std::max(first, w.covered_begin()));
+  i64 end = std::max(begin, std::min(last, w.covered_end()));
+  one_by_one(first, begin);
+  one_by_one(end, last);
+  for (i64 x = begin; x < std::min(begin + w.stride, end); ++x) {  // and every `stride`th after it
+    i64 count = ceil_div(end - x, w.stride);
+    find_taps(x);
+    if (w.stride == 1) {
+      write(s.list(), i64(0), count, to + x * element);
+    } else if (g.channels >= MANY_CHANNELS) {
+      for (i64 k = 0; k < count; ++k) write(s.list(), k, i64(1), to + (x + k * w.stride) * element);
+    } else {
+      s.bytes.resize(count * element);
+      write(s.list(), i64(0), count, s.bytes.data());
+      copy_every(to + x * element, w.stride * element, s.bytes.data(), element, count, element);
+    }
+  }
+}
+
+}  // namespace jaxunpool

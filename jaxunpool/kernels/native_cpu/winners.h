@@ -1,0 +1,113 @@
+// Which windows have the last word on their element.
+#pragma once
+#include <limits>
+#include <vector>
+
+#include "rows.h"
+
+namespace jaxunpool {
+
+// The offsets of a row of windows, with those whose element a later window names replaced by one that
+// names nothing. Offsets are compared as codes of type C, whose digits leave room for differences: a
+// window names the same element as one before it by that one's code less the code of their distance.
+template <typename C, typename O>
+class Winners {
+ public:
+  using Compare = void (*)(const void* codes, Taps later, i64 length, void* found);
+
+  Winners(const Geometry& g, Compare compare) : g_(g), compare_(compare) {
+    const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
+    pitch_[2] = 1;
+    pitch_[1] = 2 * w.window - 1;
+    pitch_[0] = pitch_[1] * (2 * h.window - 1);
+    for (int i = 0; i < 3; ++i) {
+      const Axis& a = g.axes[i];
+      i64 most = std::min((a.window - 1) / a.next_taps(), (a.outputs - 1) / a.next());
+      most_[i] = most * a.next();
+    }
+    for (i64 a = 0; a < d.window; ++a)
+      for (i64 b = 0; b < h.window; ++b)
+        for (i64 c = 0; c < w.window; ++c) codes_.push_back(C(a * pitch_[0] + b * pitch_[1] + c));
+    codes_.push_back(C(2 * largest(g) + 1));  // names nothing: no difference leads to it
+  }
+  // Codes go from 0 to this.
+  static i64 largest(const Geometry& g) {
+    i64 w = 2 * g.axes[2].window - 1, h = w * (2 * g.axes[1].window - 1);
+    return (g.axes[0].window - 1) * h + (g.axes[1].window - 1) * w + g.axes[2].window - 1;
+  }
+  // Differences go from -largest to 2 * largest, modulo the numbers that C has.
+  static bool fits(const Geometry& g) { return 3 * largest(g) + 1 < i64(std::numeric_limits<C>::max()); }
+
+  const O* of_row(const O* o, i64 row, i64 first, i64 last) {
+    const Axis &d = g_.axes[0], &h = g_.axes[1], &w = g_.axes[2];
+    i64 oh = row % h.outputs, od = row / h.outputs % d.outputs, n = row / h.outputs / d.outputs;
+    i64 length = (last - first + 2 * most_[2]) * g_.channels, count = (last - first) * g_.channels;
+    i64 ring = 2 * most_[1] + 1, slots = (most_[0] + 1) * ring;
+    if (held_.empty()) {
+      held_.assign(slots, -1);
+      rows_.resize(slots * length);
+      found_.resize(count);
+      winners_.resize(count);
+    }
+    auto coded = [&](i64 z, i64 y) {
+      i64 number = (n * d.outputs + z) * h.outputs + y, slot = z % (most_[0] + 1) * ring + y % ring;
+      C* to = rows_.data() + slot * length;
+      if (held_[slot] != number) {
+        held_[slot] = number;
+        i64 a = std::max<i64>(0, first - most_[2]), b = std::min(w.outputs, last + most_[2]);
+        i64 before = (a - first + most_[2]) * g_.channels, m = (b - a) * g_.channels;
+        std::fill(to, to + before, codes_.back());
+        encode(o + (number * w.outputs + a) * g_.channels, m, to + before);
+        std::fill(to + before + m, to + length, codes_.back());
+      }
+      return to + most_[2] * g_.channels;
+    };
+    const C* here = coded(od, oh);
+    later_.clear();
+    for (i64 z = 0; z <= most_[0] && od + z < d.outputs; z += d.next())
+      for (i64 y = z ? -most_[1] : 0; y <= most_[1]; y += h.next()) {
+        if (oh + y < 0 || oh + y >= h.outputs) continue;
+        const C* there = coded(od + z, oh + y);
+        for (i64 x = z || y ? -most_[2] : w.next(); x <= most_[2]; x += w.next()) {
+          i64 code = taps(d, z) * pitch_[0] + taps(h, y) * pitch_[1] + taps(w, x);
+          later_.push_back({there - here + x * g_.channels, uint32_t(code), 1});
+        }
+      }
+    compare_(here, Taps{later_.data(), int(later_.size())}, count, found_.data());
+    const O* own = o + (row * w.outputs + first) * g_.channels;
+    for (i64 i = 0; i < count; ++i) winners_[i] = found_[i] ? O(-1) : own[i];
+    return winners_.data();
+  }
+
+ private:
+  static i64 taps(const Axis& a, i64 windows) { return windows / a.next() * a.next_taps(); }
+
+  void encode(const O* o, i64 count, C* to) const {
+    i64 volume = g_.volume();
+    if constexpr (sizeof(C) == 1 && sizeof(O) == 1) {
+      // o / w and o / (h * w) by multiplication; where a divisor is 1, its quotient is not needed.
+      i64 w = g_.axes[2].window, hw = w * g_.axes[1].window;
+      auto reciprocal = [](i64 d) { return uint16_t(d == 1 ? 0 : (65535 + d) / d); };
+      uint16_t by_w = reciprocal(w), by_hw = reciprocal(hw), none = codes_.back();
+      uint16_t step_w = uint16_t(pitch_[1] - w);
+      uint16_t step_hw = uint16_t(pitch_[0] - g_.axes[1].window * pitch_[1]);
+      for (i64 i = 0; i < count; ++i) {
+        uint16_t v = o[i], q = uint16_t((uint32_t(v) * by_w) >> 16);
+        uint16_t r = uint16_t((uint32_t(v) * by_hw) >> 16), code = uint16_t(v + q * step_w + r * step_hw);
+        to[i] = C(v < volume ? code : none);
+      }
+    } else {
+      for (i64 i = 0; i < count; ++i) to[i] = codes_[std::min<i64>(o[i], volume)];
+    }
+  }
+
+  const Geometry& g_;
+  Compare compare_;
+  i64 pitch_[3], most_[3];
+  std::vector<C> codes_, rows_, found_;
+  std::vector<O> winners_;
+  std::vector<i64> held_;
+  std::vector<Tap> later_;
+};
+
+}  // namespace jaxunpool
