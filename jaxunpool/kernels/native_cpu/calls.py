@@ -12,7 +12,6 @@ import numpy as np
 from jaxunpool.core.geometry import Axis, WindowGeometry
 from jaxunpool.kernels.common import accumulator
 from jaxunpool.kernels.native_cpu import library
-from jaxunpool.kernels.varying import result_like
 
 INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 DTYPES = frozenset(map(jnp.dtype, ["float16", "bfloat16", "float32", "float64", *INTEGERS]))
@@ -33,7 +32,7 @@ def unsupported(
 def select(x: jax.Array, geometry: WindowGeometry) -> tuple[jax.Array, jax.Array]:
     """Maximum of each window and its offset: the first of equals, the last NaN, never padding."""
     shape = geometry.pooled_shape(x.shape)
-    types = [result_like(x, shape, dtype) for dtype in (x.dtype, geometry.offset_dtype)]
+    types = [_type(x, shape, dtype) for dtype in (x.dtype, geometry.offset_dtype)]
     y, offsets = _call("select", types, x, sizes=_sizes(geometry, x.shape))
     return y, offsets
 
@@ -49,7 +48,7 @@ def gather_last(u: jax.Array, offsets: jax.Array, geometry: WindowGeometry) -> j
 
 
 def _gather(u: jax.Array, offsets: jax.Array, geometry: WindowGeometry, winners: bool) -> jax.Array:
-    y, sizes = result_like(offsets, offsets.shape, u.dtype), _sizes(geometry, u.shape)
+    y, sizes = _type(offsets, offsets.shape, u.dtype), _sizes(geometry, u.shape)
     return _call("gather", y, u, offsets, sizes=sizes, winners=winners)
 
 
@@ -58,7 +57,7 @@ def scatter(
 ) -> jax.Array:
     """Where windows meet, `"sum"` adds them in raster order and `"last"` keeps the last of them."""
     shape = geometry.unpooled_shape(y.shape)
-    u, last = result_like(y, shape, y.dtype), duplicates == "last"
+    u, last = _type(y, shape, y.dtype), duplicates == "last"
     return _call("scatter", u, y, offsets, sizes=_sizes(geometry, shape), last=last)
 
 
@@ -66,7 +65,7 @@ def reduce(
     u: jax.Array, pattern: jax.Array | None, geometry: WindowGeometry, weighting: str = "sum"
 ) -> jax.Array:
     """Weighted sums of the elements times `pattern` (None: ones), in raster order."""
-    y = result_like(u, geometry.pooled_shape(u.shape), u.dtype)
+    y = _type(u, geometry.pooled_shape(u.shape), u.dtype)
     return _weighted("reduce", y, u, pattern, weighting, _sizes(geometry, u.shape))
 
 
@@ -75,13 +74,13 @@ def replicate(
 ) -> jax.Array:
     """Copies times `pattern` (None: ones), weighted, in raster order."""
     shape = geometry.unpooled_shape(y.shape)
-    u = result_like(y, shape, y.dtype)
+    u = _type(y, shape, y.dtype)
     return _weighted("replicate", u, y, pattern, weighting, _sizes(geometry, shape))
 
 
 def _weighted(
     name: str,
-    result: jax.ShapeDtypeStruct,
+    result: Any,
     array: jax.Array,
     pattern: jax.Array | None,
     weighting: str,
@@ -96,6 +95,11 @@ def _weighted(
 
 def _call(name: str, results: Any, *arrays: jax.Array, **attributes: Any) -> Any:
     return jax.ffi.ffi_call(library.PREFIX + name, results)(*arrays, **attributes)
+
+
+def _type(like: jax.Array, shape: tuple[int, ...], dtype: Any) -> Any:
+    """The type of a result, which differs along the axes of a `shard_map` where an argument does."""
+    return jax.typeof(like).update(shape=shape, dtype=jnp.dtype(dtype), weak_type=False)
 
 
 def _sizes(g: WindowGeometry, shape: tuple[int, ...]) -> np.ndarray:
