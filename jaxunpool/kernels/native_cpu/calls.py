@@ -49,6 +49,7 @@ def gather_last(u: jax.Array, offsets: jax.Array, geometry: WindowGeometry) -> j
 
 def _gather(u: jax.Array, offsets: jax.Array, geometry: WindowGeometry, winners: bool) -> jax.Array:
     y, sizes = _type(offsets, offsets.shape, u.dtype), _sizes(geometry, u.shape)
+    offsets = _narrowed(offsets, geometry)
     return _call("gather", y, u, offsets, sizes=sizes, winners=winners)
 
 
@@ -58,6 +59,7 @@ def scatter(
     """Where windows meet, `"sum"` adds them in raster order and `"last"` keeps the last of them."""
     shape = geometry.unpooled_shape(y.shape)
     u, last = _type(y, shape, y.dtype), duplicates == "last"
+    offsets = _narrowed(offsets, geometry)
     return _call("scatter", u, y, offsets, sizes=_sizes(geometry, shape), last=last)
 
 
@@ -95,6 +97,14 @@ def _weighted(
 
 def _call(name: str, results: Any, *arrays: jax.Array, **attributes: Any) -> Any:
     return jax.ffi.ffi_call(library.PREFIX + name, results)(*arrays, **attributes)
+
+
+def _narrowed(offsets: jax.Array, geometry: WindowGeometry) -> jax.Array:
+    """Offsets of the geometry's type, also where they were made by hand."""
+    if offsets.dtype == geometry.offset_dtype:
+        return offsets
+    named = jnp.where(geometry.names_element(offsets), offsets, geometry.volume)
+    return named.astype(geometry.offset_dtype)
 
 
 def _type(like: jax.Array, shape: tuple[int, ...], dtype: Any) -> Any:

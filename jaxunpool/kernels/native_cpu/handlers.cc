@@ -84,17 +84,18 @@ namespace avx512 {
 #endif
 
 Runs runs_of(ffi::DataType type, ffi::DataType offsets) {
-  if (offsets != ffi::U8 && offsets != ffi::U16) throw Refused("offsets are neither uint8 nor uint16");
-  bool wide = offsets == ffi::U16;
+  if (offsets != ffi::U8 && offsets != ffi::U16 && offsets != ffi::U32)
+    throw Refused("offsets are neither uint8, uint16 nor uint32");
+  i64 offset_bytes = i64(ffi::ByteWidth(offsets));
 #if defined(__x86_64__)
   static const bool has_avx2 =
       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
   static const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512bw") &&
                                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (has_avx512) return avx512::runs_of(type, wide);
-  if (has_avx2) return avx2::runs_of(type, wide);
+  if (has_avx512) return avx512::runs_of(type, offset_bytes);
+  if (has_avx2) return avx2::runs_of(type, offset_bytes);
 #endif
-  return baseline::runs_of(type, wide);
+  return baseline::runs_of(type, offset_bytes);
 }
 
 // Calls body(0), ..., body(n - 1) on the pool's threads and the caller's. The caller waits for no task
@@ -170,7 +171,7 @@ Geometry geometry_of(ffi::Span<const i64> sizes, i64 unpooled, i64 pooled) {
   if (product({g.n, g.channels, d->size, h->size, w->size}) != unpooled ||
       product({g.n, g.channels, d->outputs, h->outputs, w->outputs}) != pooled)
     throw Refused("arrays and windows have different sizes");
-  if (product({d->window, h->window, w->window}) > 65535) throw Refused("a window of more than 65535 elements");
+  if (product({d->window, h->window, w->window}) >= MOST) throw Refused("windows are too large");
   return g;
 }
 
@@ -275,7 +276,8 @@ ffi::Error Gather(ffi::ThreadPool pool, Array u, Array offsets, Result y, Sizes 
     Geometry g = geometry_of(sizes, count(u), count(*y));
     Runs runs = runs_of(u.element_type(), offsets.element_type());
     if (item(offsets) == 1) gather<uint8_t>(pool, g, runs, u, offsets, y, winners);
-    else gather<uint16_t>(pool, g, runs, u, offsets, y, winners);
+    else if (item(offsets) == 2) gather<uint16_t>(pool, g, runs, u, offsets, y, winners);
+    else gather<uint32_t>(pool, g, runs, u, offsets, y, winners);
   });
 }
 
