@@ -165,7 +165,8 @@ def check_serves(call: Call, arrays: Sequence[Any], lead: int = 0) -> None:
 
 def unsupported(call: Call, arrays: Sequence[Any], backend: str) -> str | None:
     """Why a backend's kernels do not serve a call; None if they do."""
-    if not isinstance(call.geometry, WindowGeometry):
+    has_windows = isinstance(call.geometry, WindowGeometry)
+    if not has_windows and not hasattr(folder(backend), call.primitive + "_flat"):
         return "indices without a window"
     shape = arrays[0].shape
     if call.primitive in UNPOOL:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
 
-from jaxunpool.core import primitives
+from jaxunpool.core import backends, lowering, primitives
 from jaxunpool.core.backends import Implementation, check_plain
 from jaxunpool.core.calls import Call
 from jaxunpool.core.geometry import Plane, WindowGeometry
@@ -64,9 +67,53 @@ def aligned(values: jax.typing.ArrayLike, axis: int, ndim: int) -> jax.Array:
 def _find(
     x: jax.Array, starts: Bounds, stops: Bounds | None, widths: tuple[int, ...], plane: Plane
 ) -> tuple[jax.Array, jax.Array]:
-    if stops is None:
-        return _pick(x, starts, widths, plane)
-    return _compare(x, starts, stops, widths, plane)
+    y, flat = UNEVEN.bind(x, *starts, *(stops or ()), widths=widths, plane=plane)
+    return y, flat
+
+
+# One pass where a backend has a kernel for it, and else plain JAX.
+UNEVEN = Primitive("jaxunpool_uneven")
+UNEVEN.multiple_results = True
+
+
+@UNEVEN.def_impl
+def _plain(x: jax.Array, *bounds: jax.Array, widths: tuple[int, ...], plane: Plane) -> Any:
+    starts, stops = bounds[: plane.ndim], bounds[plane.ndim :]
+    return list(_compare(x, starts, stops, widths, plane) if stops else _pick(x, starts, widths, plane))
+
+
+def _kernel(x: jax.Array, *bounds: jax.Array, widths: tuple[int, ...], plane: Plane) -> Any:
+    starts, stops = bounds[: plane.ndim], bounds[plane.ndim :]
+    stops = stops or tuple(start + width for start, width in zip(starts, widths))
+    return list(backends.folder("native_cpu").select_uneven(x, starts, stops, plane))
+
+
+@UNEVEN.def_abstract_eval
+def _types(*avals: Any, **parameters: Any) -> Any:
+    return jax.make_jaxpr(functools.partial(_plain, **parameters))(*avals).out_avals
+
+
+def _batch(arrays: Any, dims: Any, **parameters: Any) -> Any:
+    front = [
+        array[None] if dim is None else jnp.moveaxis(array, dim, 0)
+        for array, dim in zip(arrays, dims)
+    ]
+    size = max(array.shape[0] for array in front)
+    front[0] = jnp.broadcast_to(front[0], (size, *front[0].shape[1:]))
+    return UNEVEN.bind(*front, **parameters), [0, 0]
+
+
+def _lower_on_cpu(ctx: mlir.LoweringRuleContext, *values: Any, **parameters: Any) -> Any:
+    x, plane = ctx.avals_in[0], parameters["plane"]
+    alone = lowering.on_one_device(ctx)
+    serves = alone and backends.folder("native_cpu").unsupported("select", plane, x.shape, x.dtype)
+    run = _kernel if alone and serves is None else _plain
+    return mlir.lower_fun(functools.partial(run, **parameters), multiple_results=True)(ctx, *values)
+
+
+batching.primitive_batchers[UNEVEN] = _batch
+mlir.register_lowering(UNEVEN, mlir.lower_fun(_plain, multiple_results=True), inline=False)
+mlir.register_lowering(UNEVEN, _lower_on_cpu, platform="cpu", inline=False)
 
 
 def _pick(

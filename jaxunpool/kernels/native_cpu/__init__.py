@@ -10,12 +10,28 @@ library takes the widest there is.
 
 from jaxunpool.kernels.native_cpu.calls import (
     gather,
+    gather_flat,
     gather_last,
+    gather_last_flat,
     reduce,
     replicate,
     scatter,
+    scatter_flat,
     select,
+    select_uneven,
     unsupported,
 )
 
-__all__ = ["gather", "gather_last", "reduce", "replicate", "scatter", "select", "unsupported"]
+__all__ = [
+    "gather",
+    "gather_flat",
+    "gather_last",
+    "gather_last_flat",
+    "reduce",
+    "replicate",
+    "scatter",
+    "scatter_flat",
+    "select",
+    "select_uneven",
+    "unsupported",
+]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunpool.core.geometry import Axis, WindowGeometry
+from jaxunpool.core.geometry import Axis, Plane, WindowGeometry
 from jaxunpool.kernels.common import accumulator
 from jaxunpool.kernels.native_cpu import library
 
@@ -99,6 +100,77 @@ def _call(name: str, results: Any, *arrays: jax.Array, **attributes: Any) -> Any
     return jax.ffi.ffi_call(library.PREFIX + name, results)(*arrays, **attributes)
 
 
+def gather_flat(u: jax.Array, flat: jax.Array, geometry: Plane) -> jax.Array:
+    """`u` at flat positions of a plane; zero where out of range."""
+    return _gather_flat(u, flat, geometry, winners=False)
+
+
+def gather_last_flat(u: jax.Array, flat: jax.Array, geometry: Plane) -> jax.Array:
+    """Zero also where a later position is the same."""
+    return _gather_flat(u, flat, geometry, winners=True)
+
+
+def _gather_flat(u: jax.Array, flat: jax.Array, geometry: Plane, winners: bool) -> jax.Array:
+    y, sizes = _type(flat, flat.shape, u.dtype), _planes(geometry, u.shape, flat.shape)
+    return _call("gather_flat", y, u, _positions(flat, sizes), sizes=sizes, winners=winners)
+
+
+def scatter_flat(
+    y: jax.Array, flat: jax.Array, geometry: Plane, duplicates: str = "sum"
+) -> jax.Array:
+    """Zeros with `y` written at flat positions of a plane; out of range: dropped."""
+    shape = geometry.unpooled_shape(y.shape)
+    u, sizes = _type(y, shape, y.dtype), _planes(geometry, shape, y.shape)
+    last = duplicates == "last"
+    return _call("scatter_flat", u, y, _positions(flat, sizes), sizes=sizes, last=last)
+
+
+def select_uneven(
+    x: jax.Array, starts: Sequence[jax.Array], stops: Sequence[jax.Array], geometry: Plane
+) -> tuple[jax.Array, jax.Array]:
+    """Maximum of each window, from its start to its stop along each axis, and its flat position.
+
+    Starts and stops broadcast to the result along all axes but their own.
+    """
+    batch, channels, ndim = *_around(geometry, x.shape), geometry.ndim
+    outputs = [start.shape[axis] for start, axis in zip(starts, geometry.axes)]
+    per_plane = any(a.size > a.shape[ax] for a, ax in zip((*starts, *stops), geometry.axes * 2))
+
+    def listed(bounds: jax.Array, i: int) -> jax.Array:
+        if per_plane:
+            shape = list(geometry.with_spatial(x.shape, (1,) * ndim))
+            shape[geometry.axes[i]] = outputs[i]
+            bounds = jnp.broadcast_to(bounds, shape)
+        return bounds.astype(jnp.int32)
+
+    alone = jnp.zeros(batch * channels if per_plane else 1, jnp.int32)
+    missing = 3 - ndim
+    lists = [
+        [alone + k] * missing + [listed(array, i) for i, array in enumerate(arrays)]
+        for k, arrays in enumerate((starts, stops))
+    ]
+    sizes = [batch, channels, *[1] * missing, *geometry.input_shape, *[1] * missing, *outputs]
+    shape = geometry.with_spatial(x.shape, tuple(outputs))
+    types = [_type(x, shape, dtype) for dtype in (x.dtype, jnp.int32)]
+    arrays, numbers = [x, *lists[0], *lists[1]], np.array(sizes, np.int64)
+    y, flat = _call("select_uneven", types, *arrays, sizes=numbers, per_plane=per_plane)
+    return y, flat
+
+
+def _positions(flat: jax.Array, sizes: np.ndarray) -> jax.Array:
+    """Positions in int32, with -1 for all that name no element."""
+    if flat.dtype == jnp.int32:
+        return flat
+    return jnp.where((flat >= 0) & (flat < sizes[1]), flat, -1).astype(jnp.int32)
+
+
+def _planes(g: Plane, unpooled: tuple[int, ...], pooled: tuple[int, ...]) -> np.ndarray:
+    """Of the batch, the two planes and the channels."""
+    batch, channels = _around(g, unpooled)
+    planes = [math.prod(shape[axis] for axis in g.axes) for shape in (unpooled, pooled)]
+    return np.array([batch, *planes, channels], np.int64)
+
+
 def _narrowed(offsets: jax.Array, geometry: WindowGeometry) -> jax.Array:
     """Offsets of the geometry's type, also where they were made by hand."""
     if offsets.dtype == geometry.offset_dtype:
@@ -112,14 +184,18 @@ def _type(like: jax.Array, shape: tuple[int, ...], dtype: Any) -> Any:
     return jax.typeof(like).update(shape=shape, dtype=jnp.dtype(dtype), weak_type=False)
 
 
+def _around(g: Plane, shape: tuple[int, ...]) -> tuple[int, int]:
+    """The sizes of what is before and after the spatial axes."""
+    last = g.axes[-1] % len(shape) + 1
+    return math.prod(shape[: last - g.ndim]), math.prod(shape[last:])
+
+
 def _sizes(g: WindowGeometry, shape: tuple[int, ...]) -> np.ndarray:
     """Of the batch, the channels and three spatial axes; channels first is part of the batch."""
-    last = g.axes[-1] % len(shape) + 1
-    batch, channels = math.prod(shape[: last - g.ndim]), math.prod(shape[last:])
     axes = [ALONE] * (3 - g.ndim) + list(g.spatial)
     numbers = [
         number
         for a in axes
         for number in (a.size, a.outputs, a.window, a.stride, a.dilation, a.low, a.high)
     ]
-    return np.array([batch, channels, *numbers], np.int64)
+    return np.array([*_around(g, shape), *numbers], np.int64)

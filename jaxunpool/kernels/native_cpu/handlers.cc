@@ -14,6 +14,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "flat.h"
 #include "rows.h"
 #include "winners.h"
 #include "xla/ffi/api/ffi.h"
@@ -345,6 +346,142 @@ ffi::Error Replicate(ffi::ThreadPool pool, Array y, Array pattern, Result u, Siz
   });
 }
 
+// Indices without a window
+
+// Calls f with a value of the type of values (U: with the one that their sums wrap around in).
+template <typename F>
+void with_type(ffi::DataType type, F f) {
+  switch (type) {
+    case ffi::F16: return f(Float16{});
+    case ffi::BF16: return f(BFloat16{});
+    case ffi::F32: return f(float{});
+    case ffi::F64: return f(double{});
+    case ffi::S8: return f(int8_t{});
+    case ffi::U8: return f(uint8_t{});
+    case ffi::S16: return f(int16_t{});
+    case ffi::U16: return f(uint16_t{});
+    case ffi::S32: return f(int32_t{});
+    case ffi::U32: return f(uint32_t{});
+    case ffi::S64: return f(int64_t{});
+    case ffi::U64: return f(uint64_t{});
+    default: throw Refused("no kernel for this type");
+  }
+}
+template <typename T>
+using Wraps = typename std::conditional_t<std::is_integral_v<T>, std::make_unsigned<T>, std::common_type<T>>::type;
+
+// body(values' type, positions, part) for parts of a call: examples, or some of the channels of one.
+template <typename F>
+void share_planes(ffi::ThreadPool& pool, const Array& values, const Array& positions, const Planes& g, i64 bytes, F body) {
+  if (positions.element_type() != ffi::S32) throw Refused("positions are not int32");
+  if (!g.n || !g.channels) return;
+  constexpr i64 CACHE_LINE = 64;
+  i64 width = std::max<i64>(1, CACHE_LINE / item(values)), chunks = ceil_div(g.channels, width);
+  i64 tasks = std::max<i64>(1, bytes / TASK_BYTES), parts = std::clamp<i64>(tasks / g.n, 1, chunks);
+  tasks = std::min(tasks, g.n);
+  const int32_t* p = reinterpret_cast<const int32_t*>(data(positions));
+  with_type(values.element_type(), [&](auto value) {
+    in_parallel(pool, tasks * parts, [&](i64 i) {
+      i64 task = i / parts, part = i % parts;
+      i64 first = chunks * part / parts * width, last = std::min(g.channels, chunks * (part + 1) / parts * width);
+      for (i64 batch = g.n * task / tasks; batch < g.n * (task + 1) / tasks; ++batch)
+        body(value, p, Part{batch, first, last});
+    });
+  });
+}
+
+Planes planes_of(Sizes sizes, const Array& u, const Array& y, const Array& positions) {
+  if (sizes.size() != 4) throw Refused("expected 4 sizes");
+  Planes g{sizes[0], sizes[1], sizes[2], sizes[3]};
+  check_same(count(y), count(positions));
+  if (product({g.n, g.unpooled, g.channels}) != count(u) || product({g.n, g.pooled, g.channels}) != count(y))
+    throw Refused("arrays and planes have different sizes");
+  return g;
+}
+
+ffi::Error GatherFlat(ffi::ThreadPool pool, Array u, Array positions, Result y, Sizes sizes, bool winners) {
+  return guarded([&] {
+    Planes g = planes_of(sizes, u, *y, positions);
+    share_planes(pool, u, positions, g, bytes(u, *y), [&](auto value, const int32_t* p, Part part) {
+      using B = baseline::Bits<decltype(value)>;
+      auto* from = reinterpret_cast<const B*>(data(u));
+      auto* to = reinterpret_cast<B*>(data(y));
+      winners ? gather_flat_last(g, part, from, p, to) : gather_flat(g, part, from, p, to);
+    });
+  });
+}
+
+ffi::Error ScatterFlat(ffi::ThreadPool pool, Array y, Array positions, Result u, Sizes sizes, bool last) {
+  return guarded([&] {
+    Planes g = planes_of(sizes, *u, y, positions);
+    share_planes(pool, y, positions, g, bytes(*u, y), [&](auto value, const int32_t* p, Part part) {
+      using T = Wraps<decltype(value)>;
+      using B = baseline::Bits<T>;
+      if (last) {
+        scatter_flat_last(g, part, reinterpret_cast<const B*>(data(y)), p, reinterpret_cast<B*>(data(u)));
+        return;
+      }
+      using S = baseline::Sum<T>;
+      scatter_flat_sum<S>(
+          g, part, reinterpret_cast<const T*>(data(y)), p, reinterpret_cast<T*>(data(u)),
+          [](const T* from) { return baseline::load_sum<1, T>(from)[0]; },
+          [](S sum, T* to) { baseline::store_sum<1, T>(to, baseline::all<baseline::Vector<S, 1>>(sum)); });
+    });
+  });
+}
+
+// Maxima over windows that start and stop where they like.
+ffi::Error SelectUneven(ffi::ThreadPool pool, Array x, Array start0, Array start1, Array start2, Array stop0,
+                        Array stop1, Array stop2, Result y, Result flat, Sizes sizes, bool per_plane) {
+  return guarded([&] {
+    if (sizes.size() != 8) throw Refused("expected 8 sizes");
+    Uneven g{sizes[0], sizes[1], {}, per_plane};
+    const Array *starts[] = {&start0, &start1, &start2}, *stops[] = {&stop0, &stop1, &stop2};
+    i64 volume = 1;
+    for (int i = 0; i < 3; ++i) {
+      i64 size = sizes[2 + i], outputs = sizes[5 + i], wanted = per_plane ? product({g.n, outputs, g.channels}) : outputs;
+      if (starts[i]->element_type() != ffi::S32 || stops[i]->element_type() != ffi::S32)
+        throw Refused("bounds are not int32");
+      if (count(*starts[i]) != wanted || count(*stops[i]) != wanted) throw Refused("bounds and windows have different sizes");
+      if (size < 1 && wanted) throw Refused("windows on nothing");
+      g.axes[i] = {size, outputs, reinterpret_cast<const int32_t*>(data(*starts[i])),
+                   reinterpret_cast<const int32_t*>(data(*stops[i]))};
+      i64 widest = 1;
+      if (!per_plane)
+        for (i64 o = 0; o < outputs; ++o) widest = std::max(widest, g.range(i, 0, o, 0).stop - g.range(i, 0, o, 0).start);
+      volume = product({volume, widest});
+    }
+    const auto &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
+    check_same(count(*y), count(*flat));
+    if (product({g.n, g.channels, d.size, h.size, w.size}) != count(x) ||
+        product({g.n, g.channels, d.outputs, h.outputs, w.outputs}) != count(*y) || flat->element_type() != ffi::S32)
+      throw Refused("arrays and windows have different sizes");
+    i64 rows = g.n * d.outputs * h.outputs, tasks = std::clamp<i64>(bytes(x, *y) / TASK_BYTES, 1, std::max<i64>(rows, 1));
+    if (!count(*y)) return;
+    auto run = [&](auto offset) {
+      using O = decltype(offset);
+      Runs runs = runs_of(x.element_type(), sizeof(O) == 1 ? ffi::U8 : sizeof(O) == 2 ? ffi::U16 : ffi::U32);
+      with_type(x.element_type(), [&](auto value) {
+        using T = decltype(value);
+        auto take = [](const T& a, const T& b) {
+          using Order = baseline::Order<T>;
+          auto key = [](const T& v) { return Order::template keys<1>(baseline::load<baseline::Bits<T>, 1>(&v)); };
+          if constexpr (Order::has_nan) return ((key(b) > key(a)) | Order::nans(key(b)))[0] != 0;
+          else return (key(b) > key(a))[0] != 0;
+        };
+        in_parallel(pool, tasks, [&](i64 task) {
+          for (i64 row = rows * task / tasks; row < rows * (task + 1) / tasks; ++row)
+            select_uneven<O>(g, row, reinterpret_cast<const T*>(data(x)), reinterpret_cast<T*>(data(y)),
+                             reinterpret_cast<int32_t*>(data(flat)), runs.select, take);
+        });
+      });
+    };
+    if (volume <= 255) run(uint8_t{});
+    else if (volume <= 65535) run(uint16_t{});
+    else run(uint32_t{});
+  });
+}
+
 }  // namespace
 }  // namespace jaxunpool
 
@@ -364,3 +501,13 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_reduce, Reduce,
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_replicate, Replicate,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Arg<Array>().Ret<Array>()
                                   .Attr<Sizes>("sizes").Attr<i64>("weighting"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_gather_flat, GatherFlat,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Arg<Array>().Ret<Array>()
+                                  .Attr<Sizes>("sizes").Attr<bool>("winners"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_scatter_flat, ScatterFlat,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Arg<Array>().Ret<Array>()
+                                  .Attr<Sizes>("sizes").Attr<bool>("last"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_select_uneven, SelectUneven,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Arg<Array>().Arg<Array>()
+                                  .Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>().Ret<Array>().Ret<Array>()
+                                  .Attr<Sizes>("sizes").Attr<bool>("per_plane"));

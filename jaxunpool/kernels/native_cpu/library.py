@@ -9,6 +9,7 @@ import pathlib
 import jax
 
 HANDLERS = ("select", "gather", "scatter", "reduce", "replicate")
+HANDLERS += ("select_uneven", "gather_flat", "scatter_flat")
 PREFIX = "jaxunpool_"
 HOW = "with a C++17 compiler (g++ or clang), `pip install --force-reinstall --no-deps` brings it"
 

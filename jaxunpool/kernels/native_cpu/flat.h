@@ -1,0 +1,151 @@
+// Positions of a whole plane: gather and scatter by them, and maxima over windows that start and stop
+// where they like.
+#pragma once
+#include <cstring>
+#include <type_traits>
+#include <vector>
+
+#include "rows.h"
+
+namespace jaxunpool {
+
+// A batch of planes of `unpooled` and `pooled` elements, each with `channels` of them side by side.
+struct Planes {
+  i64 n, unpooled, pooled, channels;
+
+  // Of element `p` of a pooled plane. Positions of no element, and negative ones, name nothing.
+  template <typename I>
+  i64 target(const I* positions, i64 batch, i64 p, i64 c) const {
+    i64 position = i64(positions[(batch * pooled + p) * channels + c]);
+    return position < 0 || position >= unpooled ? -1 : (batch * unpooled + position) * channels + c;
+  }
+};
+
+// Part of a call: channels `first` to `last` of one example.
+struct Part {
+  i64 batch, first, last;
+};
+
+template <typename B, typename I>
+void gather_flat(const Planes& g, Part part, const B* u, const I* positions, B* y) {
+  for (i64 p = 0; p < g.pooled; ++p)
+    for (i64 c = part.first; c < part.last; ++c) {
+      i64 from = g.target(positions, part.batch, p, c);
+      y[(part.batch * g.pooled + p) * g.channels + c] = from < 0 ? B(0) : u[from];
+    }
+}
+
+template <typename B>
+void clear(const Planes& g, Part part, B* u) {
+  for (i64 p = 0; p < g.unpooled; ++p) {
+    B* row = u + (part.batch * g.unpooled + p) * g.channels;
+    std::fill(row + part.first, row + part.last, B(0));
+  }
+}
+
+template <typename B, typename I>
+void scatter_flat_last(const Planes& g, Part part, const B* y, const I* positions, B* u) {
+  clear(g, part, u);
+  for (i64 p = 0; p < g.pooled; ++p)
+    for (i64 c = part.first; c < part.last; ++c) {
+      i64 to = g.target(positions, part.batch, p, c);
+      if (to >= 0) u[to] = y[(part.batch * g.pooled + p) * g.channels + c];
+    }
+}
+
+// Sums in the type S, from zero on. Where it is wider than the values, they are kept apart first.
+template <typename S, typename T, typename I, typename Widen, typename Narrow>
+void scatter_flat_sum(const Planes& g, Part part, const T* y, const I* positions, T* u, Widen widen, Narrow narrow) {
+  i64 width = part.last - part.first;
+  std::vector<S> sums(g.unpooled * width, S(0));
+  for (i64 p = 0; p < g.pooled; ++p)
+    for (i64 c = part.first; c < part.last; ++c) {
+      i64 position = i64(positions[(part.batch * g.pooled + p) * g.channels + c]);
+      if (position < 0 || position >= g.unpooled) continue;
+      S& sum = sums[position * width + c - part.first];
+      sum = S(sum + widen(y + (part.batch * g.pooled + p) * g.channels + c));
+    }
+  for (i64 p = 0; p < g.unpooled; ++p)
+    for (i64 c = 0; c < width; ++c)
+      narrow(sums[p * width + c], u + (part.batch * g.unpooled + p) * g.channels + part.first + c);
+}
+
+// Zero also where a later element of the pooled plane has the same position.
+template <typename B, typename I>
+void gather_flat_last(const Planes& g, Part part, const B* u, const I* positions, B* y) {
+  i64 width = part.last - part.first;
+  std::vector<i64> writer(g.unpooled * width, -1);
+  auto slot = [&](i64 to, i64 c) { return ((to - c) / g.channels - part.batch * g.unpooled) * width + c - part.first; };
+  for (i64 p = 0; p < g.pooled; ++p)
+    for (i64 c = part.first; c < part.last; ++c) {
+      i64 to = g.target(positions, part.batch, p, c);
+      if (to >= 0) writer[slot(to, c)] = p;
+    }
+  for (i64 p = 0; p < g.pooled; ++p)
+    for (i64 c = part.first; c < part.last; ++c) {
+      i64 from = g.target(positions, part.batch, p, c);
+      bool wins = from >= 0 && writer[slot(from, c)] == p;
+      y[(part.batch * g.pooled + p) * g.channels + c] = wins ? u[from] : B(0);
+    }
+}
+
+// Windows from `starts` to `stops` along each axis: one list for all planes, or one for each of them,
+// in arrays of (n, outputs, channels).
+struct Uneven {
+  i64 n, channels;
+  struct {
+    i64 size, outputs;
+    const int32_t *starts, *stops;
+  } axes[3];
+  bool per_plane;
+
+  struct Range {
+    i64 start, stop;
+  };
+  // Within the plane, and never empty.
+  Range range(int axis, i64 batch, i64 o, i64 c) const {
+    const auto& a = axes[axis];
+    i64 at = per_plane ? (batch * a.outputs + o) * channels + c : o;
+    i64 start = std::clamp<i64>(a.starts[at], 0, a.size - 1);
+    return {start, std::clamp<i64>(a.stops[at], start + 1, a.size)};
+  }
+};
+
+// The row `oh` of windows in the layer `od` of an example. select(x, taps, length, y, offsets) compares
+// a run, where all planes have the same windows; take(a, b): whether `b` replaces `a`.
+template <typename O, typename T, typename Select, typename Take>
+void select_uneven(const Uneven& g, i64 row, const T* x, T* y, int32_t* flat, Select select, Take take) {
+  const auto &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
+  i64 oh = row % h.outputs, od = row / h.outputs % d.outputs, batch = row / h.outputs / d.outputs;
+  x += batch * d.size * h.size * w.size * g.channels;
+  y += row * w.outputs * g.channels;
+  flat += row * w.outputs * g.channels;
+  auto position = [&](i64 a, i64 b, i64 c) { return (a * h.size + b) * w.size + c; };
+  std::vector<Tap> taps;
+  std::vector<O> offsets(g.channels);
+  for (i64 ow = 0; ow < w.outputs; ++ow, y += g.channels, flat += g.channels) {
+    if (!g.per_plane) {
+      auto dr = g.range(0, 0, od, 0), hr = g.range(1, 0, oh, 0), wr = g.range(2, 0, ow, 0);
+      taps.clear();
+      for (i64 a = dr.start; a < dr.stop; ++a)
+        for (i64 b = hr.start; b < hr.stop; ++b)
+          for (i64 c = wr.start; c < wr.stop; ++c)
+            taps.push_back({position(a, b, c) * g.channels, uint32_t(taps.size()), 1});
+      select(x, Taps{taps.data(), int(taps.size())}, g.channels, y, offsets.data());
+      for (i64 c = 0; c < g.channels; ++c) flat[c] = int32_t(taps[offsets[c]].distance / g.channels);
+      continue;
+    }
+    for (i64 k = 0; k < g.channels; ++k) {
+      auto dr = g.range(0, batch, od, k), hr = g.range(1, batch, oh, k), wr = g.range(2, batch, ow, k);
+      i64 best = position(dr.start, hr.start, wr.start);
+      for (i64 a = dr.start; a < dr.stop; ++a)
+        for (i64 b = hr.start; b < hr.stop; ++b)
+          for (i64 c = wr.start; c < wr.stop; ++c)
+            if (i64 p = position(a, b, c); take(x[best * g.channels + k], x[p * g.channels + k])) best = p;
+      y[k] = x[best * g.channels + k];
+      flat[k] = int32_t(best);
+    }
+  }
+}
+
+}  // namespace jaxunpool
