@@ -159,7 +159,7 @@ def definition(call: Call, arrays: Sequence[jax.Array]) -> list[tuple[np.ndarray
         y, found = over(lambda x: oracle.max_pool(x, *shared)[:2], values)
         return [(y, True), (found, True)]
     if call.primitive == "gather":
-        read = lambda u, o: oracle.max_unpool_gradient(u, flat(o), "sum")  # noqa: E731
+        read = lambda u, o: oracle.max_unpool_gradient(u, flat(o), call.duplicates or "sum")  # noqa: E731
         return [(over(read, values, *others), True)]
     if call.primitive == "scatter":
         how = call.duplicates or "last"

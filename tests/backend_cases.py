@@ -25,7 +25,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.experimental.pallas import tpu as pltpu
 from strategies import KINDS, per_axis, poolings, values
 
-from jaxunpool.core import backends
+from jaxunpool.core import backends, lowering
 from jaxunpool.core.calls import Call
 from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels.mosaic_tpu import blocks
@@ -188,7 +188,7 @@ def calls_of(primitive: str, geometry: WindowGeometry) -> list[Call]:
     """Every use of a primitive on some windows."""
     if primitive in SUMS:
         return [Call(primitive, geometry, weighting=weighting) for weighting in WEIGHTINGS]
-    if primitive == "scatter":
+    if primitive in ("scatter", "gather"):
         return [Call(primitive, geometry, duplicates=how) for how in ("sum", "last")]
     return [Call(primitive, geometry)]
 
@@ -210,8 +210,10 @@ def arrays_of(
 
 
 def run(backend: str, call: Call, arrays: list[jax.Array]) -> list[Any]:
-    """The results of a backend's kernel."""
-    kernel = backends.kernel(call, arrays, backend)
+    """The results of a backend's kernel, or of several where it has none for the call."""
+    platform = {b.name: b.platform for b in backends.BACKENDS}.get(backend, "another")
+    named = dataclasses.replace(call, implementation=backend)
+    kernel = functools.partial(lowering.on_device, platform, named)
     return list(map(np.asarray, jax.tree.leaves(jax.jit(kernel)(*arrays))))
 
 

@@ -1,6 +1,8 @@
 """Every backend, over primitives, types, layouts and borders: the definition, and the same bits."""
 
+import functools
 import itertools
+import math
 
 import hypothesis
 import jax
@@ -19,11 +21,14 @@ from backend_cases import (
     same_bits,
 )
 from hypothesis import strategies as st
-from strategies import KINDS, examples
+from strategies import KINDS, examples, values
 
 from benchmarks import check
-from jaxunpool.core import backends
+from jaxunpool.core import backends, irregular
+from jaxunpool.core.calls import Call
+from jaxunpool.core.geometry import Plane
 
+FORMATS = ["channels_last", "channels_first"]
 KERNELS = [name for name in TESTED if name != "xla"]
 # Windows at every kind of border; enough elements for kernels that fill lanes or threads.
 BORDERS = {
@@ -122,3 +127,63 @@ def test_kernels_can_be_traced_anywhere(backend, border, rng):
                 kernels = (backends.kernel(call, arrays, b) for b in (backend, "xla"))
                 found, wanted = (jax.eval_shape(kernel, *arrays) for kernel in kernels)
                 assert found == wanted
+
+
+# What only native_cpu has one kernel for: against the plain formulations, by way of the lowering.
+
+
+def plane_and_shape(data, longest):
+    """Any plane, and the full shape of an array of it."""
+    sizes = data.draw(st.lists(st.integers(1, longest), min_size=1, max_size=3))
+    plane = Plane(input_shape=tuple(sizes), data_format=data.draw(st.sampled_from(FORMATS)))
+    batch, channels = data.draw(st.sampled_from([((2,), 1), ((), 3), ((2, 1), 40)]))
+    if plane.data_format == "channels_last":
+        return plane, (*batch, *sizes, channels)
+    return plane, (*batch, channels, *sizes)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@hypothesis.settings(max_examples=examples(1, 20))
+@hypothesis.given(data=st.data())
+def test_flat_indices_have_the_bits_of_xla(dtype, data):
+    plane, shape = plane_and_shape(data, 6)
+    outputs = data.draw(st.tuples(*[st.integers(1, 6)] * plane.ndim))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    kind = "ties" if dtype in DTYPES[4:] else data.draw(st.sampled_from(KINDS))
+    u, y = (values(rng, s, dtype, kind) for s in (shape, plane.with_spatial(shape, outputs)))
+    limits = np.iinfo(data.draw(st.sampled_from(["int8", "uint8", "int32", "uint32", "int64"])))
+    beyond = min(limits.max, 2 + math.prod(plane.input_shape))
+    flat = rng.integers(max(limits.min, -2), beyond, y.shape).astype(limits.dtype)
+    flat[rng.random(y.shape) < 0.05] = limits.max
+    for primitive, array in (("gather", u), ("scatter", y)):
+        for how in ("sum", "last"):
+            call, arrays = (
+                Call(primitive, plane, duplicates=how),
+                list(map(jnp.asarray, (array, flat))),
+            )
+            same_bits(call, *(run(backend, call, arrays) for backend in ("native_cpu", "xla")))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@hypothesis.settings(max_examples=examples(1, 20))
+@hypothesis.given(data=st.data())
+def test_uneven_windows_have_the_bits_of_plain_jax(dtype, data):
+    plane, shape = plane_and_shape(data, 7)
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    x = jnp.asarray(values(rng, shape, dtype, data.draw(st.sampled_from(KINDS))))
+    per_plane, starts, stops, widths = data.draw(st.booleans()), [], [], []
+    for axis, size in zip(plane.axes, plane.input_shape):
+        listed = list(plane.with_spatial(shape, (1,) * plane.ndim))
+        listed = listed if per_plane else [1] * len(shape)
+        listed[axis] = data.draw(st.integers(1, 5))
+        start = rng.integers(0, size, listed).astype(np.int32)
+        stop = np.minimum(start + rng.integers(1, size + 1, listed), size).astype(np.int32)
+        starts.append(start)
+        stops.append(stop)
+        widths.append(int((stop - start).max()))
+    options, bounds = {"widths": tuple(widths), "plane": plane}, (*starts, *stops)
+    found, wanted = (
+        list(map(np.asarray, jax.jit(functools.partial(find, **options))(x, *bounds)))
+        for find in (irregular.UNEVEN.bind, irregular.plain)
+    )
+    same_bits(Call("select", plane), found, wanted)

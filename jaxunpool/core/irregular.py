@@ -77,9 +77,12 @@ UNEVEN.multiple_results = True
 
 
 @UNEVEN.def_impl
-def _plain(x: jax.Array, *bounds: jax.Array, widths: tuple[int, ...], plane: Plane) -> Any:
+def plain(x: jax.Array, *bounds: jax.Array, widths: tuple[int, ...], plane: Plane) -> Any:
+    """The uneven windows without a kernel."""
     starts, stops = bounds[: plane.ndim], bounds[plane.ndim :]
-    return list(_compare(x, starts, stops, widths, plane) if stops else _pick(x, starts, widths, plane))
+    return list(
+        _compare(x, starts, stops, widths, plane) if stops else _pick(x, starts, widths, plane)
+    )
 
 
 def _kernel(x: jax.Array, *bounds: jax.Array, widths: tuple[int, ...], plane: Plane) -> Any:
@@ -90,7 +93,7 @@ def _kernel(x: jax.Array, *bounds: jax.Array, widths: tuple[int, ...], plane: Pl
 
 @UNEVEN.def_abstract_eval
 def _types(*avals: Any, **parameters: Any) -> Any:
-    return jax.make_jaxpr(functools.partial(_plain, **parameters))(*avals).out_avals
+    return jax.make_jaxpr(functools.partial(plain, **parameters))(*avals).out_avals
 
 
 def _batch(arrays: Any, dims: Any, **parameters: Any) -> Any:
@@ -107,12 +110,12 @@ def _lower_on_cpu(ctx: mlir.LoweringRuleContext, *values: Any, **parameters: Any
     x, plane = ctx.avals_in[0], parameters["plane"]
     alone = lowering.on_one_device(ctx)
     serves = alone and backends.folder("native_cpu").unsupported("select", plane, x.shape, x.dtype)
-    run = _kernel if alone and serves is None else _plain
+    run = _kernel if alone and serves is None else plain
     return mlir.lower_fun(functools.partial(run, **parameters), multiple_results=True)(ctx, *values)
 
 
 batching.primitive_batchers[UNEVEN] = _batch
-mlir.register_lowering(UNEVEN, mlir.lower_fun(_plain, multiple_results=True), inline=False)
+mlir.register_lowering(UNEVEN, mlir.lower_fun(plain, multiple_results=True), inline=False)
 mlir.register_lowering(UNEVEN, _lower_on_cpu, platform="cpu", inline=False)
 
 

@@ -180,7 +180,7 @@ def _narrowed(offsets: jax.Array, geometry: WindowGeometry) -> jax.Array:
 
 
 def _type(like: jax.Array, shape: tuple[int, ...], dtype: Any) -> Any:
-    """The type of a result, which differs along the axes of a `shard_map` where an argument does."""
+    """The type of a result, which differs along the axes of a `shard_map` as an argument does."""
     return jax.typeof(like).update(shape=shape, dtype=jnp.dtype(dtype), weak_type=False)
 
 
