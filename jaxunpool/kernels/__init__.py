@@ -34,13 +34,14 @@ Glossary, of all kernels:
 | weighting     | fixed weights, by name: `"mean"` and others in `common.py`                   |
 | accumulator   | the type that sums run in                                                    |
 
-In `xla`:
+In `native_cpu`:
 
 | word          | meaning                                                                      |
 | ------------- | ---------------------------------------------------------------------------- |
-| region        | a range of windows, or of elements, along each axis that is computed at once |
-| interior      | the windows without padding; the rest are borders                            |
-| fence         | what XLA does not fuse across: a barrier, or on CPU a loop                   |
+| run           | contiguous results that look at the same taps, at the same distances         |
+| phase         | every `stride`th element of a row, brought next to each other                |
+| winner        | a window that has the last word on the element its offset names              |
+| code          | an offset with room in its digits for differences to other windows           |
 
 In kernels of Pallas, where a program computes a block of the result:
 
