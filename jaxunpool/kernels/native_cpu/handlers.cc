@@ -16,6 +16,7 @@
 
 #include "flat.h"
 #include "rows.h"
+#include "sparse.h"
 #include "winners.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -39,8 +40,9 @@ struct Runs {
   void (*select)(const void* x, Taps taps, i64 length, void* y, void* offsets);
   Indexed gather, fetch, scatter_last, scatter_sum;
   void (*weighted)(const void* from, const void* factors, Taps taps, i64 length, i64 divisor, void* to);
-  void (*overwritten8)(const void* codes, Taps later, i64 length, void* found);
-  void (*overwritten32)(const void* codes, Taps later, i64 length, void* found);
+  void (*encode)(const void* offsets, i64 length, const Digits& digits, void* codes);
+  using Compare = void (*)(const void* codes, const void* offsets, Taps later, i64 length, void* winners);
+  Compare winners8, winners32;
 };
 
 namespace baseline {
@@ -266,8 +268,9 @@ void gather(ffi::ThreadPool& pool, const Geometry& g, const Runs& runs, const Ar
       rows([&](i64 row) { return found.of_row(o, row, begin, end); });
     };
     if (!winners || !g.overlaps()) rows([&](i64 row) { return o + (row * g.axes[2].outputs + begin) * g.channels; });
-    else if (Winners<uint8_t, O>::fits(g)) of_winners(Winners<uint8_t, O>(g, runs.overwritten8));
-    else of_winners(Winners<uint32_t, O>(g, runs.overwritten32));
+    else if (sizeof(O) == 1 && Winners<uint8_t, uint8_t>::fits(g))
+      of_winners(Winners<uint8_t, O>(g, runs.encode, runs.winners8));
+    else of_winners(Winners<uint32_t, O>(g, runs.encode, runs.winners32));
   });
 }
 
@@ -282,11 +285,66 @@ ffi::Error Gather(ffi::ThreadPool pool, Array u, Array offsets, Result y, Sizes 
   });
 }
 
+template <typename B>
+struct Move {
+  static B* type();
+  void operator()(B& to, const B& value) const { to = value; }
+};
+template <typename T>
+struct Add {  // to zero at first, so that no sum is -0
+  static T* type();
+  void operator()(T& to, const T& value) const {
+    if constexpr (std::is_arithmetic_v<T>) to = T(to + value);
+    else to = T{uint16_t(value.bits == 0x8000 ? 0 : value.bits)};
+  }
+};
+
+// Whether windows write so few elements that zeros and one write for each window cost less.
+bool is_sparse(const Geometry& g, ffi::DataType type, bool last) {
+  const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
+  bool narrow = type == ffi::F16 || type == ffi::BF16;  // sums of these are kept in float32
+  i64 cell = d.stride * h.stride * w.stride;
+  return (last || !narrow || !g.overlaps()) && cell >= (g.channels >= MANY_CHANNELS ? 9 : 4);
+}
+
+template <typename F>
+void with_type(ffi::DataType type, F f);
+template <typename T>
+using Wraps = typename std::conditional_t<std::is_integral_v<T>, std::make_unsigned<T>, std::common_type<T>>::type;
+
+void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Array& y, const Array& offsets, Result& u, bool last) {
+  // Bands of whole windows, so that few of these reach into two of them.
+  const Axis &d = g.axes[0], &h = g.axes[1];
+  i64 rows = g.n * d.size * h.size, band = d.size > 1 ? d.stride * h.size : std::min(h.stride, h.size);
+  i64 bands = ceil_div(rows, band), tasks = std::clamp<i64>(bytes(*u, y) / TASK_BYTES, 1, bands);
+  with_type(y.element_type(), [&](auto value) {
+    using T = Wraps<decltype(value)>;
+    auto run = [&](auto offset, auto put) {
+      using O = decltype(offset);
+      using V = std::remove_const_t<std::remove_reference_t<decltype(*put.type())>>;
+      in_parallel(pool, tasks, [&](i64 i) {
+        i64 first = bands * i / tasks * band, end = std::min(rows, bands * (i + 1) / tasks * band);
+        scatter_sparse(g, first, end, reinterpret_cast<const V*>(data(y)), reinterpret_cast<const O*>(data(offsets)),
+                       reinterpret_cast<V*>(data(u)), put);
+      });
+    };
+    auto each_offset = [&](auto put) {
+      if (item(offsets) == 1) run(uint8_t{}, put);
+      else if (item(offsets) == 2) run(uint16_t{}, put);
+      else run(uint32_t{}, put);
+    };
+    using B = baseline::Bits<T>;
+    if (last) each_offset(Move<B>{});
+    else each_offset(Add<T>{});
+  });
+}
+
 ffi::Error Scatter(ffi::ThreadPool pool, Array y, Array offsets, Result u, Sizes sizes, bool last_wins) {
   return guarded([&] {
     check_same(count(y), count(offsets));
     Geometry g = geometry_of(sizes, count(*u), count(y));
     Runs runs = runs_of(y.element_type(), offsets.element_type());
+    if (is_sparse(g, y.element_type(), last_wins)) return scatter_few(pool, g, y, offsets, u, last_wins);
     i64 size = item(y), offset_size = item(offsets);
     share(pool, g, true, bytes(*u, y), [&](i64 first, i64 last, i64 begin, i64 end) {
       Scratch s;
@@ -367,9 +425,6 @@ void with_type(ffi::DataType type, F f) {
     default: throw Refused("no kernel for this type");
   }
 }
-template <typename T>
-using Wraps = typename std::conditional_t<std::is_integral_v<T>, std::make_unsigned<T>, std::common_type<T>>::type;
-
 // body(values' type, positions, part) for parts of a call: examples, or some of the channels of one.
 template <typename F>
 void share_planes(ffi::ThreadPool& pool, const Array& values, const Array& positions, const Planes& g, i64 bytes, F body) {

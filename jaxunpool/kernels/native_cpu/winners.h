@@ -7,15 +7,21 @@
 
 namespace jaxunpool {
 
+// What turns an offset of a byte into its code: its row in the window is offset * by_row / 1024.
+struct Digits {
+  uint16_t volume, none, by_row, by_layer, row, layer;
+};
+
 // The offsets of a row of windows, with those whose element a later window names replaced by one that
 // names nothing. Offsets are compared as codes of type C, whose digits leave room for differences: a
 // window names the same element as one before it by that one's code less the code of their distance.
 template <typename C, typename O>
 class Winners {
  public:
-  using Compare = void (*)(const void* codes, Taps later, i64 length, void* found);
+  using Encode = void (*)(const void* offsets, i64 length, const Digits& digits, void* codes);
+  using Compare = void (*)(const void* codes, const void* offsets, Taps later, i64 length, void* winners);
 
-  Winners(const Geometry& g, Compare compare) : g_(g), compare_(compare) {
+  Winners(const Geometry& g, Encode encode, Compare compare) : g_(g), encode_(encode), compare_(compare) {
     const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
     pitch_[2] = 1;
     pitch_[1] = 2 * w.window - 1;
@@ -29,6 +35,11 @@ class Winners {
       for (i64 b = 0; b < h.window; ++b)
         for (i64 c = 0; c < w.window; ++c) codes_.push_back(C(a * pitch_[0] + b * pitch_[1] + c));
     codes_.push_back(C(2 * largest(g) + 1));  // names nothing: no difference leads to it
+    // Exact for all windows whose codes fit a byte. Without rows or layers there is nothing to divide.
+    auto reciprocal = [](i64 divisor, i64 quotients) { return uint16_t(quotients == 1 ? 0 : (1023 + divisor) / divisor); };
+    i64 row = w.window, layer = row * h.window;
+    digits_ = {uint16_t(g.volume()), uint16_t(codes_.back()), reciprocal(row, h.window * d.window),
+               reciprocal(layer, d.window), uint16_t(pitch_[1] - row), uint16_t(pitch_[0] - h.window * pitch_[1])};
   }
   // Codes go from 0 to this.
   static i64 largest(const Geometry& g) {
@@ -46,7 +57,6 @@ class Winners {
     if (held_.empty()) {
       held_.assign(slots, -1);
       rows_.resize(slots * length);
-      found_.resize(count);
       winners_.resize(count);
     }
     auto coded = [&](i64 z, i64 y) {
@@ -73,9 +83,8 @@ class Winners {
           later_.push_back({there - here + x * g_.channels, uint32_t(code), 1});
         }
       }
-    compare_(here, Taps{later_.data(), int(later_.size())}, count, found_.data());
     const O* own = o + (row * w.outputs + first) * g_.channels;
-    for (i64 i = 0; i < count; ++i) winners_[i] = found_[i] ? O(-1) : own[i];
+    compare_(here, own, Taps{later_.data(), int(later_.size())}, count, winners_.data());
     return winners_.data();
   }
 
@@ -83,28 +92,19 @@ class Winners {
   static i64 taps(const Axis& a, i64 windows) { return windows / a.next() * a.next_taps(); }
 
   void encode(const O* o, i64 count, C* to) const {
-    i64 volume = g_.volume();
-    if constexpr (sizeof(C) == 1 && sizeof(O) == 1) {
-      // o / w and o / (h * w) by multiplication; where a divisor is 1, its quotient is not needed.
-      i64 w = g_.axes[2].window, hw = w * g_.axes[1].window;
-      auto reciprocal = [](i64 d) { return uint16_t(d == 1 ? 0 : (65535 + d) / d); };
-      uint16_t by_w = reciprocal(w), by_hw = reciprocal(hw), none = codes_.back();
-      uint16_t step_w = uint16_t(pitch_[1] - w);
-      uint16_t step_hw = uint16_t(pitch_[0] - g_.axes[1].window * pitch_[1]);
-      for (i64 i = 0; i < count; ++i) {
-        uint16_t v = o[i], q = uint16_t((uint32_t(v) * by_w) >> 16);
-        uint16_t r = uint16_t((uint32_t(v) * by_hw) >> 16), code = uint16_t(v + q * step_w + r * step_hw);
-        to[i] = C(v < volume ? code : none);
-      }
+    if constexpr (sizeof(C) == 1) {
+      encode_(o, count, digits_, to);
     } else {
-      for (i64 i = 0; i < count; ++i) to[i] = codes_[std::min<i64>(o[i], volume)];
+      for (i64 i = 0; i < count; ++i) to[i] = codes_[std::min<i64>(o[i], g_.volume())];
     }
   }
 
   const Geometry& g_;
+  Encode encode_;
   Compare compare_;
+  Digits digits_;
   i64 pitch_[3], most_[3];
-  std::vector<C> codes_, rows_, found_;
+  std::vector<C> codes_, rows_;
   std::vector<O> winners_;
   std::vector<i64> held_;
   std::vector<Tap> later_;
