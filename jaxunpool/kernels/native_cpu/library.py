@@ -4,27 +4,84 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
+import importlib.metadata
+import json
 import pathlib
+import shlex
+import struct
+import sys
 
 import jax
 
 HANDLERS = ("select", "gather", "scatter", "reduce", "replicate")
 PREFIX = "jaxunpool_"
-HOW = "with a C++17 compiler (g++ or clang), `pip install --force-reinstall --no-deps` brings it"
+FOLDER = pathlib.Path(__file__).parent
 
 
 @functools.cache
 def missing() -> str | None:
-    """Why the kernels are not there; None once they are loaded and XLA knows them."""
-    folder = pathlib.Path(__file__).parent
+    """Why the kernels are not there, and what brings them; None once XLA knows them."""
+    reason = _load(FOLDER)
+    return None if reason is None else f"{reason}; {_remedy(FOLDER)}"
+
+
+def _load(folder: pathlib.Path) -> str | None:
+    """Why the library of a folder cannot be used; None once XLA knows its handlers."""
     built = [path for path in folder.glob("_native*") if path.suffix in (".so", ".pyd", ".dylib")]
     if not built:
-        return f"it was not compiled when jaxunpool was installed; {HOW}"
+        return "it was not compiled when jaxunpool was installed"
     try:
+        # What JAX registers before there is a backend it checks too late: the backend would fail.
+        jax.devices("cpu")
+        if _is_cut_off(built[0]):
+            return "its library is not whole"
         library = ctypes.CDLL(str(built[0]))
+        library.jaxunpool_sources.restype = ctypes.c_char_p
+        if _digest(folder) not in (None, library.jaxunpool_sources().decode()):
+            return "its library was compiled from other sources than are here now"
         for name in HANDLERS:
             handler = jax.ffi.pycapsule(getattr(library, PREFIX + name))
             jax.ffi.register_ffi_target(PREFIX + name, handler, platform="cpu")
-    except Exception as error:  # of another machine, or another version of XLA's interface
-        return f"its library cannot be used here ({error}); {HOW}"
+    except Exception as error:  # for another machine, or another version of XLA's interface
+        return f"its library cannot be used here ({error})"
     return None
+
+
+def _is_cut_off(path: pathlib.Path) -> bool:
+    """Whether the end of an ELF file is missing: to load the rest would end the process."""
+    with path.open("rb") as file:
+        header = file.read(64)
+    if len(header) < 64 or header[:6] != b"\x7fELF\x02\x01":  # 64 bits, little-endian
+        return False  # what is no ELF file, or less than its header, is refused without harm
+    start, each, count = struct.unpack("<40x Q 10x HH 2x", header)
+    return path.stat().st_size < start + each * count  # the sections' table, which comes last
+
+
+def _digest(folder: pathlib.Path) -> str | None:
+    """Of the sources, as setup.py has it; None where there are none, as in a wheel."""
+    sources = sorted(path for path in folder.iterdir() if path.suffix in (".cc", ".h", ".inc"))
+    if not sources:
+        return None
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+
+
+def _remedy(folder: pathlib.Path) -> str:
+    """What installs jaxunpool again from where it came, and compiles."""
+    install, clone = [sys.executable, "-m", "pip", "install"], folder.parents[2]
+    if (clone / "setup.py").exists():
+        return (
+            f"where there is g++ or clang, `{shlex.join([*install, '-e', str(clone)])}` brings it"
+        )
+    try:
+        found = importlib.metadata.distribution("jaxunpool").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        found = None
+    origin = json.loads(found) if found else {"url": "jaxunpool"}  # which came from an index
+    url = origin["url"]
+    if url.endswith(".whl"):
+        return "a wheel that is built where there is g++ or clang brings it"
+    if "vcs_info" in origin:
+        url = f"{origin['vcs_info']['vcs']}+{url}@{origin['vcs_info']['commit_id']}"
+    install += ["--no-deps", "--no-cache-dir", "--force-reinstall", "--no-binary=jaxunpool"]
+    return f"where there is g++ or clang, `{shlex.join([*install, url])}` brings it"
