@@ -11,6 +11,7 @@ import pathlib
 import shlex
 import struct
 import sys
+from typing import Any
 
 import jax
 
@@ -68,20 +69,25 @@ def _digest(folder: pathlib.Path) -> str | None:
 
 def _remedy(folder: pathlib.Path) -> str:
     """What installs jaxunpool again from where it came, and compiles."""
-    install, clone = [sys.executable, "-m", "pip", "install"], folder.parents[2]
+    again = ["--no-deps", "--no-cache-dir", "--force-reinstall", "--no-binary=jaxunpool"]
+    origin, clone = _origin(), folder.parents[2]
+    url = origin.get("url", "jaxunpool")  # without one it came from an index
     if (clone / "setup.py").exists():
-        return (
-            f"where there is g++ or clang, `{shlex.join([*install, '-e', str(clone)])}` brings it"
-        )
-    try:
-        found = importlib.metadata.distribution("jaxunpool").read_text("direct_url.json")
-    except importlib.metadata.PackageNotFoundError:
-        found = None
-    origin = json.loads(found) if found else {"url": "jaxunpool"}  # which came from an index
-    url = origin["url"]
-    if url.endswith(".whl"):
+        what = ["-e", str(clone)]
+    elif url.endswith(".whl"):
         return "a wheel that is built where there is g++ or clang brings it"
-    if "vcs_info" in origin:
-        url = f"{origin['vcs_info']['vcs']}+{url}@{origin['vcs_info']['commit_id']}"
-    install += ["--no-deps", "--no-cache-dir", "--force-reinstall", "--no-binary=jaxunpool"]
-    return f"where there is g++ or clang, `{shlex.join([*install, url])}` brings it"
+    elif "vcs_info" in origin:
+        what = [*again, f"{origin['vcs_info']['vcs']}+{url}@{origin['vcs_info']['commit_id']}"]
+    else:
+        what = [*again, url]
+    command = shlex.join([sys.executable, "-m", "pip", "install", *what])
+    return f"where there is g++ or clang, `{command}` brings it"
+
+
+def _origin() -> dict[str, Any]:
+    """What pip wrote down about where jaxunpool came from (PEP 610)."""
+    try:
+        written = importlib.metadata.distribution("jaxunpool").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        written = None
+    return json.loads(written) if written else {}
