@@ -95,7 +95,19 @@ def _weighted(
 
 
 def _call(name: str, results: Any, *arrays: jax.Array, **attributes: Any) -> Any:
+    results = jax.tree.map(_on_this_mesh, results)
     return jax.ffi.ffi_call(library.PREFIX + name, results)(*arrays, **attributes)
+
+
+def _on_this_mesh(result: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """A result that differs along axes of a `shard_map` has to say of which mesh they are."""
+    mesh, kind = jax.sharding.get_abstract_mesh(), result.manual_axis_type
+    if mesh.empty:
+        return result
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return jax.ShapeDtypeStruct(
+        result.shape, result.dtype, sharding=sharding, manual_axis_type=kind
+    )
 
 
 def _sizes(g: WindowGeometry, shape: tuple[int, ...]) -> np.ndarray:
