@@ -33,20 +33,26 @@ def _load(folder: pathlib.Path) -> str | None:
     if not built:
         return "it was not compiled when jaxunpool was installed"
     try:
-        # What JAX registers before there is a backend it checks too late: the backend would fail.
-        jax.devices("cpu")
         if _is_cut_off(built[0]):
             return "its library is not whole"
-        library = ctypes.CDLL(str(built[0]))
-        library.jaxunpool_sources.restype = ctypes.c_char_p
-        if _digest(folder) not in (None, library.jaxunpool_sources().decode()):
+        sources = ctypes.CDLL(str(built[0])).jaxunpool_sources
+        sources.restype = ctypes.c_char_p
+        if _digest(folder) not in (None, sources().decode()):
             return "its library was compiled from other sources than are here now"
-        for name in HANDLERS:
-            handler = jax.ffi.pycapsule(getattr(library, PREFIX + name))
-            jax.ffi.register_ffi_target(PREFIX + name, handler, platform="cpu")
+        load(built[0])
     except Exception as error:  # for another machine, or another version of XLA's interface
         return f"its library cannot be used here ({error})"
     return None
+
+
+def load(path: pathlib.Path) -> None:
+    """Make the kernels of a library known to XLA."""
+    # What JAX registers before there is a backend it checks too late: the backend would fail.
+    jax.devices("cpu")
+    library = ctypes.CDLL(str(path))
+    for name in HANDLERS:
+        handler = jax.ffi.pycapsule(getattr(library, PREFIX + name))
+        jax.ffi.register_ffi_target(PREFIX + name, handler, platform="cpu")
 
 
 def _is_cut_off(path: pathlib.Path) -> bool:
