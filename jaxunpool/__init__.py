@@ -8,7 +8,7 @@ from jaxunpool.adaptive import (
 )
 from jaxunpool.average import avg_pool, avg_unpool, global_avg_pool
 from jaxunpool.conv_transpose import conv_transpose
-from jaxunpool.core.explain import explain
+from jaxunpool.core.explain import backends, explain
 from jaxunpool.core.geometry import Plane, WindowGeometry
 from jaxunpool.fixed import bed_of_nails_unpool, fixed_unpool
 from jaxunpool.fractional import fractional_max_pool, fractional_max_pool_with_indices
@@ -37,6 +37,7 @@ __all__ = [
     "adaptive_max_pool_with_indices",
     "avg_pool",
     "avg_unpool",
+    "backends",
     "bed_of_nails_unpool",
     "conv_transpose",
     "explain",

@@ -29,6 +29,7 @@ from jaxunpool.core import backends, lowering
 from jaxunpool.core.calls import Call
 from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels.mosaic_tpu import blocks
+from jaxunpool.kernels.native_cpu import library
 
 WEIGHTINGS = ("sum", "mean", "mean_inside", "cover", "last")
 PRIMITIVES = ("select", "gather", "scatter", "reduce", "replicate")
@@ -148,7 +149,8 @@ class Tested:
         cases: geometries, most of which it serves.
         dtypes: the types it serves.
         sums: kinds of values whose sums have one result, however they are contracted.
-        runs: contexts that it runs in on a CPU; none where this JAX has no interpreter for it.
+        runs: contexts that it runs in on a CPU; none where this JAX has no interpreter for it, or
+            it was not compiled.
         shape: of a small array that it serves.
         devices: four to compile for, which need not be there; skips without a compiler.
     """
@@ -164,7 +166,9 @@ class Tested:
 HALVES = [np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16)]
 TESTED = {
     "xla": Tested(small(), DTYPES, ("plain", "ties"), (contextlib.nullcontext,)),
-    "native_cpu": Tested(small(), DTYPES, KINDS, (contextlib.nullcontext,)),
+    "native_cpu": Tested(
+        small(), DTYPES, KINDS, () if library.missing() else (contextlib.nullcontext,)
+    ),
     "mosaic_tpu": Tested(
         for_lanes(),
         [np.dtype(np.float32), HALVES[0], *DTYPES[4:9]],

@@ -197,6 +197,6 @@ def strict(**settings: Any):
 
 def public_functions() -> list[str]:
     found = [name for name in jup.__all__ if callable(getattr(jup, name))]
-    found.remove("explain")  # of functions, not of arrays
     found += [f"interop.{name}" for name in jup.interop.__all__]
-    return sorted(name for name in found if not isinstance(getattr(jup, name, None), type))
+    found = sorted(set(found) - {"backends", "explain"})  # not of arrays
+    return [name for name in found if not isinstance(getattr(jup, name, None), type)]

@@ -27,6 +27,7 @@ from benchmarks import check
 from jaxunpool.core import backends, irregular
 from jaxunpool.core.calls import Call
 from jaxunpool.core.geometry import Plane
+from jaxunpool.kernels.native_cpu import library
 
 FORMATS = ["channels_last", "channels_first"]
 KERNELS = [name for name in TESTED if name != "xla"]
@@ -70,7 +71,7 @@ def drawn(backend, primitive, data):
 @hypothesis.given(data=st.data())
 def test_kernels_have_the_bits_of_xla(backend, primitive, data):
     if not TESTED[backend].runs:
-        pytest.skip("this jax has no interpreter for it")
+        pytest.skip("nothing here runs it")
     call, arrays, context = drawn(backend, primitive, data)
     with context():
         found = run(backend, call, arrays)
@@ -94,7 +95,7 @@ def test_a_sum_that_is_zero_is_positive(backend, primitive, window):
     """Of one negative zero or several, weighted or not. Moved, they keep their sign."""
     tested = TESTED[backend]
     if not tested.runs:
-        pytest.skip("this jax has no interpreter for it")
+        pytest.skip("nothing here runs it")
     geometry, shape = case_of(tested.shape, **window)
     pooled, dtypes = geometry.pooled_shape(shape), [np.dtype(np.float32)]
     calls = calls_of(primitive, geometry)
@@ -117,6 +118,8 @@ def test_a_sum_that_is_zero_is_positive(backend, primitive, window):
 @pytest.mark.parametrize("backend", KERNELS)
 def test_kernels_can_be_traced_anywhere(backend, border, rng):
     """For what `xla` gives, whether this JAX can run them or not."""
+    if reason := backend == "native_cpu" and library.missing():
+        pytest.skip(reason)
     shape, window, options = BORDERS[border]
     geometry, _ = case_of(shape, window, **options)
     for primitive in PRIMITIVES:

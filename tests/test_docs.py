@@ -63,9 +63,11 @@ def test_docstrings_are_whole():
     for name, documented in PUBLIC.items():
         if isinstance(documented, type):
             continue
-        for section in ("Args:", "Raises:") + (() if name == "validate_indices" else ("Returns:",)):
+        parameters = inspect.signature(documented).parameters
+        sections = ("Args:", "Raises:") if parameters else ()
+        for section in sections + (() if name == "validate_indices" else ("Returns:",)):
             assert section in documented.__doc__, (name, section)
-        for parameter in inspect.signature(documented).parameters:
+        for parameter in parameters:
             assert re.search(rf"\b{parameter}\b", documented.__doc__), (name, parameter)
 
 

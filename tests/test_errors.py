@@ -429,7 +429,7 @@ def test_every_public_function_has_a_wrong_call():
     named = {name for name, *_ in MORE} | {"max_pool", "max_unpool", "validate_indices"}
     public = {name for name in jup.__all__ if callable(getattr(jup, name))}
     public |= {f"interop.{name}" for name in jup.interop.__all__}
-    assert public - named == {"PoolIndices", "WindowGeometry"}
+    assert public - named == {"PoolIndices", "WindowGeometry", "backends"}
 
 
 @pytest.mark.parametrize("name", WRONG_CALLS)
@@ -526,7 +526,7 @@ ENLARGE += ["conv_transpose", "interpolate"]
 def test_an_axis_longer_than_int32_is_refused_by_name():
     """By every function, before JAX fails to write its numbers; a channel or batch axis may be."""
     public = {name for name in jup.__all__ if not isinstance(getattr(jup, name), type)}
-    public -= {"explain", "interop"}  # the one takes a function
+    public -= {"backends", "explain", "interop"}  # which take no arrays
     assert set(OF_LONG_AXES) | {"validate_indices"} == public
     for name, run in OF_LONG_AXES.items():
         with pytest.raises(

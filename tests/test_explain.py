@@ -7,6 +7,8 @@ import pytest
 import jaxunpool as jup
 from jaxunpool.core import backends
 from jaxunpool.core.calls import Call
+from jaxunpool.kernels import native_cpu
+from jaxunpool.kernels.native_cpu import library
 
 X = jax.ShapeDtypeStruct((2, 8, 8, 4), jnp.float32)
 
@@ -67,6 +69,8 @@ def test_names_and_reasons():
 
 @pytest.mark.parametrize("backend", backends.NAMES)
 def test_a_kernel_asked_for_by_name(backend):
+    if reason := backend == "native_cpu" and library.missing():
+        pytest.skip(reason)
     x = jax.ShapeDtypeStruct((8, 56, 56, 128), jnp.float32)
     pool = lambda x: jup.max_pool(x, (2, 2), implementation=backend)
     (call,) = jup.explain(pool, x, platform="cpu").calls
@@ -107,3 +111,35 @@ def test_patterns():
 def test_interpolation():
     (call,) = jup.explain(lambda x: jup.interpolate(x, 16), X).calls
     assert (call.primitive, call.implementation) == ("resample", "xla")
+
+
+def test_backends_that_run_here_and_those_that_do_not(monkeypatch):
+    monkeypatch.setattr(library, "missing", lambda: None)
+    monkeypatch.setattr(native_cpu, "missing", lambda: None)
+    found = {backend.name: backend for backend in jup.backends().found}
+    assert list(found) == ["xla", *backends.NAMES]
+    assert [backend.runs for backend in found.values()] == [True, True, False, False]
+    assert "jax[tpu]" in found["mosaic_tpu"].reason
+    assert "jax[cuda13]" in found["mosaic_gpu"].reason
+
+    head, *rows = str(jup.backends()).splitlines()
+    assert head.split() == ["backend", "platform", "runs", "here", "because"]
+    assert [row.split()[:3] for row in rows[:3]] == [
+        ["xla", "every", "yes"],
+        ["native_cpu", "cpu", "yes"],
+        ["mosaic_tpu", "tpu", "no"],
+    ]
+
+
+def test_without_the_library(monkeypatch):
+    """The reason is in every place where one looks for it, and `xla` runs."""
+    for module in (library, native_cpu):
+        monkeypatch.setattr(module, "missing", lambda: "no compiler; `pip` brings it")
+    pool = lambda x: jup.max_pool(x, (2, 2))
+    (call,) = jup.explain(pool, X, platform="cpu").calls
+    assert call.implementation == "xla"
+    assert "no compiler; `pip` brings it" in call.reason
+    assert "no         no compiler; `pip` brings it" in str(jup.backends())
+    assert jax.jit(pool)(jnp.zeros(X.shape)).shape == (2, 4, 4, 4)
+    with pytest.raises(NotImplementedError, match=r"for this select: no compiler.*back to 'xla'"):
+        jup.max_pool(jnp.zeros(X.shape), (2, 2), implementation="native_cpu")

@@ -73,7 +73,7 @@ TABLE = {
     "nearest_unpool": Case((Y,), WINDOW, SIZE),
 }
 TESTED_APART = {"conv_transpose", "inverse"}
-NO_MODULE = {"explain", "validate_indices"}  # they return no arrays
+NO_MODULE = {"backends", "explain", "validate_indices"}  # they return no arrays
 
 
 def class_name(function):

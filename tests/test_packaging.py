@@ -1,11 +1,13 @@
 """What is built and installed, also where a symbolic link is a text file: on Windows, in a ZIP.
 
-Builds are of the last commit. Type checkers come with the extra `dev`.
+Builds are of the last commit. Type checkers come with the extra `dev`. The kernels for CPU are
+compiled without optimizations, and not at all where there is no compiler.
 """
 
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -18,15 +20,23 @@ import jaxunpool
 
 ROOT = pathlib.Path(__file__).parent.parent
 USERS = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+NO_COMPILER = {"CC": "false", "CXX": "false"}
+COMPILER = shutil.which(os.environ.get("CXX", "g++"))
+CPP = (".cc", ".h", ".inc")
 MISTAKE = "jaxunpool.max_pool(1.0, 2, windows=3)"
 
 if not (ROOT / ".git").exists():
     pytest.skip("needs a clone of the repository", allow_module_level=True)
 
 
-def run(*command, cwd, expected=0):
+def run(*command, cwd, expected=0, **variables):
     done = subprocess.run(
-        list(map(str, command)), cwd=cwd, env=USERS, capture_output=True, text=True, check=False
+        list(map(str, command)),
+        cwd=cwd,
+        env=USERS | variables,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == expected, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
@@ -78,7 +88,7 @@ def build(clone, folder, what):
     """What pip asks the build backend for, here without an index and an environment of its own."""
     code = "import sys, setuptools.build_meta as m; print(getattr(m, sys.argv[1])(sys.argv[2]))"
     folder.mkdir()
-    output = run(sys.executable, "-c", code, f"build_{what}", folder, cwd=clone)
+    output = run(sys.executable, "-c", code, f"build_{what}", folder, cwd=clone, **NO_COMPILER)
     return folder / output.splitlines()[-1]
 
 
@@ -94,7 +104,9 @@ def test_builds_hold_the_package_once(tmp_path, links):
     clone = cloned(tmp_path / "clone", links)
     package = [(name, (clone / name).read_bytes()) for name in tracked(clone, "jaxunpool")]
 
-    assert contents(build(clone, tmp_path / "wheel", "wheel")) == package
+    wheel = build(clone, tmp_path / "wheel", "wheel")
+    assert "-cp311-abi3-" in wheel.name  # one for each platform
+    assert contents(wheel) == [item for item in package if not item[0].endswith(CPP)]
 
     # -e installs a path and no code: type checkers follow it.
     ((name, path),) = contents(build(clone, tmp_path / "editable", "editable"))
@@ -108,14 +120,13 @@ def test_builds_hold_the_package_once(tmp_path, links):
     assert [name for name in names if "kernels/" in name or name.startswith("jaxunpool/")] == [
         name for name, _ in package
     ]
+    assert "setup.py" in names
     assert "kernels" not in names
 
 
-@pytest.fixture(scope="module", params=["", "-e"])
-def environment(request, unlinked, tmp_path_factory):
-    """A Python, jaxunpool in it from a clone without links, and the folder that holds it."""
+def installed(clone, folder, option, **variables):
+    """A Python with jaxunpool in it from a clone, and the folder that holds it."""
     pytest.importorskip("pip")
-    folder = tmp_path_factory.mktemp("environment")
     venv.create(folder)
     (site,) = folder.glob("lib/python*/site-packages")
     # What jaxunpool depends on; .pth files in there, of editable installations, are not followed.
@@ -124,20 +135,54 @@ def environment(request, unlinked, tmp_path_factory):
     python = folder / "bin/python"
     install = [sys.executable, "-m", "pip", "--python", python, "install", "-q"]
     install += ["--no-deps", "--no-build-isolation", "--ignore-installed"]
-    run(*install, *request.param.split(), ".", cwd=unlinked)
-    return python, unlinked if request.param else site
+    run(*install, *option.split(), ".", cwd=clone, **variables)
+    return python, clone if option else site
+
+
+@pytest.fixture(scope="module", params=["", "-e"])
+def environment(request, unlinked, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("environment")
+    variables = NO_COMPILER
+    if COMPILER:
+        quick = folder / "quick"
+        quick.write_text(f'#!/bin/sh\nexec "{COMPILER}" "$@" -O0\n')
+        quick.chmod(0o755)
+        variables = {"CC": str(quick), "CXX": str(quick)}
+    return installed(unlinked, folder, request.param, **variables)
+
+
+USE = """
+import jax, jax.numpy as jnp, jaxunpool, jaxunpool.kernels.xla
+pool = lambda x: jaxunpool.max_pool(x, (2,))
+x = jnp.arange(4.0)[:, None]
+print(jaxunpool.kernels.xla.__file__)
+print(jax.jit(pool)(x)[:, 0])
+print(jaxunpool.explain(pool, x, platform="cpu").calls[0].implementation)
+print(jaxunpool.backends().found[1].reason)
+"""
 
 
 def test_installed_package_runs(environment, tmp_path):
     python, holder = environment
-    code = """
-import jax.numpy as jnp, jaxunpool, jaxunpool.kernels.xla
-print(jaxunpool.kernels.xla.__file__)
-print(jaxunpool.max_pool(jnp.arange(4.0)[:, None], (2,))[:, 0])
-"""
-    file, pooled = run(python, "-c", code, cwd=tmp_path).splitlines()
+    file, pooled, implementation, _ = run(python, "-c", USE, cwd=tmp_path).splitlines()
     assert pathlib.Path(file) == holder / "jaxunpool/kernels/xla/__init__.py"
     assert pooled == "[1. 3.]"
+    assert implementation == ("native_cpu" if COMPILER else "xla")
+    kernels = [path.name for path in (holder / "jaxunpool/kernels/native_cpu").iterdir()]
+    assert kernels.count("_native.abi3.so") == bool(COMPILER)
+
+
+@pytest.mark.parametrize("option", ["", "-e"])
+def test_installation_without_a_compiler(option, tmp_path):
+    """Succeeds; `xla` runs, and what brings the kernels is said."""
+    clone = cloned(tmp_path / "clone", "true")
+    python, _ = installed(clone, tmp_path / "environment", option, **NO_COMPILER)
+    _, pooled, implementation, reason = run(python, "-c", USE, cwd=tmp_path).splitlines()
+    assert (pooled, implementation) == ("[1. 3.]", "xla")
+    assert "not compiled when jaxunpool was installed" in reason
+    command = re.search("`(.*)`", reason)[1]
+    assert command.startswith(f"{python} -m pip install ")
+    assert command.endswith(f"-e {clone}" if option else f" {clone.as_uri()}")
 
 
 def users_code(clone):

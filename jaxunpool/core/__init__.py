@@ -11,7 +11,7 @@
 | `lowering.py`   | where a call runs: one device, or many                                       |
 | `halo.py`       | what a shard takes from its neighbours                                       |
 | `backends.py`   | which kernels run there, and the evidence                                    |
-| `explain.py`    | what a program would run                                                     |
+| `explain.py`    | what a program would run, and which backends there are                       |
 | `modules.py`    | a Flax module class from a function                                          |
 | `saving.py`     | `PoolIndices` in `flax.serialization`                                        |
 """

@@ -1,14 +1,14 @@
-"""Which implementation each primitive of a program runs on, and why."""
+"""Which implementation each primitive of a program runs on, which there are, and why."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 
-from jaxunpool.core.backends import PLATFORMS, choose
+from jaxunpool.core.backends import BACKENDS, PLATFORMS, choose, folder
 from jaxunpool.core.calls import Call
 from jaxunpool.core.geometry import check_choice
 from jaxunpool.core.resample import RESAMPLE
@@ -46,10 +46,64 @@ class Explanation:
     calls: tuple[Explained, ...]
 
     def __str__(self) -> str:
-        rows = [("primitive", "arrays", "windows", "runs on", "because"), *self.calls]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        return "\n".join([f"on {self.platform}:", *lines])
+        head = ("primitive", "arrays", "windows", "runs on", "because")
+        return "\n".join([f"on {self.platform}:", *_table(head, self.calls)])
+
+
+class Backend(NamedTuple):
+    """A backend on this machine.
+
+    Attributes:
+        name: what `implementation` names it by.
+        platform: `"cpu"`, `"gpu"`, `"tpu"`, or `"every"` for `"xla"`.
+        runs: whether it can run here.
+        reason: why not, and what brings it; or what it is.
+    """
+
+    name: str
+    platform: str
+    runs: bool
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Backends:
+    """The backends, those that run on this machine and those that do not; prints as a table.
+
+    Attributes:
+        found: one `Backend` each.
+    """
+
+    found: tuple[Backend, ...]
+
+    def __str__(self) -> str:
+        head = ("backend", "platform", "runs here", "because")
+        rows = [(b.name, b.platform, "yes" if b.runs else "no", b.reason) for b in self.found]
+        return "\n".join(_table(head, rows))
+
+
+def backends() -> Backends:
+    """Which backends can run on this machine, and what brings those that cannot.
+
+    JAX looks for its devices, if it has not yet. Where a backend is missing, `"xla"` runs in its
+    place.
+
+    Returns:
+        `Backends`, to be printed.
+
+    Example:
+        >>> for backend in backends().found:
+        ...     print(backend.name, "for", backend.platform)
+        xla for every
+        native_cpu for cpu
+        mosaic_tpu for tpu
+        mosaic_gpu for gpu
+    """
+    found = [Backend("xla", "every", True, "plain JAX")]
+    for backend in BACKENDS:
+        missing = folder(backend.name).missing()
+        found.append(Backend(backend.name, backend.platform, missing is None, missing or "found"))
+    return Backends(tuple(found))
 
 
 def explain(
@@ -76,10 +130,10 @@ def explain(
     Example:
         >>> step = jax.grad(lambda x: jaxunpool.max_pool(x, (2, 2)).sum())
         >>> x = jax.ShapeDtypeStruct((8, 4, 4, 64), jnp.float32)
-        >>> for call in explain(step, x, platform="cpu").calls:
+        >>> for call in explain(step, x, platform="tpu").calls:
         ...     print(call.primitive, "->", call.implementation)
-        select -> xla
-        scatter -> xla
+        select -> mosaic_tpu
+        scatter -> mosaic_tpu
     """
     if not callable(fn):
         raise TypeError(f"fn: expected a function, got {type(fn).__name__}")
@@ -113,6 +167,13 @@ def _walk(program: Any, platform: str) -> Iterator[Explained]:
         for inner in jax.tree.leaves(list(parameters.values()), is_leaf=_is_program):
             if _is_program(inner):
                 yield from _walk(getattr(inner, "jaxpr", inner), platform)
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+    """Lines of columns."""
+    rows = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def _is_program(value: Any) -> bool:

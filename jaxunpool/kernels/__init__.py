@@ -6,9 +6,10 @@
     reduce(u, pattern, geometry, weighting)     -> y               sums over each window
     replicate(y, pattern, geometry, weighting)  -> u               copies into each window
 
-Backends other than `xla` also say which calls they leave to it:
+Backends other than `xla` also say which calls they leave to it, and whether they run here at all:
 
     unsupported(primitive, geometry, shape, dtype, **options) -> why not, in words; None if served
+    missing() -> why not on this machine, and what brings it; None if they run
 
 `gather` is the transpose of `scatter(duplicates="sum")` and the derivative of `select`; `reduce`
 and `replicate` are each other's transpose. Kernels know arrays and `WindowGeometry`; gradients,

@@ -93,6 +93,14 @@ def unsigned_zero(total: jax.Array) -> jax.Array:
     return jnp.where(total == 0, jnp.zeros_like(total), total)
 
 
+def devices(platform: str) -> list[Any]:
+    """Those of this process; none where JAX finds none, or leaves them to another."""
+    try:
+        return jax.devices(platform)
+    except RuntimeError:
+        return []
+
+
 def lowest(dtype: Any) -> np.ndarray:
     """The identity of the maximum: -inf, or the smallest integer."""
     is_float = jnp.issubdtype(dtype, jnp.floating)

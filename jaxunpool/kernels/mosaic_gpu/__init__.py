@@ -9,6 +9,6 @@ from jaxunpool.kernels.mosaic_gpu.reduce import reduce
 from jaxunpool.kernels.mosaic_gpu.replicate import replicate
 from jaxunpool.kernels.mosaic_gpu.scatter import scatter
 from jaxunpool.kernels.mosaic_gpu.select import select
-from jaxunpool.kernels.mosaic_gpu.tiles import unsupported
+from jaxunpool.kernels.mosaic_gpu.tiles import missing, unsupported
 
-__all__ = ["gather", "reduce", "replicate", "scatter", "select", "unsupported"]
+__all__ = ["gather", "missing", "reduce", "replicate", "scatter", "select", "unsupported"]

@@ -16,10 +16,10 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jaxunpool.core.geometry import WindowGeometry
+from jaxunpool.kernels.common import devices
 
 THREADS = 128  # a warpgroup
 VECTOR_BYTES = 16  # the widest access
@@ -173,13 +173,17 @@ def unsupported(
     return None
 
 
+def missing() -> str | None:
+    """Why the kernels cannot run on this machine, and what brings them; None if they can."""
+    if not devices("cuda"):
+        return "JAX finds no NVIDIA GPU; where there is one, `pip install 'jax[cuda13]'` brings it"
+    return _other_gpu()
+
+
 @functools.cache
 def _other_gpu() -> str | None:
     """A GPU of this process that Mosaic GPU does not compile for."""
-    try:
-        capabilities = {str(device.compute_capability) for device in jax.devices("cuda")}
-    except RuntimeError:  # no GPU: compiled for another machine
-        return None
+    capabilities = {str(device.compute_capability) for device in devices("cuda")}
     others = [c for c in capabilities if c.split(".")[0] not in ("9", "10")]
     return f"compute capability {others[0]} (the kernels need 9 or 10)" if others else None
 

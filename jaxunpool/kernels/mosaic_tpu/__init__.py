@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunpool.core.geometry import WindowGeometry
+from jaxunpool.kernels.common import devices
 from jaxunpool.kernels.mosaic_tpu import pooling, unpooling
 from jaxunpool.kernels.mosaic_tpu.gather import gather
 from jaxunpool.kernels.mosaic_tpu.reduce import reduce
@@ -22,12 +23,19 @@ from jaxunpool.kernels.mosaic_tpu.scatter import scatter
 from jaxunpool.kernels.mosaic_tpu.select import select
 from jaxunpool.kernels.mosaic_tpu.views import LANES, SUBLANES, view
 
-__all__ = ["gather", "reduce", "replicate", "scatter", "select", "unsupported"]
+__all__ = ["gather", "missing", "reduce", "replicate", "scatter", "select", "unsupported"]
 
 UNPOOLS = ("scatter", "replicate")
 # Loops over the elements of a window, and over those of a cell, are unrolled.
 MOST_ELEMENTS = 32
 DTYPES = ("float32", "bfloat16", "int32", "int16", "int8", "uint16", "uint8")
+
+
+def missing() -> str | None:
+    """Why the kernels cannot run on this machine, and what brings them; None if they can."""
+    if devices("tpu"):
+        return None
+    return "JAX finds no TPU; where there is one, `pip install 'jax[tpu]'` brings it"
 
 
 def unsupported(

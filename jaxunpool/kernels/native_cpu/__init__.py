@@ -22,12 +22,14 @@ from jaxunpool.kernels.native_cpu.calls import (
     select_uneven,
     unsupported,
 )
+from jaxunpool.kernels.native_cpu.library import missing
 
 __all__ = [
     "gather",
     "gather_flat",
     "gather_last",
     "gather_last_flat",
+    "missing",
     "reduce",
     "replicate",
     "scatter",

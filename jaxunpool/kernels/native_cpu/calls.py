@@ -97,6 +97,7 @@ def _weighted(
 
 
 def _call(name: str, results: Any, *arrays: jax.Array, **attributes: Any) -> Any:
+    results = jax.tree.map(_on_this_mesh, results)
     return jax.ffi.ffi_call(library.PREFIX + name, results)(*arrays, **attributes)
 
 

@@ -52,9 +52,11 @@ namespace baseline {
 #undef VECTOR_BYTES
 }  // namespace baseline
 
+// Of x86-64-v3 and v4. To clang they are named one by one: what a driver switches off by name, as zig's
+// does, `arch` does not switch on again.
 #if defined(__x86_64__)
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("arch=x86-64-v3"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2,f16c,fma,lzcnt"))), apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("arch=x86-64-v3")
@@ -67,7 +69,8 @@ namespace avx2 {
 }  // namespace avx2
 #if defined(__clang__)
 #pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("arch=x86-64-v4"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2,f16c,fma,lzcnt,avx512f,avx512bw,avx512dq,avx512vl"))), \
+                             apply_to = function)
 #else
 #pragma GCC pop_options
 #pragma GCC push_options
@@ -539,6 +542,12 @@ ffi::Error SelectUneven(ffi::ThreadPool pool, Array x, Array start0, Array start
 
 }  // namespace
 }  // namespace jaxunpool
+
+// What the library was made of (setup.py).
+#ifndef JAXUNPOOL_SOURCES
+#define JAXUNPOOL_SOURCES ""
+#endif
+extern "C" __attribute__((visibility("default"))) const char* jaxunpool_sources() { return JAXUNPOOL_SOURCES; }
 
 using namespace jaxunpool;
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_select, Select,
