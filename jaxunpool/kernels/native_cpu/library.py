@@ -21,10 +21,15 @@ def missing() -> str | None:
     if not built:
         return f"it was not compiled when jaxunpool was installed; {HOW}"
     try:
-        library = ctypes.CDLL(str(built[0]))
-        for name in HANDLERS:
-            handler = jax.ffi.pycapsule(getattr(library, PREFIX + name))
-            jax.ffi.register_ffi_target(PREFIX + name, handler, platform="cpu")
+        load(built[0])
     except Exception as error:  # of another machine, or another version of XLA's interface
         return f"its library cannot be used here ({error}); {HOW}"
     return None
+
+
+def load(path: pathlib.Path) -> None:
+    """Make the kernels of a library known to XLA."""
+    library = ctypes.CDLL(str(path))
+    for name in HANDLERS:
+        handler = jax.ffi.pycapsule(getattr(library, PREFIX + name))
+        jax.ffi.register_ffi_target(PREFIX + name, handler, platform="cpu")
