@@ -1,7 +1,7 @@
 """Tests with a library that was compiled with sanitizers, for `test_native_cpu.py`.
 
-`python sanitized.py LIBRARY TYPES ARGS...`: `ARGS` are pytest's, and the library has the types named
-(with commas) alone.
+`python sanitized.py LIBRARY TYPES ARGS...`: `ARGS` are pytest's, and the library has the types
+named (with commas) alone.
 """
 
 import dataclasses

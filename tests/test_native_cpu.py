@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import hypothesis
@@ -162,6 +163,14 @@ def test_window_of_more_elements_than_offsets_name_is_left_to_xla():
     assert "65536 elements" in choice.reason
 
 
+def test_hostile_products_of_nothing_do_not_overflow():
+    """No channels, and so many examples that their rows have no number."""
+    sizes = numbers(2**62, 0, (4, 4, 1, 1, 1, 0, 0), (4, 4, 1, 1, 1, 0, 0))
+    nothing = ((0,), FLOAT)
+    kernel_of("select", takes=[nothing], gives=[nothing, ((0,), BYTE)], sizes=sizes)()
+    kernel_of("replicate", takes=[nothing, nothing], gives=[nothing], sizes=sizes)()
+
+
 # Calls that are refused
 
 TILES = numbers(2, 3, (6, 3, 2, 2, 1, 0, 0), (4, 2, 2, 2, 1, 0, 0))
@@ -305,43 +314,55 @@ FLAGS = ("-std=c++17", "-g1", "-fno-omit-frame-pointer", "-fPIC", "-shared", "-w
 FLAGS += ("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 FLAGS += ("-fno-sanitize-recover=undefined",)
 TYPES = {"F32": "float32", "BF16": "bfloat16"}  # of a library that compiles quickly
-PLANTED = "if (count(x) == 77) data(y)[y->size_bytes()] = 1;"
+
+
+def replaced(text: str, old: str, new: str) -> str:
+    """The sources with a part of theirs, which has to be there, in other words."""
+    assert old in text
+    return text.replace(old, new)
+
+
+def overrun(text: str) -> str:
+    """A write beyond a result, for 77 elements."""
+    planted = "if (count(x) == 77) data(y)[y->size_bytes()] = 1;"
+    found = re.search(r"Error Select\(.*\n.*\n", text)
+    assert found is not None
+    return replaced(text, found[0], f"{found[0]}    {planted}\n")
 
 
 @functools.cache
-def sanitizers() -> tuple[str, str]:
+def sanitizers(*names: str) -> tuple[str, str]:
     """The compiler, and what a process has to load before all else."""
     compiler = shutil.which("g++")
     if compiler is None or not sys.platform.startswith("linux"):
         pytest.skip("no g++ on Linux, whose sanitizers Python can load")
-    asked = ([compiler, f"-print-file-name=lib{name}.so"] for name in ("asan", "ubsan"))
+    asked = ([compiler, f"-print-file-name=lib{name}.so"] for name in names)
     paths = [subprocess.check_output(question, text=True).strip() for question in asked]
     if not all(map(os.path.isabs, paths)):
         pytest.skip("g++ comes without its sanitizers")
     return compiler, ":".join(paths)
 
 
-def compiled(folder: pathlib.Path, everything: bool) -> pathlib.Path:
-    """A library with sanitizers, of the sources as they are but for a write beyond an array.
+def compiled(
+    folder: pathlib.Path, flags: Iterable[str], change: Callable[[str], str], everything: bool
+) -> pathlib.Path:
+    """A library with sanitizers, of the sources as they are but for a change to `handlers.cc`.
 
-    It happens for 77 elements alone. In part, the library is for one instruction set and few types.
+    In part, it is for one instruction set and few types.
     """
     sources = folder / "sources"
     shutil.copytree(FOLDER, sources, ignore=lambda _, names: [n for n in names if "_" in n])
-    text = (sources / "handlers.cc").read_text()
-    planted = re.sub(r"(Error Select\(.*\n.*\n)", rf"\1 {PLANTED}\n", text)
-    assert planted != text
+    text = change((sources / "handlers.cc").read_text())
     if not everything:
-        assert "#if defined(__x86_64__)" in planted
-        planted = planted.replace("#if defined(__x86_64__)", "#if 0")
+        text = replaced(text, "#if defined(__x86_64__)", "#if 0")
         runs = (sources / "runs.inc").read_text()
         others = re.compile(rf".*case ffi::(?!({'|'.join(TYPES)}):).*\n")
         (sources / "runs.inc").write_text(others.sub("", runs))
-    (sources / "handlers.cc").write_text(planted)
+    (sources / "handlers.cc").write_text(text)
     built = folder / "library.so"
     where = ["-isystem", jax.ffi.include_dir(), str(sources / "handlers.cc"), "-o", str(built)]
-    flags = ALL if everything else QUICK
-    subprocess.run([sanitizers()[0], *FLAGS, *flags, *where], check=True)
+    compiler = sanitizers()[0]
+    subprocess.run([compiler, *FLAGS, *flags, *where], check=True)
     return built
 
 
@@ -377,11 +398,11 @@ for size in (76, 77):
 @pytest.mark.parametrize("everything", [False, pytest.param(True, marks=pytest.mark.thorough)])
 def test_no_call_leaves_its_arrays(everything, tmp_path):
     """Under AddressSanitizer and UndefinedBehaviorSanitizer, which do see a write beyond one."""
-    loaded = {"LD_PRELOAD": sanitizers()[1], **OPTIONS}
-    built = compiled(tmp_path, everything)
-    overrun = python("-c", OVERRUN, built, **loaded)
-    assert overrun.stdout == "76 38.0\n"
-    assert "AddressSanitizer: heap-buffer-overflow" in overrun.stderr
+    loaded = {"LD_PRELOAD": sanitizers("asan", "ubsan")[1], **OPTIONS}
+    built = compiled(tmp_path, ALL if everything else QUICK, overrun, everything)
+    planted = python("-c", OVERRUN, built, **loaded)
+    assert planted.stdout == "76 38.0\n"
+    assert "AddressSanitizer: heap-buffer-overflow" in planted.stderr
     types = list(map(str, TESTED["native_cpu"].dtypes)) if everything else TYPES.values()
     chosen = "hostile or (native_cpu and bits_of_xla)"
     if everything:
@@ -399,6 +420,57 @@ def test_no_call_leaves_its_arrays(everything, tmp_path):
 
 
 # Threads
+
+SHARED = """
+#include <deque>
+#include <functional>
+static std::mutex handing;
+static std::deque<std::function<void()>> handed;
+"""
+HAND_OVER = """{
+  std::lock_guard<std::mutex> lock(handing);
+  handed.emplace_back(std::move(copy));
+}
+pool.Schedule([] {
+  std::function<void()> work;
+  {
+    std::lock_guard<std::mutex> lock(handing);
+    work = std::move(handed.front());
+    handed.pop_front();
+  }
+  work();
+});"""
+
+
+def handed_over(text: str) -> str:
+    """Work goes through a queue that ThreadSanitizer sees, which XLA's is not."""
+    text = replaced(text, "pool.Schedule(std::move(copy));", HAND_OVER)
+    return replaced(
+        text, "namespace jaxunpool {\nnamespace {", f"{SHARED}namespace jaxunpool {{\nnamespace {{"
+    )
+
+
+def racing(text: str) -> str:
+    """Threads that count what they do without telling each other."""
+    loop = "(i = state->next.fetch_add(1)) < n;) {"
+    text = replaced(handed_over(text), loop, f"{loop} ++handing_count;")
+    return replaced(
+        text, "static std::mutex handing;", "static std::mutex handing; static int handing_count;"
+    )
+
+
+@pytest.mark.thorough
+def test_threads_do_not_race(tmp_path):
+    """Under ThreadSanitizer, which does see a race."""
+    options = {"TSAN_OPTIONS": "ignore_noninstrumented_modules=1", "NPROC": "4"}
+    loaded = {"LD_PRELOAD": sanitizers("tsan")[1], **options}
+    for change, races in ((handed_over, False), (racing, True)):
+        folder = tmp_path / change.__name__
+        folder.mkdir()
+        built = compiled(folder, ("-O1", "-fsanitize=thread"), change, False)
+        done = python(TESTS / "native_threads.py", f"LIBRARY={built}", "many", **loaded)
+        assert ("ThreadSanitizer: data race" in done.stderr) == races, done.stderr[:6000]
+        assert (done.returncode == 0) != races
 
 
 @functools.cache
