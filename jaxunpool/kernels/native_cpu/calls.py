@@ -17,6 +17,7 @@ from jaxunpool.kernels.native_cpu import library
 INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 DTYPES = frozenset(map(jnp.dtype, ["float16", "bfloat16", "float32", "float64", *INTEGERS]))
 WEIGHTINGS = ("sum", "mean", "mean_inside", "cover", "last")  # in the library's order
+MOST_TAPS = 65535  # what names them has 16 bits, and names nothing too
 ALONE = Axis(1, 1)  # stands for a spatial axis that is not there
 
 
@@ -27,6 +28,8 @@ def unsupported(
     reason = library.missing()
     if reason is None and jnp.dtype(dtype) not in DTYPES:
         reason = f"values of type {jnp.dtype(dtype).name}"
+    if reason is None and geometry.volume > MOST_TAPS:
+        reason = f"windows of {geometry.volume} elements ({MOST_TAPS} at most)"
     return reason
 
 
@@ -90,7 +93,8 @@ def _weighted(
     sizes: np.ndarray,
 ) -> jax.Array:
     """`reduce` or `replicate`; an empty pattern stands for ones."""
-    dtype = accumulator(array.dtype)
+    is_float = jnp.issubdtype(array.dtype, jnp.floating)
+    dtype = accumulator(array.dtype) if is_float else array.dtype  # the library's sums run in it
     factors = jnp.zeros(0, dtype) if pattern is None else pattern.astype(dtype)
     number = np.int64(WEIGHTINGS.index(weighting))
     return _call(name, result, array, factors, sizes=sizes, weighting=number)

@@ -38,7 +38,7 @@ struct Axis {
   // Elements of a window that are in the input, or in it and its padding; never an overhang.
   i64 count(i64 o, bool padded) const {
     i64 stop = size + (padded ? high : 0) - position(o, 0);
-    return std::min(window, ceil_div(stop, dilation)) - (padded ? 0 : first_tap(o));
+    return std::max<i64>(0, std::min(window, ceil_div(stop, dilation)) - (padded ? 0 : first_tap(o)));
   }
   // Calls f(window, tap) for the windows that have an element at a position, in order.
   template <typename F>

@@ -143,9 +143,12 @@ void in_parallel(ffi::ThreadPool& pool, i64 n, const F& body) {
     work();
     std::fesetenv(&before);
   };
-  for (i64 helpers = std::min<i64>(pool.num_threads(), n) - 1; helpers > 0; --helpers) {
-    auto copy = help;
-    pool.Schedule(std::move(copy));
+  try {
+    for (i64 helpers = std::min<i64>(pool.num_threads(), n) - 1; helpers > 0; --helpers) {
+      auto copy = help;
+      pool.Schedule(std::move(copy));
+    }
+  } catch (const std::bad_alloc&) {  // fewer helpers; those that there are must not outlive `body`
   }
   work();
   std::unique_lock<std::mutex> lock(state->mutex);
@@ -170,9 +173,13 @@ Geometry geometry_of(ffi::Span<const i64> sizes, i64 unpooled, i64 pooled) {
   g.channels = sizes[1];
   std::memcpy(g.axes, sizes.begin() + 2, sizeof g.axes);
   constexpr i64 MOST = i64(1) << 31;
-  for (const Axis& a : g.axes)
-    for (i64 value : {a.size, a.outputs, a.window - 1, a.stride - 1, a.dilation - 1, a.low, a.high})
-      if (value < 0 || value >= MOST) throw Refused("sizes of windows are out of range");
+  auto check = [](i64 value, i64 least) {
+    if (value < least || value >= MOST) throw Refused("sizes of windows are out of range");
+  };
+  for (const Axis& a : g.axes) {
+    for (i64 value : {a.size, a.outputs, a.low, a.high}) check(value, 0);
+    for (i64 value : {a.window, a.stride, a.dilation}) check(value, 1);
+  }
   const Axis *d = &g.axes[0], *h = &g.axes[1], *w = &g.axes[2];
   if (product({g.n, g.channels, d->size, h->size, w->size}) != unpooled ||
       product({g.n, g.channels, d->outputs, h->outputs, w->outputs}) != pooled)
@@ -198,8 +205,9 @@ ffi::Error guarded(F f) {
 template <typename F>
 void share(ffi::ThreadPool& pool, const Geometry& g, bool unpooled, i64 bytes, const F& body) {
   auto length = [&](const Axis& a) { return unpooled ? a.size : a.outputs; };
+  if (!g.channels) return;  // then products may overflow
   i64 rows = g.n * length(g.axes[0]) * length(g.axes[1]), width = length(g.axes[2]);
-  if (!rows || !width || !g.channels) return;
+  if (!rows || !width) return;
   i64 tasks = std::max<i64>(1, bytes / TASK_BYTES), parts = tasks > rows ? std::min(width, tasks / rows) : 1;
   i64 step = unpooled ? g.axes[2].stride : 1, part = ceil_div(ceil_div(width, parts), step) * step;
   tasks = std::min(tasks, rows);
@@ -219,22 +227,31 @@ i64 bytes(const Array& a, const Array& b) { return i64(a.size_bytes() + b.size_b
 i64 item(const Array& array) { return i64(ffi::ByteWidth(array.element_type())); }
 const char* data(const Array& array) { return static_cast<const char*>(array.untyped_data()); }
 char* data(Result& array) { return static_cast<char*>(array->untyped_data()); }
-void check_same(i64 a, i64 b) {
-  if (a != b) throw Refused("values and offsets have different sizes");
+void check_types(ffi::DataType a, ffi::DataType b) {
+  if (a != b) throw Refused("arrays of different types");
+}
+// One offset per window, of a type that has a number for every element and one that names none.
+void check_offsets(const Geometry& g, const Array& offsets, i64 pooled) {
+  if (count(offsets) != pooled) throw Refused("values and offsets have different sizes");
+  if (item(offsets) < 4 && g.volume() >= i64(1) << 8 * item(offsets)) throw Refused("offsets are too narrow for the window");
 }
 
 ffi::Error Select(ffi::ThreadPool pool, Array x, Result y, Result offsets, Sizes sizes) {
   return guarded([&] {
-    check_same(count(*y), count(*offsets));
     Geometry g = geometry_of(sizes, count(x), count(*y));
     Runs runs = runs_of(x.element_type(), offsets->element_type());
+    check_types(x.element_type(), y->element_type());
+    check_offsets(g, *offsets, count(*y));
     i64 size = item(x), offset_size = item(*offsets);
     share(pool, g, false, bytes(x, *y), [&](i64 first, i64 last, i64 begin, i64 end) {
       Scratch s;
       for (i64 row = first; row < last; ++row)
         read_row(g, data(x), size, row, begin, end, s, [&](const char* from, Taps taps, i64 o, i64 n) {
-          i64 at = (row * g.axes[2].outputs + o) * g.channels;
-          runs.select(from, taps, n * g.channels, data(y) + at * size, data(offsets) + at * offset_size);
+          i64 at = (row * g.axes[2].outputs + o) * g.channels, length = n * g.channels;
+          char *to = data(y) + at * size, *named = data(offsets) + at * offset_size;
+          if (taps.count) return runs.select(from, taps, length, to, named);
+          std::memset(to, 0, length * size);  // a window of padding alone
+          std::memset(named, 0, length * offset_size);
         });
     });
   });
@@ -279,9 +296,10 @@ void gather(ffi::ThreadPool& pool, const Geometry& g, const Runs& runs, const Ar
 
 ffi::Error Gather(ffi::ThreadPool pool, Array u, Array offsets, Result y, Sizes sizes, bool winners) {
   return guarded([&] {
-    check_same(count(*y), count(offsets));
     Geometry g = geometry_of(sizes, count(u), count(*y));
     Runs runs = runs_of(u.element_type(), offsets.element_type());
+    check_types(u.element_type(), y->element_type());
+    check_offsets(g, offsets, count(*y));
     if (item(offsets) == 1) gather<uint8_t>(pool, g, runs, u, offsets, y, winners);
     else if (item(offsets) == 2) gather<uint16_t>(pool, g, runs, u, offsets, y, winners);
     else gather<uint32_t>(pool, g, runs, u, offsets, y, winners);
@@ -307,7 +325,8 @@ bool is_sparse(const Geometry& g, ffi::DataType type, bool last) {
   const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
   bool narrow = type == ffi::F16 || type == ffi::BF16;  // sums of these are kept in float32
   i64 cell = d.stride * h.stride * w.stride;
-  return (last || !narrow || !g.overlaps()) && cell >= (g.channels >= MANY_CHANNELS ? 9 : 4);
+  bool few = cell >= (g.channels >= MANY_CHANNELS ? 9 : 4) && g.volume() <= 4096;
+  return few && (last || !narrow || !g.overlaps());
 }
 
 template <typename F>
@@ -316,6 +335,7 @@ template <typename T>
 using Wraps = typename std::conditional_t<std::is_integral_v<T>, std::make_unsigned<T>, std::common_type<T>>::type;
 
 void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Array& y, const Array& offsets, Result& u, bool last) {
+  if (!count(*u)) return;
   // Bands of whole windows, so that few of these reach into two of them.
   const Axis &d = g.axes[0], &h = g.axes[1];
   i64 rows = g.n * d.size * h.size, band = d.size > 1 ? d.stride * h.size : std::min(h.stride, h.size);
@@ -344,9 +364,10 @@ void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Array& y, const
 
 ffi::Error Scatter(ffi::ThreadPool pool, Array y, Array offsets, Result u, Sizes sizes, bool last_wins) {
   return guarded([&] {
-    check_same(count(y), count(offsets));
     Geometry g = geometry_of(sizes, count(*u), count(y));
     Runs runs = runs_of(y.element_type(), offsets.element_type());
+    check_types(y.element_type(), u->element_type());
+    check_offsets(g, offsets, count(y));
     if (is_sparse(g, y.element_type(), last_wins)) return scatter_few(pool, g, y, offsets, u, last_wins);
     i64 size = item(y), offset_size = item(offsets);
     share(pool, g, true, bytes(*u, y), [&](i64 first, i64 last, i64 begin, i64 end) {
@@ -361,9 +382,11 @@ ffi::Error Scatter(ffi::ThreadPool pool, Array y, Array offsets, Result u, Sizes
   });
 }
 
-// An empty pattern stands for ones.
-const void* pattern_of(const Array& pattern, Geometry& g, i64 weighting) {
+// An empty pattern stands for ones. It has the type that sums of such values run in.
+const void* pattern_of(const Array& pattern, Geometry& g, i64 weighting, ffi::DataType values) {
   if (weighting < SUM || weighting > LAST) throw Refused("unknown weighting");
+  bool half = values == ffi::F16 || values == ffi::BF16;
+  check_types(half ? ffi::F32 : values, pattern.element_type());
   g.weighting = Weighting(weighting);
   if (!count(pattern)) return nullptr;
   if (count(pattern) != g.volume()) throw Refused("the pattern is not as large as the window");
@@ -373,8 +396,9 @@ const void* pattern_of(const Array& pattern, Geometry& g, i64 weighting) {
 ffi::Error Reduce(ffi::ThreadPool pool, Array u, Array pattern, Result y, Sizes sizes, i64 weighting) {
   return guarded([&] {
     Geometry g = geometry_of(sizes, count(u), count(*y));
-    const void* factors = pattern_of(pattern, g, weighting);
+    const void* factors = pattern_of(pattern, g, weighting, u.element_type());
     Runs runs = runs_of(u.element_type(), ffi::U8);
+    check_types(u.element_type(), y->element_type());
     const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
     bool padded = g.weighting == MEAN, divides = padded || g.weighting == MEAN_INSIDE;
     share(pool, g, false, bytes(u, *y), [&](i64 first, i64 last, i64 begin, i64 end) {
@@ -393,8 +417,9 @@ ffi::Error Reduce(ffi::ThreadPool pool, Array u, Array pattern, Result y, Sizes 
 ffi::Error Replicate(ffi::ThreadPool pool, Array y, Array pattern, Result u, Sizes sizes, i64 weighting) {
   return guarded([&] {
     Geometry g = geometry_of(sizes, count(*u), count(y));
-    const void* factors = pattern_of(pattern, g, weighting);
+    const void* factors = pattern_of(pattern, g, weighting, y.element_type());
     Runs runs = runs_of(y.element_type(), ffi::U8);
+    check_types(y.element_type(), u->element_type());
     share(pool, g, true, bytes(*u, y), [&](i64 first, i64 last, i64 begin, i64 end) {
       Scratch s;
       for (i64 row = first; row < last; ++row)
@@ -451,7 +476,7 @@ void share_planes(ffi::ThreadPool& pool, const Array& values, const Array& posit
 Planes planes_of(Sizes sizes, const Array& u, const Array& y, const Array& positions) {
   if (sizes.size() != 4) throw Refused("expected 4 sizes");
   Planes g{sizes[0], sizes[1], sizes[2], sizes[3]};
-  check_same(count(y), count(positions));
+  if (count(y) != count(positions)) throw Refused("values and positions have different sizes");
   if (product({g.n, g.unpooled, g.channels}) != count(u) || product({g.n, g.pooled, g.channels}) != count(y))
     throw Refused("arrays and planes have different sizes");
   return g;
@@ -460,6 +485,7 @@ Planes planes_of(Sizes sizes, const Array& u, const Array& y, const Array& posit
 ffi::Error GatherFlat(ffi::ThreadPool pool, Array u, Array positions, Result y, Sizes sizes, bool winners) {
   return guarded([&] {
     Planes g = planes_of(sizes, u, *y, positions);
+    check_types(u.element_type(), y->element_type());
     share_planes(pool, u, positions, g, bytes(u, *y), [&](auto value, const int32_t* p, Part part) {
       using B = baseline::Bits<decltype(value)>;
       auto* from = reinterpret_cast<const B*>(data(u));
@@ -472,6 +498,7 @@ ffi::Error GatherFlat(ffi::ThreadPool pool, Array u, Array positions, Result y, 
 ffi::Error ScatterFlat(ffi::ThreadPool pool, Array y, Array positions, Result u, Sizes sizes, bool last) {
   return guarded([&] {
     Planes g = planes_of(sizes, *u, y, positions);
+    check_types(u->element_type(), y.element_type());
     share_planes(pool, y, positions, g, bytes(*u, y), [&](auto value, const int32_t* p, Part part) {
       using T = Wraps<decltype(value)>;
       using B = baseline::Bits<T>;
@@ -510,7 +537,8 @@ ffi::Error SelectUneven(ffi::ThreadPool pool, Array x, Array start0, Array start
       volume = product({volume, widest});
     }
     const auto &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
-    check_same(count(*y), count(*flat));
+    check_types(x.element_type(), y->element_type());
+    if (count(*y) != count(*flat)) throw Refused("values and positions have different sizes");
     if (product({g.n, g.channels, d.size, h.size, w.size}) != count(x) ||
         product({g.n, g.channels, d.outputs, h.outputs, w.outputs}) != count(*y) || flat->element_type() != ffi::S32)
       throw Refused("arrays and windows have different sizes");

@@ -103,13 +103,14 @@ void read_row(const Geometry& g, const char* x, i64 bytes, i64 row, i64 first, i
   // Few channels: in phases the elements of a tap are next to each other.
   i64 width = last - first + (w.window - 1) / w.stride, phases = std::min(w.stride, w.window);
   i64 length = phases * width * g.channels;
+  i64 deep = std::min(d.window, d.size), high = std::min(h.window, h.size);  // of the rows to hold
   if (s.held.empty()) {
-    s.held.assign(d.window * h.window, -1);
+    s.held.assign(deep * high, -1);
     s.bytes.resize(s.held.size() * length * bytes);
   }
   s.taps.clear();
   for (const Tap& r : s.rows) {
-    i64 number = r.distance, slot = number / h.size % d.size % d.window * h.window + number % h.size % h.window;
+    i64 number = r.distance, slot = number / h.size % d.size % deep * high + number % h.size % high;
     if (s.held[slot] != number) {
       s.held[slot] = number;
       for (i64 phase = 0; phase < phases; ++phase) {

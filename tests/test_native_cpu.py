@@ -1,0 +1,495 @@
+"""The library for CPU: whatever numbers and offsets it is given, on however many threads.
+
+The tests of hostile calls run here as they are, and in a process of its own with a library that was
+compiled with sanitizers.
+"""
+
+import functools
+import itertools
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from backend_cases import SUMS, TESTED, run
+from hypothesis import strategies as st
+from native_calls import ALONE, WEIGHTINGS, call, define, numbers, pooled, unpooled, volume
+from strategies import examples, only
+
+from jaxunpool.core import backends
+from jaxunpool.core.calls import Call
+from jaxunpool.core.geometry import WindowGeometry
+from jaxunpool.kernels.native_cpu import library
+
+FOLDER = pathlib.Path(library.__file__).parent
+TESTS = pathlib.Path(__file__).parent
+FLOAT, BYTE, WIDE = (np.dtype(t) for t in ("float32", "uint8", "uint16"))
+MOST = 2**31 - 1
+
+
+@pytest.fixture(autouse=True)
+def _library_is_there():
+    reason = library.missing()
+    if reason is not None:
+        pytest.skip(f"no kernels for CPU: {reason}")
+
+
+# Offsets that name nothing, and windows that hold nothing
+
+few = st.integers(0, 4)
+huge = st.sampled_from([5, 1000, MOST])
+axes = st.tuples(
+    st.integers(0, 6),  # size
+    few,  # windows
+    st.integers(1, 4),  # window
+    st.integers(1, 3) | huge,  # stride
+    st.integers(1, 3) | huge,  # dilation
+    few | huge,  # low
+    few | huge,  # high
+)
+
+
+def check_all(sizes: np.ndarray, dtype: np.dtype, rng: np.random.Generator) -> None:
+    """Every kernel for some numbers, on offsets of every kind, against the definition."""
+    inside, outside = unpooled(sizes), pooled(sizes)
+    u, y = (jnp.asarray(rng.integers(0, 4, shape).astype(dtype)) for shape in (inside, outside))
+    narrow = BYTE if volume(sizes) <= 255 else WIDE
+    offset_type = rng.choice([narrow, WIDE])
+    some = rng.integers(0, np.iinfo(offset_type).max, outside, offset_type, endpoint=True)
+    near = rng.integers(0, volume(sizes) + 2, outside).astype(offset_type)
+    offsets = jnp.asarray(np.where(rng.random(outside) < 0.5, some, near))
+    ones = rng.integers(0, 2, volume(sizes)) if rng.random() < 0.5 else None
+    summed = FLOAT if dtype.kind not in "iu" and dtype.itemsize == 2 else dtype
+    pattern = jnp.asarray([] if ones is None else ones).astype(summed)
+
+    @jax.jit
+    def found(u, y, offsets, pattern):
+        index = functools.partial(call, sizes=sizes)
+        results = [index("select", [(outside, dtype), (outside, offset_type)], u)]
+        for last in (False, True):
+            results.append(index("gather", [(outside, dtype)], u, offsets, winners=last))
+            results.append(index("scatter", [(inside, dtype)], y, offsets, last=last))
+        for i in map(np.int64, range(len(WEIGHTINGS))):
+            results.append(index("reduce", [(outside, dtype)], u, pattern, weighting=i))
+            results.append(index("replicate", [(inside, dtype)], y, pattern, weighting=i))
+        return results
+
+    wanted: list[Any] = [define("select", sizes, u)]
+    for last in (False, True):
+        wanted.append(define("gather", sizes, u, offsets, last=last))
+        wanted.append(define("scatter", sizes, y, offsets, last=last))
+    for how in WEIGHTINGS:
+        for name, array in (("reduce", u), ("replicate", y)):
+            known = how in ("sum", "last")  # the others divide: by zero, where nothing is meant
+            last = how == "last"
+            result = define(name, sizes, array, last=last, pattern=ones) if known else None
+            wanted.append(result)
+    for results, expected in zip(found(u, y, offsets, pattern), wanted, strict=True):
+        jax.block_until_ready(results)
+        if expected is not None:
+            for a, b in zip(results, expected, strict=True):
+                np.testing.assert_array_equal(np.asarray(a), b.astype(a.dtype))
+
+
+@hypothesis.settings(max_examples=examples(6, 300))
+@hypothesis.given(data=st.data())
+def test_hostile_numbers_are_harmless(data):
+    """Windows wholly outside, no windows, no elements, paddings and steps far beyond the sizes."""
+    some = data.draw(st.lists(axes, min_size=1, max_size=3))
+    sizes = numbers(data.draw(st.integers(0, 2)), data.draw(st.sampled_from([0, 1, 3, 18])), *some)
+    dtype = data.draw(st.sampled_from(TESTED["native_cpu"].dtypes))
+    check_all(sizes, dtype, np.random.default_rng(data.draw(st.integers(0, 2**32 - 1))))
+
+
+# Small windows, windows that are compared with 32 bits, and those whose offsets have 16.
+WINDOWS = {
+    "tiles": [(6, 3, 2, 2, 1, 0, 0)] * 2,
+    "overlap": [(7, 4, 3, 2, 1, 1, 1)] * 2,
+    "dilation": [(9, 5, 3, 2, 2, 2, 2), (8, 8, 3, 1, 3, 3, 3)],
+    "volume": [(3, 3, 3, 1, 1, 1, 1), (4, 2, 3, 2, 1, 1, 1), (5, 3, 3, 2, 1, 1, 1)],
+    "255": [(20, 3, 15, 2, 1, 0, 0), (20, 2, 17, 3, 1, 0, 0)],
+    "272": [(18, 2, 16, 2, 1, 0, 0), (18, 1, 17, 1, 1, 0, 0)],
+}
+
+
+@pytest.mark.parametrize("how", ["gather", "gather last", "scatter", "scatter last"])
+@pytest.mark.parametrize("window", only(*list(WINDOWS)[:-1], among=WINDOWS))
+def test_hostile_offsets_select_nothing(window, how):
+    """Every number that the type of offsets has, in every window; the channels differ by it."""
+    name, *last = how.split()
+    offset_type = BYTE if np.prod([axis[2] for axis in WINDOWS[window]]) <= 255 else WIDE
+    count = np.iinfo(offset_type).max + 1
+    sizes = numbers(1, count, *WINDOWS[window])
+    inside, outside = unpooled(sizes), pooled(sizes)
+    rng, dtype = np.random.default_rng(0), FLOAT
+    first, result = (inside, outside) if name == "gather" else (outside, inside)
+    array = rng.integers(1, 100, first).astype(dtype)
+    offsets = np.broadcast_to(np.arange(count).astype(offset_type), outside)
+    option = {"winners" if name == "gather" else "last": bool(last)}
+    kernel = jax.jit(functools.partial(call, name, [(result, dtype)], sizes=sizes, **option))
+    (found,) = kernel(array, offsets)
+    (wanted,) = define(name, sizes, array, offsets, last=bool(last))
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("primitive", SUMS)
+def test_pattern_of_every_type(primitive, rng):
+    geometry = WindowGeometry.for_input((2, 7, 6, 3), (3, 2), 2, 1)
+    sizes = numbers(2, 3, (7, 4, 3, 2, 1, 1, 1), (6, 4, 2, 2, 1, 1, 1))
+    shape = (2, 7, 6, 3) if primitive == "reduce" else geometry.pooled_shape((2, 7, 6, 3))
+    assert (unpooled(sizes), pooled(sizes)) == ((2, 1, 7, 6, 3), (2, 1, 4, 4, 3))
+    for dtype in TESTED["native_cpu"].dtypes:
+        array, pattern = (jnp.asarray(rng.integers(0, 4, s).astype(dtype)) for s in (shape, (3, 2)))
+        (found,) = run("native_cpu", Call(primitive, geometry, weighting="sum"), [array, pattern])
+        flat = np.asarray(pattern).ravel()
+        (wanted,) = define(primitive, sizes, np.expand_dims(array, 1), pattern=flat)
+        np.testing.assert_array_equal(found, wanted[:, 0])
+
+
+def test_window_of_more_elements_than_offsets_name_is_left_to_xla():
+    geometry = WindowGeometry.for_input((256, 256, 1), (256, 256))
+    array = jax.ShapeDtypeStruct((256, 256, 1), FLOAT)
+    choice = backends.choose(Call("select", geometry), [array], "cpu")
+    assert choice.implementation == "xla"
+    assert "65536 elements" in choice.reason
+
+
+def test_hostile_products_of_nothing_do_not_overflow():
+    """No channels, and so many examples that their rows have no number."""
+    sizes = numbers(2**62, 0, (4, 4, 1, 1, 1, 0, 0), (4, 4, 1, 1, 1, 0, 0))
+    nothing = ((0,), FLOAT)
+    kernel_of("select", takes=[nothing], gives=[nothing, ((0,), BYTE)], sizes=sizes)()
+    kernel_of("replicate", takes=[nothing, nothing], gives=[nothing], sizes=sizes)()
+
+
+# Calls that are refused
+
+TILES = numbers(2, 3, (6, 3, 2, 2, 1, 0, 0), (4, 2, 2, 2, 1, 0, 0))
+IN, OUT = (2, 6, 4, 3), (2, 3, 2, 3)
+# What each takes and gives, where no test says otherwise.
+CALLS: dict[str, dict[str, Any]] = {
+    "select": {"takes": [(IN, FLOAT)], "gives": [(OUT, FLOAT), (OUT, BYTE)]},
+    "gather": {"takes": [(IN, FLOAT), (OUT, BYTE)], "gives": [(OUT, FLOAT)], "winners": False},
+    "scatter": {"takes": [(OUT, FLOAT), (OUT, BYTE)], "gives": [(IN, FLOAT)], "last": False},
+    "reduce": {
+        "takes": [(IN, FLOAT), ((0,), FLOAT)],
+        "gives": [(OUT, FLOAT)],
+        "weighting": np.int64(0),
+    },
+    "replicate": {
+        "takes": [(OUT, FLOAT), ((0,), FLOAT)],
+        "gives": [(IN, FLOAT)],
+        "weighting": np.int64(0),
+    },
+}
+
+
+def with_number(index: int, value: int) -> np.ndarray:
+    """The numbers of a call, one of them replaced."""
+    sizes = TILES.copy()
+    sizes[index] = value
+    return sizes
+
+
+def kernel_of(name: str, **changes: Any) -> Any:
+    """A call of zeros, as it should be but for some changes; None leaves an attribute out."""
+    arguments = {"sizes": TILES, **CALLS[name], **changes}
+    arrays = [jnp.zeros(*kind) for kind in arguments.pop("takes")]
+    gives = arguments.pop("gives")
+    given = {key: value for key, value in arguments.items() if value is not None}
+    kernel = jax.jit(functools.partial(call, name, gives, **given))
+    return lambda: jax.block_until_ready(kernel(*arrays))
+
+
+@functools.cache
+def good(name: str) -> Any:
+    return kernel_of(name)
+
+
+def refused(name: str, message: str, **changes: Any) -> None:
+    """A call that was changed gives an error; one that is as it should be goes on working."""
+    with pytest.raises(jax.errors.JaxRuntimeError, match=message):
+        kernel_of(name, **changes)()
+    good(name)()
+
+
+def test_numbers_of_windows_are_refused():
+    """Each of them, negative or too large, or 0 where that is none."""
+    wrong = itertools.cycle([-1, -(2**63), 2**63 - 1, 2**31])
+    for index in range(2, 23):
+        has_least = (index - 2) % 7 in (2, 3, 4)
+        for value in [next(wrong)] + [0] * has_least:
+            refused("select", "jaxunpool: sizes of windows", sizes=with_number(index, value))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (np.zeros(0, np.int64), "expected 23 sizes"),
+        (TILES[:22], "expected 23 sizes"),
+        (np.append(TILES, 1), "expected 23 sizes"),
+        (with_number(0, -2), "sizes overflow"),
+        (with_number(1, -3), "sizes overflow"),
+        (with_number(0, 2**62), "sizes overflow"),
+        (with_number(0, 2**63 - 1), "sizes overflow"),
+        (numbers(2**32, 2**32, ALONE), "sizes overflow"),
+        (numbers(1, 2, *[(MOST, 1, 1, 1, 1, 0, 0)] * 3), "sizes overflow"),
+        (numbers(1, 2, *[(1, MOST, 1, 1, 1, 0, 0)] * 3), "different sizes"),
+        # A product of 2**64 more than the arrays have.
+        (numbers(2**61 + 18, 8, ALONE), "sizes overflow"),
+        (with_number(0, 1), "different sizes"),
+        (with_number(0, 0), "different sizes"),
+        (with_number(1, 4), "different sizes"),
+        (with_number(9, 12), "different sizes"),
+        (with_number(10, 4), "different sizes"),
+        (with_number(11, MOST), "more than 65535"),
+        (with_number(11, 256), "too narrow"),
+    ],
+)
+def test_sizes_are_refused(sizes, message):
+    refused("select", f"jaxunpool: .*{message}", sizes=sizes)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_sizes_that_are_none_are_refused(name):
+    """By XLA."""
+    for sizes in (None, np.int64(23), TILES.astype(np.int32), TILES.astype(float), "sizes"):
+        refused(name, "decode|[Aa]ttribute", sizes=sizes)
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "changes"),
+    [
+        ("select", "different types", {"gives": [(OUT, np.float16), (OUT, BYTE)]}),
+        ("select", "neither uint8 nor uint16", {"gives": [(OUT, FLOAT), (OUT, np.int8)]}),
+        ("select", "neither uint8 nor uint16", {"gives": [(OUT, FLOAT), (OUT, np.uint32)]}),
+        ("select", "different sizes", {"gives": [(OUT, FLOAT), ((35,), BYTE)]}),
+        ("select", "different sizes", {"gives": [((35,), FLOAT), (OUT, BYTE)]}),
+        ("select", "no kernel", {"takes": [(IN, bool)], "gives": [(OUT, bool), (OUT, BYTE)]}),
+        ("select", "no kernel", {"takes": [(IN, complex)], "gives": [(OUT, complex), (OUT, BYTE)]}),
+        ("gather", "different types", {"gives": [(OUT, np.float16)]}),
+        ("gather", "neither", {"takes": [(IN, FLOAT), (OUT, np.int32)]}),
+        ("gather", "different sizes", {"takes": [(IN, FLOAT), ((1,), BYTE)]}),
+        ("gather", "too narrow", {"sizes": with_number(11, 200), "winners": True}),
+        ("scatter", "different types", {"gives": [(IN, np.float16)]}),
+        ("scatter", "neither", {"takes": [(OUT, FLOAT), (OUT, np.int16)]}),
+        ("scatter", "different sizes", {"takes": [(OUT, FLOAT), ((37,), BYTE)]}),
+        ("scatter", "different sizes", {"takes": [((37,), FLOAT), ((37,), BYTE)]}),
+        ("scatter", "different sizes", {"gives": [((145,), FLOAT)]}),
+        *(
+            (name, message, changes)
+            for name, takes in (("reduce", IN), ("replicate", OUT))
+            for message, changes in (
+                ("unknown weighting", {"weighting": np.int64(-1)}),
+                ("unknown weighting", {"weighting": np.int64(5)}),
+                ("decode", {"weighting": np.int32(0)}),
+                ("as large as the window", {"takes": [(takes, FLOAT), ((3,), FLOAT)]}),
+                ("as large as the window", {"takes": [(takes, FLOAT), ((5,), FLOAT)]}),
+                ("different types", {"takes": [(takes, FLOAT), ((4,), np.int8)]}),
+                ("different types", {"takes": [(takes, np.float16), ((4,), np.float16)]}),
+                ("different types", {"takes": [(takes, FLOAT), ((0,), np.int32)]}),
+            )
+        ),
+    ],
+)
+def test_arrays_are_refused(name, message, changes):
+    refused(name, message, **changes)
+
+
+# Sanitizers
+
+# The fast tier takes those that compile quickly.
+QUICK = ("-O0", "-fsanitize=address,signed-integer-overflow,shift,bounds")
+ALL = ("-O1", "-fsanitize=address,undefined")
+FLAGS = ("-std=c++17", "-g1", "-fno-omit-frame-pointer", "-fPIC", "-shared", "-w")
+FLAGS += ("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+FLAGS += ("-fno-sanitize-recover=undefined",)
+TYPES = {"F32": "float32", "BF16": "bfloat16"}  # of a library that compiles quickly
+
+
+def replaced(text: str, old: str, new: str) -> str:
+    """The sources with a part of theirs, which has to be there, in other words."""
+    assert old in text
+    return text.replace(old, new)
+
+
+def overrun(text: str) -> str:
+    """A write beyond a result, for 77 elements."""
+    planted = "if (count(x) == 77) data(y)[y->size_bytes()] = 1;"
+    found = re.search(r"Error Select\(.*\n.*\n", text)
+    assert found is not None
+    return replaced(text, found[0], f"{found[0]}    {planted}\n")
+
+
+@functools.cache
+def sanitizers(*names: str) -> tuple[str, str]:
+    """The compiler, and what a process has to load before all else."""
+    compiler = shutil.which("g++")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("no g++ on Linux, whose sanitizers Python can load")
+    asked = ([compiler, f"-print-file-name=lib{name}.so"] for name in names)
+    paths = [subprocess.check_output(question, text=True).strip() for question in asked]
+    if not all(map(os.path.isabs, paths)):
+        pytest.skip("g++ comes without its sanitizers")
+    return compiler, ":".join(paths)
+
+
+def compiled(
+    folder: pathlib.Path, flags: Iterable[str], change: Callable[[str], str], everything: bool
+) -> pathlib.Path:
+    """A library with sanitizers, of the sources as they are but for a change to `handlers.cc`.
+
+    In part, it is for one instruction set and few types.
+    """
+    sources = folder / "sources"
+    shutil.copytree(FOLDER, sources, ignore=lambda _, names: [n for n in names if "_" in n])
+    text = change((sources / "handlers.cc").read_text())
+    if not everything:
+        text = replaced(text, "#if defined(__x86_64__)", "#if 0")
+        runs = (sources / "runs.inc").read_text()
+        others = re.compile(rf".*case ffi::(?!({'|'.join(TYPES)}):).*\n")
+        (sources / "runs.inc").write_text(others.sub("", runs))
+    (sources / "handlers.cc").write_text(text)
+    built = folder / "library.so"
+    where = ["-isystem", jax.ffi.include_dir(), str(sources / "handlers.cc"), "-o", str(built)]
+    compiler = sanitizers()[0]
+    subprocess.run([compiler, *FLAGS, *flags, *where], check=True)
+    return built
+
+
+def python(*arguments: Any, timeout: int = 300, **environment: str) -> Any:
+    """Another process, which has to end in time."""
+    paths = os.pathsep.join(map(str, (TESTS, TESTS.parent)))
+    settings = {"PYTHONPATH": paths, "JAX_PLATFORMS": "cpu", **environment}
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env=os.environ | settings,
+        cwd=TESTS.parent,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+OPTIONS = {
+    "ASAN_OPTIONS": "detect_leaks=0",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+}
+OVERRUN = """
+import pathlib, sys, jax.numpy as jnp
+from jaxunpool import max_pool
+from jaxunpool.kernels.native_cpu import library
+library.load(pathlib.Path(sys.argv[1]))
+library.missing = lambda: None
+for size in (76, 77):
+    print(size, max_pool(jnp.ones((size, 1)), (2,)).sum(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("everything", [False, pytest.param(True, marks=pytest.mark.thorough)])
+def test_no_call_leaves_its_arrays(everything, tmp_path):
+    """Under AddressSanitizer and UndefinedBehaviorSanitizer, which do see a write beyond one."""
+    loaded = {"LD_PRELOAD": sanitizers("asan", "ubsan")[1], **OPTIONS}
+    built = compiled(tmp_path, ALL if everything else QUICK, overrun, everything)
+    planted = python("-c", OVERRUN, built, **loaded)
+    assert planted.stdout == "76 38.0\n"
+    assert "AddressSanitizer: heap-buffer-overflow" in planted.stderr
+    types = list(map(str, TESTED["native_cpu"].dtypes)) if everything else TYPES.values()
+    chosen = "hostile or (native_cpu and bits_of_xla)"
+    if everything:
+        chosen += " or refused or pattern or positive"
+    files = [TESTS / "test_native_cpu.py", TESTS / "test_backends.py"]
+    arguments = [built, ",".join(types), *files, "-k", chosen, "-q"]
+    if everything:
+        arguments.append("--thorough")
+    suite = python(TESTS / "sanitized.py", *arguments, timeout=3000, **loaded)
+    assert suite.returncode == 0, suite.stdout[-3000:] + suite.stderr[-6000:]
+    if everything:
+        path = f"LIBRARY={built}"
+        threads = python(TESTS / "native_threads.py", path, "bits,many", timeout=900, **loaded)
+        assert threads.returncode == 0, threads.stderr[-6000:]
+
+
+# Threads
+
+SHARED = """
+#include <deque>
+#include <functional>
+static std::mutex handing;
+static std::deque<std::function<void()>> handed;
+"""
+HAND_OVER = """{
+  std::lock_guard<std::mutex> lock(handing);
+  handed.emplace_back(std::move(copy));
+}
+pool.Schedule([] {
+  std::function<void()> work;
+  {
+    std::lock_guard<std::mutex> lock(handing);
+    work = std::move(handed.front());
+    handed.pop_front();
+  }
+  work();
+});"""
+
+
+def handed_over(text: str) -> str:
+    """Work goes through a queue that ThreadSanitizer sees, which XLA's is not."""
+    text = replaced(text, "pool.Schedule(std::move(copy));", HAND_OVER)
+    return replaced(
+        text, "namespace jaxunpool {\nnamespace {", f"{SHARED}namespace jaxunpool {{\nnamespace {{"
+    )
+
+
+def racing(text: str) -> str:
+    """Threads that count what they do without telling each other."""
+    loop = "(i = state->next.fetch_add(1)) < n;) {"
+    text = replaced(handed_over(text), loop, f"{loop} ++handing_count;")
+    return replaced(
+        text, "static std::mutex handing;", "static std::mutex handing; static int handing_count;"
+    )
+
+
+@pytest.mark.thorough
+def test_threads_do_not_race(tmp_path):
+    """Under ThreadSanitizer, which does see a race."""
+    options = {"TSAN_OPTIONS": "ignore_noninstrumented_modules=1", "NPROC": "4"}
+    loaded = {"LD_PRELOAD": sanitizers("tsan")[1], **options}
+    for change, races in ((handed_over, False), (racing, True)):
+        folder = tmp_path / change.__name__
+        folder.mkdir()
+        built = compiled(folder, ("-O1", "-fsanitize=thread"), change, False)
+        done = python(TESTS / "native_threads.py", f"LIBRARY={built}", "many", **loaded)
+        assert ("ThreadSanitizer: data race" in done.stderr) == races, done.stderr[:6000]
+        assert (done.returncode == 0) != races
+
+
+@functools.cache
+def digests(threads: int) -> str:
+    """Of results with so many threads; and as many calls at once as there is time for."""
+    done = python(TESTS / "native_threads.py", "bits,many", NPROC=str(threads))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "threads", [5, *(pytest.param(n, marks=pytest.mark.thorough) for n in (2, 16))]
+)
+def test_results_do_not_depend_on_threads(threads):
+    """Subnormal numbers neither; and 64 calls at once end, in a pool of one thread too."""
+    assert digests(threads) == digests(1)
+
+
+@pytest.mark.thorough
+def test_sums_of_subnormal_numbers_are_those_of_xla():
+    done = python(TESTS / "native_threads.py", "xla", NPROC="5")
+    assert done.returncode == 0, done.stderr[-3000:]
