@@ -111,41 +111,57 @@ struct Uneven {
   }
 };
 
-// The row `oh` of windows in the layer `od` of an example. select(x, taps, length, y, offsets) compares
-// a run, where all planes have the same windows; take(a, b): whether `b` replaces `a`.
-template <typename O, typename T, typename Select, typename Take>
-void select_uneven(const Uneven& g, i64 row, const T* x, T* y, int32_t* flat, Select select, Take take) {
-  const auto &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
-  i64 oh = row % h.outputs, od = row / h.outputs % d.outputs, batch = row / h.outputs / d.outputs;
-  x += batch * d.size * h.size * w.size * g.channels;
-  y += row * w.outputs * g.channels;
-  flat += row * w.outputs * g.channels;
-  auto position = [&](i64 a, i64 b, i64 c) { return (a * h.size + b) * w.size + c; };
+// A row of windows: where it is, and where its arrays begin.
+struct UnevenRow {
+  i64 batch, od, oh, unpooled, pooled;  // the last two in elements
+
+  UnevenRow(const Uneven& g, i64 row) {
+    const auto &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
+    oh = row % h.outputs, od = row / h.outputs % d.outputs, batch = row / h.outputs / d.outputs;
+    unpooled = batch * d.size * h.size * w.size * g.channels;
+    pooled = row * w.outputs * g.channels;
+  }
+};
+
+// Where all planes have the same windows: select(x, taps, length, y, offsets) takes a run of channels.
+template <typename O, typename Select>
+void select_shared(const Uneven& g, i64 row, const char* x, i64 size, char* y, int32_t* flat, Select select) {
+  UnevenRow r(g, row);
+  const auto &h = g.axes[1], &w = g.axes[2];
   std::vector<Tap> taps;
   std::vector<O> offsets(g.channels);
-  for (i64 ow = 0; ow < w.outputs; ++ow, y += g.channels, flat += g.channels) {
-    if (!g.per_plane) {
-      auto dr = g.range(0, 0, od, 0), hr = g.range(1, 0, oh, 0), wr = g.range(2, 0, ow, 0);
-      taps.clear();
-      for (i64 a = dr.start; a < dr.stop; ++a)
-        for (i64 b = hr.start; b < hr.stop; ++b)
-          for (i64 c = wr.start; c < wr.stop; ++c)
-            taps.push_back({position(a, b, c) * g.channels, uint32_t(taps.size()), 1});
-      select(x, Taps{taps.data(), int(taps.size())}, g.channels, y, offsets.data());
-      for (i64 c = 0; c < g.channels; ++c) flat[c] = int32_t(taps[offsets[c]].distance / g.channels);
-      continue;
-    }
-    for (i64 k = 0; k < g.channels; ++k) {
-      auto dr = g.range(0, batch, od, k), hr = g.range(1, batch, oh, k), wr = g.range(2, batch, ow, k);
-      i64 best = position(dr.start, hr.start, wr.start);
-      for (i64 a = dr.start; a < dr.stop; ++a)
-        for (i64 b = hr.start; b < hr.stop; ++b)
-          for (i64 c = wr.start; c < wr.stop; ++c)
-            if (i64 p = position(a, b, c); take(x[best * g.channels + k], x[p * g.channels + k])) best = p;
-      y[k] = x[best * g.channels + k];
-      flat[k] = int32_t(best);
-    }
+  for (i64 ow = 0; ow < w.outputs; ++ow) {
+    auto dr = g.range(0, 0, r.od, 0), hr = g.range(1, 0, r.oh, 0), wr = g.range(2, 0, ow, 0);
+    taps.clear();
+    for (i64 a = dr.start; a < dr.stop; ++a)
+      for (i64 b = hr.start; b < hr.stop; ++b)
+        for (i64 c = wr.start; c < wr.stop; ++c)
+          taps.push_back({((a * h.size + b) * w.size + c) * g.channels, uint32_t(taps.size()), 1});
+    i64 to = r.pooled + ow * g.channels;
+    select(x + r.unpooled * size, Taps{taps.data(), int(taps.size())}, g.channels, y + to * size, offsets.data());
+    for (i64 c = 0; c < g.channels; ++c) flat[to + c] = int32_t(taps[offsets[c]].distance / g.channels);
   }
+}
+
+// Where each plane has its own. takes(a, b): whether `b` replaces `a`.
+template <typename T, typename Takes>
+void select_per_plane(const Uneven& g, i64 row, const T* x, T* y, int32_t* flat, Takes takes) {
+  UnevenRow r(g, row);
+  const auto &h = g.axes[1], &w = g.axes[2];
+  x += r.unpooled;
+  for (i64 ow = 0; ow < w.outputs; ++ow)
+    for (i64 k = 0; k < g.channels; ++k) {
+      auto dr = g.range(0, r.batch, r.od, k), hr = g.range(1, r.batch, r.oh, k), wr = g.range(2, r.batch, ow, k);
+      i64 best = (dr.start * h.size + hr.start) * w.size + wr.start;
+      for (i64 a = dr.start; a < dr.stop; ++a)
+        for (i64 b = hr.start; b < hr.stop; ++b)
+          for (i64 c = wr.start; c < wr.stop; ++c) {
+            i64 p = (a * h.size + b) * w.size + c;
+            if (takes(x[best * g.channels + k], x[p * g.channels + k])) best = p;
+          }
+      y[r.pooled + ow * g.channels + k] = x[best * g.channels + k];
+      flat[r.pooled + ow * g.channels + k] = int32_t(best);
+    }
 }
 
 }  // namespace jaxunpool

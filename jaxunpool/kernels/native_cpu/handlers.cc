@@ -7,6 +7,7 @@
 #include <cfenv>
 #include <condition_variable>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <mutex>
@@ -107,8 +108,7 @@ Runs runs_of(ffi::DataType type, ffi::DataType offsets) {
 // Calls body(0), ..., body(n - 1) on the pool's threads and the caller's. The caller waits for no task
 // that has not begun, so that many calls in a small pool cannot wait for each other. Rounding and
 // subnormals are treated as on the caller's thread, so that results do not depend on the threads.
-template <typename F>
-void in_parallel(ffi::ThreadPool& pool, i64 n, const F& body) {
+void in_parallel(ffi::ThreadPool& pool, i64 n, const std::function<void(i64)>& body) {
   if (n <= 1) {
     if (n == 1) body(0);
     return;
@@ -321,11 +321,11 @@ struct Add {  // to zero at first, so that no sum is -0
 };
 
 // Whether windows write so few elements that zeros and one write for each window cost less.
-bool is_sparse(const Geometry& g, ffi::DataType type, bool last) {
+bool is_sparse(const Geometry& g, ffi::DataType type, const Array& offsets, bool last) {
   const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
   bool narrow = type == ffi::F16 || type == ffi::BF16;  // sums of these are kept in float32
   i64 cell = d.stride * h.stride * w.stride;
-  bool few = cell >= (g.channels >= MANY_CHANNELS ? 9 : 4) && g.volume() <= 4096;
+  bool few = cell >= (g.channels >= MANY_CHANNELS ? 9 : 4) && g.volume() <= 4096 && item(offsets) < 4;
   return few && (last || !narrow || !g.overlaps());
 }
 
@@ -353,8 +353,7 @@ void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Array& y, const
     };
     auto each_offset = [&](auto put) {
       if (item(offsets) == 1) run(uint8_t{}, put);
-      else if (item(offsets) == 2) run(uint16_t{}, put);
-      else run(uint32_t{}, put);
+      else run(uint16_t{}, put);
     };
     using B = baseline::Bits<T>;
     if (last) each_offset(Move<B>{});
@@ -368,7 +367,7 @@ ffi::Error Scatter(ffi::ThreadPool pool, Array y, Array offsets, Result u, Sizes
     Runs runs = runs_of(y.element_type(), offsets.element_type());
     check_types(y.element_type(), u->element_type());
     check_offsets(g, offsets, count(y));
-    if (is_sparse(g, y.element_type(), last_wins)) return scatter_few(pool, g, y, offsets, u, last_wins);
+    if (is_sparse(g, y.element_type(), offsets, last_wins)) return scatter_few(pool, g, y, offsets, u, last_wins);
     i64 size = item(y), offset_size = item(offsets);
     share(pool, g, true, bytes(*u, y), [&](i64 first, i64 last, i64 begin, i64 end) {
       Scratch s;
@@ -544,27 +543,33 @@ ffi::Error SelectUneven(ffi::ThreadPool pool, Array x, Array start0, Array start
       throw Refused("arrays and windows have different sizes");
     i64 rows = g.n * d.outputs * h.outputs, tasks = std::clamp<i64>(bytes(x, *y) / TASK_BYTES, 1, std::max<i64>(rows, 1));
     if (!count(*y)) return;
-    auto run = [&](auto offset) {
-      using O = decltype(offset);
-      Runs runs = runs_of(x.element_type(), sizeof(O) == 1 ? ffi::U8 : sizeof(O) == 2 ? ffi::U16 : ffi::U32);
-      with_type(x.element_type(), [&](auto value) {
-        using T = decltype(value);
-        auto take = [](const T& a, const T& b) {
-          using Order = baseline::Order<T>;
-          auto key = [](const T& v) { return Order::template keys<1>(baseline::load<baseline::Bits<T>, 1>(&v)); };
-          if constexpr (Order::has_nan) return ((key(b) > key(a)) | Order::nans(key(b)))[0] != 0;
-          else return (key(b) > key(a))[0] != 0;
-        };
-        in_parallel(pool, tasks, [&](i64 task) {
-          for (i64 row = rows * task / tasks; row < rows * (task + 1) / tasks; ++row)
-            select_uneven<O>(g, row, reinterpret_cast<const T*>(data(x)), reinterpret_cast<T*>(data(y)),
-                             reinterpret_cast<int32_t*>(data(flat)), runs.select, take);
-        });
+    auto* positions = reinterpret_cast<int32_t*>(data(flat));
+    auto each_row = [&](auto body) {
+      in_parallel(pool, tasks, [&](i64 task) {
+        for (i64 row = rows * task / tasks; row < rows * (task + 1) / tasks; ++row) body(row);
       });
     };
-    if (volume <= 255) run(uint8_t{});
-    else if (volume <= 65535) run(uint16_t{});
-    else run(uint32_t{});
+    auto shared = [&](auto offset, ffi::DataType type) {
+      Runs runs = runs_of(x.element_type(), type);
+      each_row([&](i64 row) {
+        select_shared<decltype(offset)>(g, row, data(x), item(x), data(y), positions, runs.select);
+      });
+    };
+    if (!per_plane && volume <= 255) return shared(uint8_t{}, ffi::U8);
+    if (!per_plane && volume <= 65535) return shared(uint16_t{}, ffi::U16);
+    if (!per_plane) return shared(uint32_t{}, ffi::U32);
+    with_type(x.element_type(), [&](auto value) {
+      using T = decltype(value);
+      using Order = baseline::Order<T>;
+      auto takes = [](const T& a, const T& b) {
+        auto key = [](const T& v) { return Order::template keys<1>(baseline::load<baseline::Bits<T>, 1>(&v)); };
+        if constexpr (Order::has_nan) return ((key(b) > key(a)) | Order::nans(key(b)))[0] != 0;
+        else return (key(b) > key(a))[0] != 0;
+      };
+      each_row([&](i64 row) {
+        select_per_plane(g, row, reinterpret_cast<const T*>(data(x)), reinterpret_cast<T*>(data(y)), positions, takes);
+      });
+    });
   });
 }
 
