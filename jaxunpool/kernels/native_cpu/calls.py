@@ -17,19 +17,16 @@ from jaxunpool.kernels.native_cpu import library
 INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 DTYPES = frozenset(map(jnp.dtype, ["float16", "bfloat16", "float32", "float64", *INTEGERS]))
 WEIGHTINGS = ("sum", "mean", "mean_inside", "cover", "last")  # in the library's order
-MOST_TAPS = 65535  # what names them has 16 bits, and names nothing too
 ALONE = Axis(1, 1)  # stands for a spatial axis that is not there
 
 
 def unsupported(
-    primitive: str, geometry: WindowGeometry, shape: tuple[int, ...], dtype: Any, **options: Any
+    primitive: str, geometry: Plane, shape: tuple[int, ...], dtype: Any, **options: Any
 ) -> str | None:
     """Why there is no kernel for this; None if there is."""
     reason = library.missing()
     if reason is None and jnp.dtype(dtype) not in DTYPES:
         reason = f"values of type {jnp.dtype(dtype).name}"
-    if reason is None and geometry.volume > MOST_TAPS:
-        reason = f"windows of {geometry.volume} elements ({MOST_TAPS} at most)"
     return reason
 
 
@@ -101,7 +98,6 @@ def _weighted(
 
 
 def _call(name: str, results: Any, *arrays: jax.Array, **attributes: Any) -> Any:
-    results = jax.tree.map(_on_this_mesh, results)
     return jax.ffi.ffi_call(library.PREFIX + name, results)(*arrays, **attributes)
 
 
