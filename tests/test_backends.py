@@ -19,6 +19,7 @@ from backend_cases import (
     case_of,
     run,
     same_bits,
+    skip_if_not_compiled,
 )
 from hypothesis import strategies as st
 from strategies import KINDS, examples, values
@@ -70,8 +71,9 @@ def drawn(backend, primitive, data):
 @hypothesis.settings(max_examples=examples(2, 20))
 @hypothesis.given(data=st.data())
 def test_kernels_have_the_bits_of_xla(backend, primitive, data):
+    skip_if_not_compiled(backend)
     if not TESTED[backend].runs:
-        pytest.skip("nothing here runs it")
+        pytest.skip("this jax has no interpreter for it")
     call, arrays, context = drawn(backend, primitive, data)
     with context():
         found = run(backend, call, arrays)
@@ -93,9 +95,10 @@ def test_xla_is_the_definition(primitive, data):
 @pytest.mark.parametrize("backend", TESTED)
 def test_a_sum_that_is_zero_is_positive(backend, primitive, window):
     """Of one negative zero or several, weighted or not. Moved, they keep their sign."""
+    skip_if_not_compiled(backend)
     tested = TESTED[backend]
     if not tested.runs:
-        pytest.skip("nothing here runs it")
+        pytest.skip("this jax has no interpreter for it")
     geometry, shape = case_of(tested.shape, **window)
     pooled, dtypes = geometry.pooled_shape(shape), [np.dtype(np.float32)]
     calls = calls_of(primitive, geometry)
@@ -118,8 +121,7 @@ def test_a_sum_that_is_zero_is_positive(backend, primitive, window):
 @pytest.mark.parametrize("backend", KERNELS)
 def test_kernels_can_be_traced_anywhere(backend, border, rng):
     """For what `xla` gives, whether this JAX can run them or not."""
-    if reason := backend == "native_cpu" and library.missing():
-        pytest.skip(reason)
+    skip_if_not_compiled(backend)
     shape, window, options = BORDERS[border]
     geometry, _ = case_of(shape, window, **options)
     for primitive in PRIMITIVES:

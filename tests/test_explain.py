@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from backend_cases import skip_if_not_compiled
 
 import jaxunpool as jup
 from jaxunpool.core import backends
@@ -69,8 +70,7 @@ def test_names_and_reasons():
 
 @pytest.mark.parametrize("backend", backends.NAMES)
 def test_a_kernel_asked_for_by_name(backend):
-    if reason := backend == "native_cpu" and library.missing():
-        pytest.skip(reason)
+    skip_if_not_compiled(backend)
     x = jax.ShapeDtypeStruct((8, 56, 56, 128), jnp.float32)
     pool = lambda x: jup.max_pool(x, (2, 2), implementation=backend)
     (call,) = jup.explain(pool, x, platform="cpu").calls

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from backend_cases import TESTED
+from backend_cases import TESTED, skip_if_not_compiled
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from strategies import only
@@ -40,6 +40,7 @@ def interpreted(backend, monkeypatch):
     def traced(call, lead):
         return jax.jit(functools.partial(lowering.on_device, "cpu", call, lead=lead))
 
+    skip_if_not_compiled(backend)
     if not TESTED[backend].runs:
         pytest.skip("this jax has no interpreter for it")
     monkeypatch.setattr(primitives, "_compiled", traced)
@@ -89,6 +90,7 @@ def _gradient(loss, order, x, implementation):
 @pytest.mark.parametrize("mode", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("backend", backends.NAMES)
 def test_sharded_programs_exchange_what_windows_share(backend, mode, spec, allowed):
+    skip_if_not_compiled(backend)
     devices = TESTED[backend].devices()[:4]
     if backend == "mosaic_tpu" and mode == AxisType.Auto:
         pytest.skip("without a TPU the compiler cannot ask back how a call is to be split")
@@ -121,6 +123,7 @@ def test_one_export_for_all_platforms():
 
 @pytest.mark.parametrize("backend", backends.NAMES)
 def test_vmap_is_one_leading_dimension_more(backend):
+    skip_if_not_compiled(backend)
     pool = lambda x: jup.max_pool(x, (2, 2), implementation=backend)
     x = jax.ShapeDtypeStruct((3, 4, 16, 16, 128), jnp.float32)
     program = jax.make_jaxpr(jax.vmap(pool))(x)
@@ -131,6 +134,7 @@ def test_vmap_is_one_leading_dimension_more(backend):
 @pytest.mark.parametrize("backend", backends.NAMES)
 def test_refused_while_tracing(backend):
     """A kernel asked for by name that there is none for."""
+    skip_if_not_compiled(backend)
     y = jax.ShapeDtypeStruct((8, 5, 5, 3), jnp.float32)
     u = jax.ShapeDtypeStruct((8, 16, 16, 128), jnp.float32)
     unpool = functools.partial(jup.fixed_unpool, implementation=backend)

@@ -40,6 +40,8 @@ def _load(folder: pathlib.Path) -> str | None:
         sources.restype = ctypes.c_char_p
         if _digest(folder) not in (None, sources().decode()):
             return "its library was compiled from other sources than are here now"
+        # What JAX registers before there is a backend it checks too late: the backend would fail.
+        jax.devices("cpu")
         load(built[0])
     except Exception as error:  # for another machine, or another version of XLA's interface
         return f"its library cannot be used here ({error})"
@@ -48,8 +50,6 @@ def _load(folder: pathlib.Path) -> str | None:
 
 def load(path: pathlib.Path) -> None:
     """Make the kernels of a library known to XLA."""
-    # What JAX registers before there is a backend it checks too late: the backend would fail.
-    jax.devices("cpu")
     library = ctypes.CDLL(str(path))
     for name in HANDLERS:
         handler = jax.ffi.pycapsule(getattr(library, PREFIX + name))
