@@ -100,7 +100,7 @@ def check_all(sizes: np.ndarray, dtype: np.dtype, rng: np.random.Generator) -> N
                 np.testing.assert_array_equal(np.asarray(a), b.astype(a.dtype))
 
 
-@hypothesis.settings(max_examples=examples(6, 300))
+@hypothesis.settings(max_examples=examples(6, 100))
 @hypothesis.given(data=st.data())
 def test_hostile_numbers_are_harmless(data):
     """Windows wholly outside, no windows, no elements, paddings and steps far beyond the sizes."""
