@@ -11,7 +11,8 @@ Backends other than `xla` also say which calls they leave to it:
     unsupported(primitive, geometry, shape, dtype, **options) -> why not, in words; None if served
 
 `gather` is the transpose of `scatter(duplicates="sum")` and the derivative of `select`; `reduce`
-and `replicate` are each other's transpose. Kernels know arrays and `WindowGeometry`; gradients,
+and `replicate` are each other's transpose. All backends give the same bits: sums run in raster
+order, and those that are zero are +0. Kernels know arrays and `WindowGeometry`; gradients,
 sharding and public functions are the callers' affair. What several backends need is in `common.py`;
 none imports another's files.
 
@@ -33,14 +34,6 @@ Glossary, of all kernels:
 | pattern       | factors of the elements of a window, the same for all windows                |
 | weighting     | fixed weights, by name: `"mean"` and others in `common.py`                   |
 | accumulator   | the type that sums run in                                                    |
-
-In `xla`:
-
-| word          | meaning                                                                      |
-| ------------- | ---------------------------------------------------------------------------- |
-| region        | a range of windows, or of elements, along each axis that is computed at once |
-| interior      | the windows without padding; the rest are borders                            |
-| fence         | what XLA does not fuse across: a barrier, or on CPU a loop                   |
 
 In kernels of Pallas, where a program computes a block of the result:
 

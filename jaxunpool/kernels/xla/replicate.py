@@ -34,9 +34,14 @@ def replicate(
             hit &= functools.reduce(operator.and_, is_last)
         if factors is not None:
             value = common.times(value, jnp.take(factors, reached.offset, axis=0, mode="clip"))
+            for window, n in zip(reached.windows, geometry.output_shape):
+                hit &= (window >= 0) & (window < n)  # infinity times the zero of no window is NaN
         return jnp.where(hit, u + value, u)
 
-    u = common.unsigned_zero(cells.assemble([value], geometry, contribute))
-    if weighting == "cover":
-        u = common.by_element(u, geometry, windows.positions(geometry, u.ndim))
-    return u.astype(y.dtype)
+    def finish(u: jax.Array, positions: list[jax.Array]) -> jax.Array:
+        u = common.unsigned_zero(u)
+        if weighting == "cover":
+            u = common.by_element(u, geometry, positions)
+        return u.astype(y.dtype)
+
+    return cells.assemble([(value, 0)], geometry, contribute, finish)
