@@ -28,7 +28,6 @@ from benchmarks import check
 from jaxunpool.core import backends, irregular
 from jaxunpool.core.calls import Call
 from jaxunpool.core.geometry import Plane
-from jaxunpool.kernels.native_cpu import library
 
 FORMATS = ["channels_last", "channels_first"]
 KERNELS = [name for name in TESTED if name != "xla"]

@@ -25,7 +25,6 @@ from hypothesis import strategies as st
 from native_calls import ALONE, WEIGHTINGS, call, define, numbers, pooled, unpooled, volume
 from strategies import examples, only
 
-from jaxunpool.core import backends
 from jaxunpool.core.calls import Call
 from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels.native_cpu import library
@@ -155,14 +154,6 @@ def test_pattern_of_every_type(primitive, rng):
         np.testing.assert_array_equal(found, wanted[:, 0])
 
 
-def test_window_of_more_elements_than_offsets_name_is_left_to_xla():
-    geometry = WindowGeometry.for_input((256, 256, 1), (256, 256))
-    array = jax.ShapeDtypeStruct((256, 256, 1), FLOAT)
-    choice = backends.choose(Call("select", geometry), [array], "cpu")
-    assert choice.implementation == "xla"
-    assert "65536 elements" in choice.reason
-
-
 def test_hostile_products_of_nothing_do_not_overflow():
     """No channels, and so many examples that their rows have no number."""
     sizes = numbers(2**62, 0, (4, 4, 1, 1, 1, 0, 0), (4, 4, 1, 1, 1, 0, 0))
@@ -251,7 +242,7 @@ def test_numbers_of_windows_are_refused():
         (with_number(1, 4), "different sizes"),
         (with_number(9, 12), "different sizes"),
         (with_number(10, 4), "different sizes"),
-        (with_number(11, MOST), "more than 65535"),
+        (with_number(11, MOST), "out of range|too narrow"),
         (with_number(11, 256), "too narrow"),
     ],
 )
@@ -270,8 +261,8 @@ def test_sizes_that_are_none_are_refused(name):
     ("name", "message", "changes"),
     [
         ("select", "different types", {"gives": [(OUT, np.float16), (OUT, BYTE)]}),
-        ("select", "neither uint8 nor uint16", {"gives": [(OUT, FLOAT), (OUT, np.int8)]}),
-        ("select", "neither uint8 nor uint16", {"gives": [(OUT, FLOAT), (OUT, np.uint32)]}),
+        ("select", "neither uint8, uint16 nor uint32", {"gives": [(OUT, FLOAT), (OUT, np.int8)]}),
+        ("select", "neither", {"gives": [(OUT, FLOAT), (OUT, np.uint64)]}),
         ("select", "different sizes", {"gives": [(OUT, FLOAT), ((35,), BYTE)]}),
         ("select", "different sizes", {"gives": [((35,), FLOAT), (OUT, BYTE)]}),
         ("select", "no kernel", {"takes": [(IN, bool)], "gives": [(OUT, bool), (OUT, BYTE)]}),

@@ -12,7 +12,8 @@ Backends other than `xla` also say which calls they leave to it, and whether the
     missing() -> why not on this machine, and what brings it; None if they run
 
 `gather` is the transpose of `scatter(duplicates="sum")` and the derivative of `select`; `reduce`
-and `replicate` are each other's transpose. Kernels know arrays and `WindowGeometry`; gradients,
+and `replicate` are each other's transpose. All backends give the same bits: sums run in raster
+order, and those that are zero are +0. Kernels know arrays and `WindowGeometry`; gradients,
 sharding and public functions are the callers' affair. What several backends need is in `common.py`;
 none imports another's files.
 

@@ -46,8 +46,7 @@ def reduce(
                         axis.is_last(index.value, k)
                         for axis, index, k in zip(g.spatial, position, tap)
                     ]
-                term = p.where(program.all_of(conditions), term, 0)
-                y = y + term if offset else term
+                y = y + p.where(program.all_of(conditions), term, 0)
             y = common.by_window(common.unsigned_zero(y), g, weighting, p.numbers(position))
             p.pooled(refs[-1]).write(position, y.astype(u.dtype))
 

@@ -43,8 +43,7 @@ def replicate(
                         axis.is_last(index.value, k)
                         for axis, index, k in zip(g.spatial, windows[window].position, tap)
                     ]
-                total = value if window == t.first(shift) else u + value
-                u = p.where(program.all_of(conditions), total, u)
+                u = p.where(program.all_of(conditions), u + value, u)
             u = common.unsigned_zero(u)
             if weighting == "cover":
                 u = common.by_element(u, g, p.numbers(position))

@@ -30,8 +30,7 @@ def scatter(
                 value, name = values[window].value.astype(dtype), names[window]
                 offset = program.raster(tap, geometry.window_shape)
                 hit = (name.value.astype(jnp.int32) | p.unless(name.exists)) == offset
-                copied = duplicates == "last" or window == t.first(shift)
-                u = jnp.where(hit, value if copied else u + value, u)
+                u = jnp.where(hit, u + value if duplicates == "sum" else value, u)
             u = unsigned_zero(u) if duplicates == "sum" else u
             p.unpooled(u_ref).write(program.shifted(p.cell_corner(), shift), u.astype(y.dtype))
 

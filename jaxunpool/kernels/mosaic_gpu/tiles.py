@@ -114,15 +114,6 @@ class Tiles:
             windows, taps = zip(*pair)
             yield windows, taps
 
-    def first(self, element: Shift) -> Shift:
-        """The first window that any element of the same cell belongs to.
-
-        XLA drops additions to zero, so that this one's value is copied and keeps the sign of zero.
-        """
-        g = self.geometry
-        shift = windows_of(g, (1,) * g.ndim)[0]
-        return tuple(e // stride + by for e, stride, by in zip(element, g.strides, shift))
-
 
 def of_windows(geometry: WindowGeometry, shape: Sequence[int], dtype: Any) -> Tiles:
     """For a kernel that computes windows; `shape` is the full shape of the unpooled array."""

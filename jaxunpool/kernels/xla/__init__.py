@@ -1,7 +1,9 @@
 """The primitives in plain JAX: strided slices, comparisons and selects, for every platform.
 
-The window primitives use no scatter instruction and let XLA make no padded copy of the large array;
-`benchmarks/NOTES.md` keeps the formulations that lost. `*_flat` serve indices without a window.
+The reference for the bits of the others, and what runs where there are none. Programs are made for
+other tools to read as well: no branches by platform, no interior padding, and no select of unsigned
+integers of 8 or 16 bits, which not all converters know. The window primitives use no scatter
+instruction; `*_flat` serve indices without a window. `benchmarks/NOTES.md` has what was tried.
 """
 
 from jaxunpool.kernels.xla.correlate import correlate

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxunpool.core.geometry import WindowGeometry
+from jaxunpool.core.geometry import WindowGeometry, along
 from jaxunpool.kernels import varying
 from jaxunpool.kernels.xla import windows
 
@@ -23,15 +23,13 @@ UNROLLED_SHIFTS = 16
 
 
 class Reached(NamedTuple):
-    """Which element of the shifted window each element of a cell is.
-
-    Arrays of size 1 along the axes that they do not depend on.
+    """Which element of the shifted window each element of a cell is, as arrays like the cells.
 
     Attributes:
         windows: number of the window along each spatial axis, whether it exists or not.
         taps: number of the element along each; undefined where not `inside`.
         offset: number of the element in the window.
-        inside: whether the window exists and has this element.
+        inside: whether the window has this element.
     """
 
     windows: list[jax.Array]
@@ -41,29 +39,35 @@ class Reached(NamedTuple):
 
 
 def assemble(
-    sources: Sequence[jax.Array],
+    sources: Sequence[tuple[jax.Array, Any]],
     geometry: WindowGeometry,
     contribute: Callable[..., jax.Array],
+    finish: Callable[[jax.Array, list[jax.Array]], jax.Array],
 ) -> jax.Array:
-    """The unpooled array, cell by cell, in the type of the first source.
+    """The unpooled array, cell by cell.
+
+    Each spatial axis is split in two until the end, cells and elements of a cell: XLA fuses nothing
+    across a reshape.
 
     Args:
-        sources: pooled arrays.
+        sources: pooled arrays, each with what stands for it where there is no window. Sums are kept
+            in the type of the first.
         geometry: the windows.
         contribute: `(u, reached, *values) -> u`, where `values` are the sources of the shifted
-            window. Each spatial axis of `u` is two, cells and elements of a cell; along the latter
-            `values` are of size 1.
+            window, of size 1 along the elements of a cell.
+        finish: `(u, positions) -> u`, applied to the sums.
     """
-    g, shape = geometry.in_cells, sources[0].shape
+    g, shape = geometry.in_cells, sources[0][0].shape
     first, cells = g.axes[0] % len(shape), [axis.cells for axis in g.spatial]
     inner = [size for pair in zip(cells, g.strides) for size in pair]
     split = (*shape[:first], *inner, *shape[first + g.ndim :])
-    cell = [windows.iota(n, first + 2 * i, len(split)) for i, n in enumerate(cells)]
-    place = [windows.iota(n, first + 2 * i + 1, len(split)) for i, n in enumerate(g.strides)]
     pads, shifts = [(0, 0)] * len(shape), [axis.shifts for axis in g.spatial]
     for i, (axis, some) in enumerate(zip(g.spatial, shifts)):
         pads[first + i] = (-some[0], max(axis.cells + some[-1] - axis.outputs, 0))
-    padded = varying.together(*(windows.pad(source, pads, 0) for source in sources))
+    padded = varying.together(*(windows.pad(array, pads, fill) for array, fill in sources))
+    zeros = varying.along(jnp.zeros(split, padded[0].dtype), varying.axes(padded[0]))
+    cell = [along(zeros, first + 2 * i) for i in range(g.ndim)]
+    place = [along(zeros, first + 2 * i + 1) for i in range(g.ndim)]
 
     def add(u: jax.Array, number: Any) -> jax.Array:
         steps = windows.taps(number, list(map(len, shifts)))
@@ -75,8 +79,8 @@ def assemble(
             values.append(jnp.expand_dims(value, [first + 2 * i + 1 for i in range(g.ndim)]))
         return contribute(u, _reached(g, shift, cell, place), *values)
 
-    zeros = varying.along(jnp.zeros(split, padded[0].dtype), varying.axes(padded[0]))
     u = windows.fold(add, zeros, range(math.prod(map(len, shifts))), UNROLLED_SHIFTS, 1)
+    u = finish(u, [c * stride + p for c, stride, p in zip(cell, g.strides, place)])
     u = u.reshape(g.with_spatial(shape, [n * stride for n, stride in zip(cells, g.strides)]))
     for i, size in enumerate(g.input_shape):  # without what is beyond the end
         u = windows.strided(u, first + i, 0, size)
@@ -89,9 +93,9 @@ def _reached(
     numbers, taps = [c + s for c, s in zip(cell, shift)], []
     offset: Any = 0
     inside: Any = True
-    for axis, number, s, p in zip(g.spatial, numbers, shift, place):
-        tap, is_there = axis.tap(s, p)  # the same for all cells
+    for axis, s, p in zip(g.spatial, shift, place):
+        tap, has_it = axis.tap(s, p)  # the same for all cells
         taps.append(tap)
-        inside &= is_there & (number >= 0) & (number < axis.outputs)
+        inside &= has_it
         offset = offset * axis.window + tap
     return Reached(numbers, taps, offset, inside)

@@ -7,6 +7,7 @@ import operator
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels import common
@@ -33,10 +34,18 @@ def replicate(
             ]
             hit &= functools.reduce(operator.and_, is_last)
         if factors is not None:
-            value = common.times(value, jnp.take(factors, reached.offset, axis=0, mode="clip"))
+            # The same for all cells: looked up once, along the axes that it does not share with y.
+            sizes = [n if size == 1 else 1 for n, size in zip(u.shape, value.shape)]
+            offset = lax.slice(reached.offset, [0] * u.ndim, sizes)
+            value = common.times(value, jnp.take(factors, offset, axis=0, mode="clip"))
+            for window, n in zip(reached.windows, geometry.output_shape):
+                hit &= (window >= 0) & (window < n)  # infinity times the zero of no window is NaN
         return jnp.where(hit, u + value, u)
 
-    u = common.unsigned_zero(cells.assemble([value], geometry, contribute))
-    if weighting == "cover":
-        u = common.by_element(u, geometry, windows.positions(geometry, u.ndim))
-    return u.astype(y.dtype)
+    def finish(u: jax.Array, positions: list[jax.Array]) -> jax.Array:
+        u = common.unsigned_zero(u)
+        if weighting == "cover":
+            u = common.by_element(u, geometry, positions)
+        return u.astype(y.dtype)
+
+    return cells.assemble([(value, 0)], geometry, contribute, finish)

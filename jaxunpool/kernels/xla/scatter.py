@@ -22,6 +22,10 @@ def scatter(
         hit = reached.inside & (name == reached.offset)
         return jnp.where(hit, u + value if is_sum else value, u)
 
-    sources = [y.astype(accumulator(y.dtype)), offsets.astype(jnp.int32)]
-    u = cells.assemble(sources, geometry, contribute)
-    return (unsigned_zero(u) if is_sum else u).astype(y.dtype)
+    sources = [(y.astype(accumulator(y.dtype)), 0), (offsets.astype(jnp.int32), -1)]
+    return cells.assemble(
+        sources,
+        geometry,
+        contribute,
+        lambda u, _: (unsigned_zero(u) if is_sum else u).astype(y.dtype),
+    )
