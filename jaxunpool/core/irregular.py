@@ -107,7 +107,8 @@ def _batch(arrays: Any, dims: Any, **parameters: Any) -> Any:
 
 
 def _lower_on_cpu(ctx: mlir.LoweringRuleContext, *values: Any, **parameters: Any) -> Any:
-    x, plane = ctx.avals_in[0], parameters["plane"]
+    x: Any = ctx.avals_in[0]
+    plane = parameters["plane"]
     alone = lowering.on_one_device(ctx)
     serves = alone and backends.folder("native_cpu").unsupported("select", plane, x.shape, x.dtype)
     run = _kernel if alone and serves is None else plain

@@ -33,6 +33,7 @@ from jaxunpool.core import backends, halo
 from jaxunpool.core.calls import GIVES, TAKES, Call
 from jaxunpool.core.geometry import WindowGeometry, along
 from jaxunpool.kernels import varying, xla
+from jaxunpool.kernels.common import comparable
 
 Where = Literal["local", "plain", "asked"]
 
@@ -218,7 +219,8 @@ def on_device(
     last = call.primitive == "gather" and call.duplicates == "last" and call.geometry.overlaps
     if last and not backends.finds_winners(backend):
         y = run(call.to("gather", duplicates="sum"), *arrays)
-        return jnp.where(_wins(run, call, arrays[1]), y, jnp.zeros((), y.dtype))
+        y, wins = y.astype(comparable(y.dtype)), _wins(run, call, arrays[1])
+        return jnp.where(wins, y, jnp.zeros((), y.dtype)).astype(arrays[0].dtype)
     return backends.kernel(call, arrays, backend)(*arrays)
 
 

@@ -15,8 +15,7 @@ from typing import Any
 
 import jax
 
-HANDLERS = ("select", "gather", "scatter", "reduce", "replicate")
-HANDLERS += ("select_uneven", "gather_flat", "scatter_flat")
+HANDLERS = "select gather scatter reduce replicate select_uneven gather_flat scatter_flat".split()
 PREFIX = "jaxunpool_"
 FOLDER = pathlib.Path(__file__).parent
 
