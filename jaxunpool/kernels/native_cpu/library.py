@@ -15,7 +15,16 @@ from typing import Any
 
 import jax
 
-HANDLERS = "select gather scatter reduce replicate select_uneven gather_flat scatter_flat".split()
+HANDLERS = [
+    "select",
+    "gather",
+    "scatter",
+    "reduce",
+    "replicate",
+    "select_uneven",
+    "gather_flat",
+    "scatter_flat",
+]
 PREFIX = "jaxunpool_"
 FOLDER = pathlib.Path(__file__).parent
 
