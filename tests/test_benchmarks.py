@@ -8,6 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from backend_cases import skip_if_not_compiled
 
 from benchmarks import check, grid, kernels, latency, report, timing
 from jaxunpool.core import backends, primitives
@@ -140,6 +141,7 @@ def some_calls():
 @pytest.mark.parametrize("backend", backends.NAMES)
 def test_check_has_calls_that_kernels_serve(backend):
     """Of each primitive and both layouts, with windows that overlap and that do not."""
+    skip_if_not_compiled(backend)
     served = set()
     for call, shape, dtype in check.calls():
         pooled = call.primitive in ("scatter", "replicate")
