@@ -15,16 +15,8 @@ from typing import Any
 
 import jax
 
-HANDLERS = [
-    "select",
-    "gather",
-    "scatter",
-    "reduce",
-    "replicate",
-    "select_uneven",
-    "gather_flat",
-    "scatter_flat",
-]
+HANDLERS = ("select", "gather", "scatter", "reduce", "replicate")
+FLAT = ("select_uneven", "gather_flat", "scatter_flat")
 PREFIX = "jaxunpool_"
 FOLDER = pathlib.Path(__file__).parent
 
@@ -59,7 +51,7 @@ def _load(folder: pathlib.Path) -> str | None:
 def load(path: pathlib.Path) -> None:
     """Make the kernels of a library known to XLA."""
     library = ctypes.CDLL(str(path))
-    for name in HANDLERS:
+    for name in HANDLERS + FLAT:
         handler = jax.ffi.pycapsule(getattr(library, PREFIX + name))
         jax.ffi.register_ffi_target(PREFIX + name, handler, platform="cpu")
 
