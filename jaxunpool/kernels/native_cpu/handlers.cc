@@ -40,7 +40,9 @@ struct Runs {
 
   void (*select)(const void* x, Taps taps, i64 length, void* y, void* offsets);
   Indexed gather, fetch, scatter_last, scatter_sum;
-  void (*weighted)(const void* from, const void* factors, Taps taps, i64 length, i64 divisor, void* to);
+  // Of values, from values to sums, and from sums to values: 16-bit floats are summed in float32.
+  using Weighted = void (*)(const void* from, const void* factors, Taps taps, i64 length, i64 divisor, void* to);
+  Weighted weighted, widened, narrowed;
   void (*encode)(const void* offsets, i64 length, const Digits& digits, void* codes);
   using Compare = void (*)(const void* codes, const void* offsets, Taps later, i64 length, void* winners);
   Compare winners8, winners32;
@@ -109,48 +111,54 @@ Runs runs_of(ffi::DataType type, ffi::DataType offsets) {
 // that has not begun, so that many calls in a small pool cannot wait for each other. Rounding and
 // subnormals are treated as on the caller's thread, so that results do not depend on the threads.
 void in_parallel(ffi::ThreadPool& pool, i64 n, const std::function<void(i64)>& body) {
-  if (n <= 1) {
-    if (n == 1) body(0);
+  i64 workers = std::min<i64>(pool.num_threads(), n);
+  if (workers <= 1) {
+    for (i64 i = 0; i < n; ++i) body(i);
     return;
   }
   struct State {
-    std::atomic<i64> next{0}, done{0};
+    std::vector<std::atomic<i64>> next;
+    std::atomic<i64> done{0};
     std::mutex mutex;
     std::condition_variable changed;
     std::fenv_t rounding;
     std::exception_ptr failure;  // the first
+
+    explicit State(i64 workers) : next(workers) {}
   };
-  auto state = std::make_shared<State>();
+  auto state = std::make_shared<State>(workers);
   std::fegetenv(&state->rounding);
-  auto work = [state, n, &body] {
-    for (i64 i; (i = state->next.fetch_add(1)) < n;) {
-      try {
-        body(i);
-      } catch (...) {
-        std::lock_guard<std::mutex> lock(state->mutex);
-        if (!state->failure) state->failure = std::current_exception();
-      }
-      if (state->done.fetch_add(1) + 1 == n) {
-        std::lock_guard<std::mutex> lock(state->mutex);
-        state->changed.notify_all();
+  // Each worker has a part of the tasks to itself, and then helps with the others'. So they write far
+  // from each other: page faults in the same 2 MB wait for each other.
+  auto work = [state, n, workers, &body](i64 worker) {
+    for (i64 k = 0; k < workers; ++k) {
+      i64 part = (worker + k) % workers, first = n * part / workers, count = n * (part + 1) / workers - first;
+      for (i64 i; (i = state->next[part].fetch_add(1)) < count;) {
+        try {
+          body(first + i);
+        } catch (...) {
+          std::lock_guard<std::mutex> lock(state->mutex);
+          if (!state->failure) state->failure = std::current_exception();
+        }
+        if (state->done.fetch_add(1) + 1 == n) {
+          std::lock_guard<std::mutex> lock(state->mutex);
+          state->changed.notify_all();
+        }
       }
     }
   };
-  auto help = [state, work] {
+  auto help = [state, work](i64 worker) {
     std::fenv_t before;
     std::fegetenv(&before);
     std::fesetenv(&state->rounding);
-    work();
+    work(worker);
     std::fesetenv(&before);
   };
   try {
-    for (i64 helpers = std::min<i64>(pool.num_threads(), n) - 1; helpers > 0; --helpers) {
-      auto copy = help;
-      pool.Schedule(std::move(copy));
-    }
+    for (i64 worker = 1; worker < workers; ++worker) pool.Schedule([help, worker] { help(worker); });
   } catch (const std::bad_alloc&) {  // fewer helpers; those that there are must not outlive `body`
   }
-  work();
+  work(0);
   std::unique_lock<std::mutex> lock(state->mutex);
   state->changed.wait(lock, [&] { return state->done.load() == n; });
   if (state->failure) std::rethrow_exception(state->failure);
@@ -271,7 +279,7 @@ void gather_rows(const Geometry& g, const Runs& runs, const char* u, i64 size, c
       i64 at = (o - begin) * g.channels;
       bool fetch = taps.count > MANY_TAPS && taps.count == g.volume();
       (fetch ? runs.fetch : runs.gather)(from, named + at * offset_size, taps, n * g.channels, to + at * size);
-    });
+    }, g.volume() <= MANY_TAPS);
   }
 }
 
@@ -372,7 +380,7 @@ ffi::Error Scatter(ffi::ThreadPool pool, Array y, Array offsets, Result u, Sizes
     share(pool, g, true, bytes(*u, y), [&](i64 first, i64 last, i64 begin, i64 end) {
       Scratch s;
       for (i64 row = first; row < last; ++row)
-        write_row(g, data(u), size, row, begin, end, s, [&](Taps taps, i64 further, i64 n, char* to) {
+        write_row(g, data(u), size, row, begin, end, s, in_place(g), [&](Taps taps, i64 further, i64 n, char* to) {
           i64 at = further * g.channels;
           (last_wins ? runs.scatter_last : runs.scatter_sum)(data(y) + at * size, data(offsets) + at * offset_size,
                                                              taps, n * g.channels, to);
@@ -413,20 +421,72 @@ ffi::Error Reduce(ffi::ThreadPool pool, Array u, Array pattern, Result y, Sizes 
   });
 }
 
+// Rows of windows divided by their counts, each once for all elements that read it. Those that cover one
+// row of elements are held at a time, for the windows that cover elements `begin` to `end`.
+class Divided {
+ public:
+  Divided(const Geometry& g, const Runs& runs, const char* y, i64 size, i64 begin, i64 end)
+      : g_(g), runs_(runs), y_(y), size_(size) {
+    const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
+    first_ = std::clamp<i64>(ceil_div(begin + w.low - w.span() + 1, w.stride), 0, w.outputs);
+    count_ = std::clamp<i64>(floor_div(end - 1 + w.low, w.stride) + 1, first_, w.outputs) - first_;
+    layers_ = std::min(d.outputs, ceil_div(d.span(), d.stride)), rows_ = std::min(h.outputs, ceil_div(h.span(), h.stride));
+    held_.assign(layers_ * rows_, -1);
+    values_.resize(held_.size() * count_ * g.channels * MOST_BYTES);
+  }
+  const char* values() const { return values_.data(); }
+
+  // Where window 0 of a row would be in the values.
+  i64 find(i64 od, i64 oh, i64 number) {
+    const Axis &d = g_.axes[0], &h = g_.axes[1], &w = g_.axes[2];
+    i64 slot = od % layers_ * rows_ + oh % rows_, start = slot * count_;
+    if (held_[slot] == number) return start - first_;
+    held_[slot] = number;
+    bool padded = g_.weighting == MEAN;
+    i64 rows = d.count(od, padded) * h.count(oh, padded), bytes = std::max<i64>(4, size_);  // of sums
+    const Tap itself{0, 0, 1};
+    for (i64 o = first_, next; o < first_ + count_; o = next) {
+      i64 divisor = w.count(o, padded);
+      for (next = o + 1; next < first_ + count_ && w.count(next, padded) == divisor;) ++next;
+      runs_.widened(y_ + (number * w.outputs + o) * g_.channels * size_, nullptr, Taps{&itself, 1},
+                    (next - o) * g_.channels, rows * divisor,
+                    values_.data() + (start + o - first_) * g_.channels * bytes);
+    }
+    return start - first_;
+  }
+
+ private:
+  static constexpr i64 MOST_BYTES = 8;
+  const Geometry& g_;
+  const Runs& runs_;
+  const char* y_;
+  i64 size_, first_, count_, layers_, rows_;
+  std::vector<i64> held_;
+  std::vector<char> values_;
+};
+
 ffi::Error Replicate(ffi::ThreadPool pool, Array y, Array pattern, Result u, Sizes sizes, i64 weighting) {
   return guarded([&] {
     Geometry g = geometry_of(sizes, count(*u), count(y));
     const void* factors = pattern_of(pattern, g, weighting, y.element_type());
     Runs runs = runs_of(y.element_type(), ffi::U8);
     check_types(y.element_type(), u->element_type());
+    bool divides = g.weighting == MEAN || g.weighting == MEAN_INSIDE;
+    i64 size = item(y), sum_size = std::max<i64>(4, size);
     share(pool, g, true, bytes(*u, y), [&](i64 first, i64 last, i64 begin, i64 end) {
       Scratch s;
-      for (i64 row = first; row < last; ++row)
-        write_row(g, data(u), item(y), row, begin, end, s, [&](Taps taps, i64 further, i64 n, char* to) {
-          if (g.weighting == LAST && taps.count) taps = Taps{taps.begin + taps.count - 1, 1};
-          i64 divisor = g.weighting == COVER ? std::max(taps.count, 1) : 1;
-          runs.weighted(data(y) + further * g.channels * item(y), factors, taps, n * g.channels, divisor, to);
-        });
+      auto rows = [&](auto find, const char* from, i64 from_size, Runs::Weighted run) {
+        for (i64 row = first; row < last; ++row)
+          write_row(g, data(u), size, row, begin, end, s, find, [&](Taps taps, i64 further, i64 n, char* to) {
+            if (g.weighting == LAST && taps.count) taps = Taps{taps.begin + taps.count - 1, 1};
+            i64 divisor = g.weighting == COVER ? std::max(taps.count, 1) : 1;
+            run(from + further * g.channels * from_size, factors, taps, n * g.channels, divisor, to);
+          });
+      };
+      if (!divides) return rows(in_place(g), data(y), size, runs.weighted);
+      Divided divided(g, runs, data(y), size, begin, end);
+      rows([&](i64 od, i64 oh, i64 number) { return divided.find(od, oh, number); }, divided.values(), sum_size,
+           runs.narrowed);
     });
   });
 }

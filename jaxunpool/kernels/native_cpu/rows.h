@@ -56,9 +56,10 @@ inline void copy_every(char* to, i64 to_step, const char* from, i64 from_step, i
 
 // Windows that read. Calls run(source, taps, first window, windows) for parts of a row of windows, of
 // elements of `bytes` bytes; the windows of a part see the same taps, at distances from the first one.
-// `each`: one window at a time, for weightings that differ from window to window.
+// `in_phases`: few channels of windows a stride apart are brought together in a copy first.
 template <typename Run>
-void read_row(const Geometry& g, const char* x, i64 bytes, i64 row, i64 first, i64 last, Scratch& s, Run run) {
+void read_row(const Geometry& g, const char* x, i64 bytes, i64 row, i64 first, i64 last, Scratch& s, Run run,
+              bool in_phases = true) {
   const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
   i64 oh = row % h.outputs, od = row / h.outputs % d.outputs, n = row / h.outputs / d.outputs;
   bool cover = g.weighting == COVER, only_last = g.weighting == LAST;
@@ -92,7 +93,7 @@ void read_row(const Geometry& g, const char* x, i64 bytes, i64 row, i64 first, i
   one_by_one(first, begin);
   one_by_one(end, last);
   if (begin == end) return;
-  bool by_channels = g.channels >= MANY_CHANNELS || std::max({d.dilation, h.dilation, w.dilation}) > 1;
+  bool by_channels = g.channels >= MANY_CHANNELS || !in_phases || std::max({d.dilation, h.dilation, w.dilation}) > 1;
   if (w.stride == 1 || by_channels) {
     find_taps(begin, 0, w.window);
     if (w.stride == 1) return run(x, s.list(), begin, end - begin);
@@ -128,29 +129,33 @@ void read_row(const Geometry& g, const char* x, i64 bytes, i64 row, i64 first, i
   run(static_cast<const char*>(s.bytes.data()), s.list(), begin, end - begin);
 }
 
+// Rows of windows where they are.
+inline auto in_place(const Geometry& g) {
+  return [outputs = g.axes[2].outputs](i64, i64, i64 number) { return number * outputs; };
+}
+
 // Windows that write. Calls write(taps, windows further on, elements, to) for parts of a row of u, of
 // elements of `bytes` bytes: their taps are in raster order, as many windows further on than the taps'
 // distances say.
-template <typename Write>
-void write_row(const Geometry& g, char* u, i64 bytes, i64 row, i64 first, i64 last, Scratch& s, Write write) {
+// `find(od, oh, number)`: where window 0 of a row of windows is, counted in windows.
+template <typename Find, typename Write>
+void write_row(const Geometry& g, char* u, i64 bytes, i64 row, i64 first, i64 last, Scratch& s, Find find,
+               Write write) {
   const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
   i64 y = row % h.size, z = row / h.size % d.size, n = row / h.size / d.size, element = g.channels * bytes;
-  bool padded = g.weighting == MEAN, each = padded || g.weighting == MEAN_INSIDE;
   char* to = u + row * w.size * element;
   s.rows.clear();  // the rows of windows that have an element in this row
   d.covering(z, [&](i64 od, i64 a) {
     h.covering(y, [&](i64 oh, i64 b) {
-      s.rows.push_back({((n * d.outputs + od) * h.outputs + oh) * w.outputs,
-                        uint32_t((a * h.window + b) * w.window),
-                        each ? d.count(od, padded) * h.count(oh, padded) : 1});
+      i64 number = (n * d.outputs + od) * h.outputs + oh;
+      s.rows.push_back({find(od, oh, number), uint32_t((a * h.window + b) * w.window), 1});
     });
   });
   auto find_taps = [&](i64 x) {  // of element x
     s.taps.clear();
     for (const Tap& r : s.rows)
       w.covering(x, [&](i64 o, i64 c) {
-        i64 divisor = each ? r.divisor * w.count(o, padded) : 1;
-        s.taps.push_back({(r.distance + o) * g.channels, uint32_t(r.offset + c), divisor});
+        s.taps.push_back({(r.distance + o) * g.channels, uint32_t(r.offset + c), 1});
       });
   };
   auto one_by_one = [&](i64 begin, i64 end) {
@@ -159,7 +164,6 @@ void write_row(const Geometry& g, char* u, i64 bytes, i64 row, i64 first, i64 la
       write(s.list(), i64(0), i64(1), to + x * element);
     }
   };
-  if (each) return one_by_one(first, last);
   i64 begin = std::min(last, std::max(first, w.covered_begin()));
   i64 end = std::max(begin, std::min(last, w.covered_end()));
   one_by_one(first, begin);

@@ -1,6 +1,7 @@
 // Scatter where windows are large and written elements few: zeros, and then one write per window.
 #pragma once
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "geometry.h"
@@ -14,16 +15,18 @@ void scatter_sparse(const Geometry& g, i64 first_row, i64 end_row, const T* y, c
   const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
   i64 row_length = w.size * g.channels, volume = g.volume();
   std::memset(static_cast<void*>(u + first_row * row_length), 0, (end_row - first_row) * row_length * sizeof(T));
-  struct Target {
-    i64 z, y, x, distance;  // of an offset: the steps from its window's first element
+  constexpr i64 NOWHERE = std::numeric_limits<i64>::min();
+  // How far from a window's first element its offsets lead, and for a window at a border.
+  std::vector<i64> everywhere(volume + 1, NOWHERE), here(volume + 1, NOWHERE);
+  auto each_offset = [&](auto f) {
+    i64 offset = 0;
+    for (i64 a = 0; a < d.window; ++a)
+      for (i64 b = 0; b < h.window; ++b)
+        for (i64 c = 0; c < w.window; ++c) f(offset++, a * d.dilation, b * h.dilation, c * w.dilation);
   };
-  std::vector<Target> targets;
-  for (i64 a = 0; a < d.window; ++a)
-    for (i64 b = 0; b < h.window; ++b)
-      for (i64 c = 0; c < w.window; ++c) {
-        i64 z = a * d.dilation, y = b * h.dilation, x = c * w.dilation;
-        targets.push_back({z, y, x, ((z * h.size + y) * w.size + x) * g.channels});
-      }
+  each_offset([&](i64 offset, i64 z, i64 y, i64 x) {
+    everywhere[offset] = ((z * h.size + y) * w.size + x) * g.channels;
+  });
   // The windows along an axis that have an element from `begin` to `end`.
   auto reaching = [](const Axis& a, i64 begin, i64 end, i64* first, i64* last) {
     *first = std::clamp<i64>(ceil_div(begin + a.low - a.span() + 1, a.stride), 0, a.outputs);
@@ -44,18 +47,19 @@ void scatter_sparse(const Geometry& g, i64 first_row, i64 end_row, const T* y, c
         for (i64 ow = 0; ow < w.outputs; ++ow, at += g.channels) {
           i64 x = w.position(ow, 0);
           T* from = u + (((n * d.size + z) * h.size + yy) * w.size + x) * g.channels;
-          if (inside && x >= 0 && x + w.span() <= w.size) {
-            for (i64 c = 0; c < g.channels; ++c)
-              if (i64(o[at + c]) < volume) put(from[targets[o[at + c]].distance + c], y[at + c]);
-            continue;
+          const i64* distances = everywhere.data();
+          if (!inside || x < 0 || x + w.span() > w.size) {
+            distances = here.data();
+            each_offset([&](i64 offset, i64 dz, i64 dy, i64 dx) {
+              i64 row = (z + dz) * h.size + yy + dy;
+              bool there = z + dz >= 0 && z + dz < d.size && yy + dy >= 0 && yy + dy < h.size && x + dx >= 0 &&
+                           x + dx < w.size && row >= begin && row < end;
+              here[offset] = there ? everywhere[offset] : NOWHERE;
+            });
           }
           for (i64 c = 0; c < g.channels; ++c) {
-            if (i64(o[at + c]) >= volume) continue;
-            const Target& t = targets[o[at + c]];
-            i64 row = (z + t.z) * h.size + yy + t.y;
-            bool there = z + t.z >= 0 && z + t.z < d.size && yy + t.y >= 0 && yy + t.y < h.size && x + t.x >= 0 &&
-                         x + t.x < w.size && row >= begin && row < end;
-            if (there) put(from[t.distance + c], y[at + c]);
+            i64 distance = distances[std::min<i64>(o[at + c], volume)];
+            if (distance != NOWHERE) put(from[distance + c], y[at + c]);
           }
         }
       }
