@@ -7,7 +7,9 @@ scatter instruction, one write per element.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -29,12 +31,14 @@ class Reached(NamedTuple):
         windows: number of the window along each spatial axis, whether it exists or not.
         taps: number of the element along each; undefined where not `inside`.
         offset: number of the element in the window.
+        entry: the same, of size 1 along the axes that it does not depend on.
         inside: whether the window has this element.
     """
 
-    windows: list[jax.Array]
-    taps: list[jax.Array]
+    windows: Sequence[jax.Array]
+    taps: Sequence[jax.Array]
     offset: jax.Array
+    entry: jax.Array
     inside: jax.Array
 
 
@@ -68,6 +72,7 @@ def assemble(
     zeros = varying.along(jnp.zeros(split, padded[0].dtype), varying.axes(padded[0]))
     cell = [along(zeros, first + 2 * i) for i in range(g.ndim)]
     place = [along(zeros, first + 2 * i + 1) for i in range(g.ndim)]
+    part = [windows.iota(n, first + 2 * i + 1, len(split)) for i, n in enumerate(g.strides)]
 
     def add(u: jax.Array, number: Any) -> jax.Array:
         steps = windows.taps(number, list(map(len, shifts)))
@@ -77,7 +82,7 @@ def assemble(
             for i, step in enumerate(steps):
                 value = windows.strided(value, first + i, step, cells[i])
             values.append(jnp.expand_dims(value, [first + 2 * i + 1 for i in range(g.ndim)]))
-        return contribute(u, _reached(g, shift, cell, place), *values)
+        return contribute(u, _reached(g, shift, cell, place, part), *values)
 
     u = windows.fold(add, zeros, range(math.prod(map(len, shifts))), UNROLLED_SHIFTS, 1)
     u = finish(u, [c * stride + p for c, stride, p in zip(cell, g.strides, place)])
@@ -88,14 +93,19 @@ def assemble(
 
 
 def _reached(
-    g: WindowGeometry, shift: Sequence[Any], cell: Sequence[jax.Array], place: Sequence[jax.Array]
+    g: WindowGeometry,
+    shift: Sequence[Any],
+    cell: Sequence[jax.Array],
+    place: Sequence[jax.Array],
+    part: Sequence[jax.Array],
 ) -> Reached:
-    numbers, taps = [c + s for c, s in zip(cell, shift)], []
-    offset: Any = 0
-    inside: Any = True
-    for axis, s, p in zip(g.spatial, shift, place):
-        tap, has_it = axis.tap(s, p)  # the same for all cells
-        taps.append(tap)
-        inside &= has_it
-        offset = offset * axis.window + tap
-    return Reached(numbers, taps, offset, inside)
+    # What a window has of a cell is the same for all cells.
+    taps, has = zip(*(axis.tap(s, p) for axis, s, p in zip(g.spatial, shift, place)))
+    entry = [axis.tap(s, c)[0] for axis, s, c in zip(g.spatial, shift, part)]
+    return Reached(
+        [c + s for c, s in zip(cell, shift)],
+        taps,
+        windows.raster(taps, g.window_shape),
+        windows.raster(entry, g.window_shape),
+        functools.reduce(operator.and_, has),
+    )
