@@ -70,9 +70,6 @@ def assemble(
         pads[first + i] = (-some[0], max(axis.cells + some[-1] - axis.outputs, 0))
     padded = varying.together(*(windows.pad(array, pads, fill) for array, fill in sources))
     zeros = varying.along(jnp.zeros(split, padded[0].dtype), varying.axes(padded[0]))
-    cell = [along(zeros, first + 2 * i) for i in range(g.ndim)]
-    place = [along(zeros, first + 2 * i + 1) for i in range(g.ndim)]
-    part = [windows.iota(n, first + 2 * i + 1, len(split)) for i, n in enumerate(g.strides)]
 
     def add(u: jax.Array, number: Any) -> jax.Array:
         steps = windows.taps(number, list(map(len, shifts)))
@@ -82,9 +79,10 @@ def assemble(
             for i, step in enumerate(steps):
                 value = windows.strided(value, first + i, step, cells[i])
             values.append(jnp.expand_dims(value, [first + 2 * i + 1 for i in range(g.ndim)]))
-        return contribute(u, _reached(g, shift, cell, place, part), *values)
+        return contribute(u, _reached(g, shift, first, u), *values)
 
     u = windows.fold(add, zeros, range(math.prod(map(len, shifts))), UNROLLED_SHIFTS, 1)
+    cell, place = _numbers(g, first, u)
     u = finish(u, [c * stride + p for c, stride, p in zip(cell, g.strides, place)])
     u = u.reshape(g.with_spatial(shape, [n * stride for n, stride in zip(cells, g.strides)]))
     for i, size in enumerate(g.input_shape):  # without what is beyond the end
@@ -92,16 +90,18 @@ def assemble(
     return u
 
 
-def _reached(
-    g: WindowGeometry,
-    shift: Sequence[Any],
-    cell: Sequence[jax.Array],
-    place: Sequence[jax.Array],
-    part: Sequence[jax.Array],
-) -> Reached:
+def _numbers(g: WindowGeometry, first: int, u: jax.Array) -> tuple[list[jax.Array], ...]:
+    """Along each spatial axis, the numbers of the cells and of the elements in their cells."""
+    cell = [along(u, first + 2 * i) for i in range(g.ndim)]
+    return cell, [along(u, first + 2 * i + 1) for i in range(g.ndim)]
+
+
+def _reached(g: WindowGeometry, shift: Sequence[Any], first: int, u: jax.Array) -> Reached:
+    cell, place = _numbers(g, first, u)
     # What a window has of a cell is the same for all cells.
     taps, has = zip(*(axis.tap(s, p) for axis, s, p in zip(g.spatial, shift, place)))
-    entry = [axis.tap(s, c)[0] for axis, s, c in zip(g.spatial, shift, part)]
+    short = [windows.iota(n, first + 2 * i + 1, u.ndim) for i, n in enumerate(g.strides)]
+    entry = [axis.tap(s, p)[0] for axis, s, p in zip(g.spatial, shift, short)]
     return Reached(
         [c + s for c, s in zip(cell, shift)],
         taps,
