@@ -7,7 +7,9 @@ scatter instruction, one write per element.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -29,12 +31,14 @@ class Reached(NamedTuple):
         windows: number of the window along each spatial axis, whether it exists or not.
         taps: number of the element along each; undefined where not `inside`.
         offset: number of the element in the window.
+        entry: the same, of size 1 along the axes that it does not depend on.
         inside: whether the window has this element.
     """
 
-    windows: list[jax.Array]
-    taps: list[jax.Array]
+    windows: Sequence[jax.Array]
+    taps: Sequence[jax.Array]
     offset: jax.Array
+    entry: jax.Array
     inside: jax.Array
 
 
@@ -66,8 +70,6 @@ def assemble(
         pads[first + i] = (-some[0], max(axis.cells + some[-1] - axis.outputs, 0))
     padded = varying.together(*(windows.pad(array, pads, fill) for array, fill in sources))
     zeros = varying.along(jnp.zeros(split, padded[0].dtype), varying.axes(padded[0]))
-    cell = [along(zeros, first + 2 * i) for i in range(g.ndim)]
-    place = [along(zeros, first + 2 * i + 1) for i in range(g.ndim)]
 
     def add(u: jax.Array, number: Any) -> jax.Array:
         steps = windows.taps(number, list(map(len, shifts)))
@@ -77,9 +79,10 @@ def assemble(
             for i, step in enumerate(steps):
                 value = windows.strided(value, first + i, step, cells[i])
             values.append(jnp.expand_dims(value, [first + 2 * i + 1 for i in range(g.ndim)]))
-        return contribute(u, _reached(g, shift, cell, place), *values)
+        return contribute(u, _reached(g, shift, first, u), *values)
 
     u = windows.fold(add, zeros, range(math.prod(map(len, shifts))), UNROLLED_SHIFTS, 1)
+    cell, place = _numbers(g, first, u)
     u = finish(u, [c * stride + p for c, stride, p in zip(cell, g.strides, place)])
     u = u.reshape(g.with_spatial(shape, [n * stride for n, stride in zip(cells, g.strides)]))
     for i, size in enumerate(g.input_shape):  # without what is beyond the end
@@ -87,15 +90,22 @@ def assemble(
     return u
 
 
-def _reached(
-    g: WindowGeometry, shift: Sequence[Any], cell: Sequence[jax.Array], place: Sequence[jax.Array]
-) -> Reached:
-    numbers, taps = [c + s for c, s in zip(cell, shift)], []
-    offset: Any = 0
-    inside: Any = True
-    for axis, s, p in zip(g.spatial, shift, place):
-        tap, has_it = axis.tap(s, p)  # the same for all cells
-        taps.append(tap)
-        inside &= has_it
-        offset = offset * axis.window + tap
-    return Reached(numbers, taps, offset, inside)
+def _numbers(g: WindowGeometry, first: int, u: jax.Array) -> tuple[list[jax.Array], ...]:
+    """Along each spatial axis, the numbers of the cells and of the elements in their cells."""
+    cell = [along(u, first + 2 * i) for i in range(g.ndim)]
+    return cell, [along(u, first + 2 * i + 1) for i in range(g.ndim)]
+
+
+def _reached(g: WindowGeometry, shift: Sequence[Any], first: int, u: jax.Array) -> Reached:
+    cell, place = _numbers(g, first, u)
+    # What a window has of a cell is the same for all cells.
+    taps, has = zip(*(axis.tap(s, p) for axis, s, p in zip(g.spatial, shift, place)))
+    short = [windows.iota(n, first + 2 * i + 1, u.ndim) for i, n in enumerate(g.strides)]
+    entry = [axis.tap(s, p)[0] for axis, s, p in zip(g.spatial, shift, short)]
+    return Reached(
+        [c + s for c, s in zip(cell, shift)],
+        taps,
+        windows.raster(taps, g.window_shape),
+        windows.raster(entry, g.window_shape),
+        functools.reduce(operator.and_, has),
+    )

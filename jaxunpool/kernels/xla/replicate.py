@@ -7,7 +7,6 @@ import operator
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels import common
@@ -34,10 +33,7 @@ def replicate(
             ]
             hit &= functools.reduce(operator.and_, is_last)
         if factors is not None:
-            # The same for all cells: looked up once, along the axes that it does not share with y.
-            sizes = [n if size == 1 else 1 for n, size in zip(u.shape, value.shape)]
-            offset = lax.slice(reached.offset, [0] * u.ndim, sizes)
-            value = common.times(value, jnp.take(factors, offset, axis=0, mode="clip"))
+            value = common.times(value, jnp.take(factors, reached.entry, axis=0, mode="clip"))
             for window, n in zip(reached.windows, geometry.output_shape):
                 hit &= (window >= 0) & (window < n)  # infinity times the zero of no window is NaN
         return jnp.where(hit, u + value, u)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -77,6 +78,11 @@ def taps(number: Any, shape: Sequence[int]) -> list[Any]:
         number, tap = divmod(number, size)
         found.insert(0, tap)
     return found
+
+
+def raster(taps: Sequence[Any], shape: Sequence[int]) -> Any:
+    """The number of an element of a grid in raster order, from that along each axis."""
+    return functools.reduce(lambda number, pair: number * pair[0] + pair[1], zip(shape, taps), 0)
 
 
 def fold(
