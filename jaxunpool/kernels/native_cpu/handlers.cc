@@ -3,6 +3,9 @@
 // The kernels are compiled once for each instruction set, and the widest that this machine has is
 // chosen when the library is loaded. Handlers check what they are given, share the work among XLA's own
 // threads, and never throw.
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 #include <atomic>
 #include <cfenv>
 #include <condition_variable>
@@ -12,6 +15,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <type_traits>
 #include <vector>
 
@@ -159,12 +163,19 @@ void in_parallel(ffi::ThreadPool& pool, i64 n, const std::function<void(i64)>& b
   } catch (const std::bad_alloc&) {  // fewer helpers; those that there are must not outlive `body`
   }
   work(0);
+  // The last tasks are nearly done: to sleep and be woken would take longer.
+  for (int spins = 0; spins < 1000 && state->done.load() < n; ++spins) std::this_thread::yield();
   std::unique_lock<std::mutex> lock(state->mutex);
   state->changed.wait(lock, [&] { return state->done.load() == n; });
   if (state->failure) std::rethrow_exception(state->failure);
 }
 
-constexpr i64 TASK_BYTES = 1 << 18;  // of results and operands; smaller calls stay on one thread
+// Tasks for so many bytes of operands and results. To wake another thread takes as long as one thread
+// needs for some MB: smaller calls stay on the caller's.
+i64 tasks_for(i64 bytes) {
+  constexpr i64 SMALL = 2 << 20, EACH = 1 << 18;
+  return bytes < SMALL ? 1 : bytes / EACH;
+}
 
 // Products of sizes, refused where they overflow.
 i64 product(std::initializer_list<i64> sizes) {
@@ -216,7 +227,7 @@ void share(ffi::ThreadPool& pool, const Geometry& g, bool unpooled, i64 bytes, c
   if (!g.channels) return;  // then products may overflow
   i64 rows = g.n * length(g.axes[0]) * length(g.axes[1]), width = length(g.axes[2]);
   if (!rows || !width) return;
-  i64 tasks = std::max<i64>(1, bytes / TASK_BYTES), parts = tasks > rows ? std::min(width, tasks / rows) : 1;
+  i64 tasks = tasks_for(bytes), parts = tasks > rows ? std::min(width, tasks / rows) : 1;
   i64 step = unpooled ? g.axes[2].stride : 1, part = ceil_div(ceil_div(width, parts), step) * step;
   tasks = std::min(tasks, rows);
   parts = ceil_div(width, part);
@@ -333,7 +344,7 @@ bool is_sparse(const Geometry& g, ffi::DataType type, const Array& offsets, bool
   const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
   bool narrow = type == ffi::F16 || type == ffi::BF16;  // sums of these are kept in float32
   i64 cell = d.stride * h.stride * w.stride;
-  bool few = cell >= (g.channels >= MANY_CHANNELS ? 9 : 4) && g.volume() <= 4096 && item(offsets) < 4;
+  bool few = cell >= (g.channels >= MANY_CHANNELS ? 25 : 4) && g.volume() <= 4096 && item(offsets) < 4;
   return few && (last || !narrow || !g.overlaps());
 }
 
@@ -347,7 +358,7 @@ void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Array& y, const
   // Bands of whole windows, so that few of these reach into two of them.
   const Axis &d = g.axes[0], &h = g.axes[1];
   i64 rows = g.n * d.size * h.size, band = d.size > 1 ? d.stride * h.size : std::min(h.stride, h.size);
-  i64 bands = ceil_div(rows, band), tasks = std::clamp<i64>(bytes(*u, y) / TASK_BYTES, 1, bands);
+  i64 bands = ceil_div(rows, band), tasks = std::min(tasks_for(bytes(*u, y)), bands);
   with_type(y.element_type(), [&](auto value) {
     using T = Wraps<decltype(value)>;
     auto run = [&](auto offset, auto put) {
@@ -519,7 +530,7 @@ void share_planes(ffi::ThreadPool& pool, const Array& values, const Array& posit
   if (!g.n || !g.channels) return;
   constexpr i64 CACHE_LINE = 64;
   i64 width = std::max<i64>(1, CACHE_LINE / item(values)), chunks = ceil_div(g.channels, width);
-  i64 tasks = std::max<i64>(1, bytes / TASK_BYTES), parts = std::clamp<i64>(tasks / g.n, 1, chunks);
+  i64 tasks = tasks_for(bytes), parts = std::clamp<i64>(tasks / g.n, 1, chunks);
   tasks = std::min(tasks, g.n);
   const int32_t* p = reinterpret_cast<const int32_t*>(data(positions));
   with_type(values.element_type(), [&](auto value) {
@@ -601,7 +612,7 @@ ffi::Error SelectUneven(ffi::ThreadPool pool, Array x, Array start0, Array start
     if (product({g.n, g.channels, d.size, h.size, w.size}) != count(x) ||
         product({g.n, g.channels, d.outputs, h.outputs, w.outputs}) != count(*y) || flat->element_type() != ffi::S32)
       throw Refused("arrays and windows have different sizes");
-    i64 rows = g.n * d.outputs * h.outputs, tasks = std::clamp<i64>(bytes(x, *y) / TASK_BYTES, 1, std::max<i64>(rows, 1));
+    i64 rows = g.n * d.outputs * h.outputs, tasks = std::clamp<i64>(tasks_for(bytes(x, *y)), 1, std::max<i64>(rows, 1));
     if (!count(*y)) return;
     auto* positions = reinterpret_cast<int32_t*>(data(flat));
     auto each_row = [&](auto body) {

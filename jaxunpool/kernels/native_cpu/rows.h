@@ -16,6 +16,7 @@ struct Tap {
 struct Taps {
   const Tap* begin;
   int count;
+  bool divided = false;  // whether any has a divisor
   const Tap& operator[](int i) const { return begin[i]; }
 };
 
@@ -84,7 +85,7 @@ void read_row(const Geometry& g, const char* x, i64 bytes, i64 row, i64 first, i
   auto one_by_one = [&](i64 begin, i64 end) {
     for (i64 o = begin; o < end; ++o) {
       find_taps(o, w.first_tap(o), w.end_tap(o));
-      run(x, s.list(), o, i64(1));
+      run(x, Taps{s.taps.data(), int(s.taps.size()), cover}, o, i64(1));
     }
   };
   if (cover || only_last) return one_by_one(first, last);
