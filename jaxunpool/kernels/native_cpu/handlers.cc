@@ -49,7 +49,7 @@ struct Runs {
   Weighted weighted, widened, narrowed;
   void (*encode)(const void* offsets, i64 length, const Digits& digits, void* codes);
   using Compare = void (*)(const void* codes, const void* offsets, Taps later, i64 length, void* winners);
-  Compare winners8, winners32;
+  Compare winners8, winners16, winners32;
 };
 
 namespace baseline {
@@ -278,19 +278,43 @@ ffi::Error Select(ffi::ThreadPool pool, Array x, Result y, Result offsets, Sizes
 
 constexpr int MANY_TAPS = 32;  // more than these are not compared one by one
 
+// Whether windows are so large that each offset is followed by itself.
+bool follows(const Geometry& g) {
+  return g.volume() > MANY_TAPS && g.volume() <= 4096;
+}
+
+template <typename F>
+void with_bits(i64 bytes, F f) {
+  if (bytes == 1) f(uint8_t{});
+  else if (bytes == 2) f(uint16_t{});
+  else if (bytes == 4) f(uint32_t{});
+  else f(uint64_t{});
+}
+
 // names(row): the offsets of a row of windows from `begin` on.
-template <typename Names>
-void gather_rows(const Geometry& g, const Runs& runs, const char* u, i64 size, char* y, i64 offset_size, i64 first,
-                 i64 last, i64 begin, i64 end, Names names) {
+template <typename O, typename Names>
+void gather_rows(const Geometry& g, const Runs& runs, const char* u, i64 size, char* y, i64 first, i64 last, i64 begin,
+                 i64 end, Names names) {
+  auto row_of = [&](i64 row) { return y + (row * g.axes[2].outputs + begin) * g.channels * size; };
+  if (follows(g)) {
+    Distances distances(g);
+    with_bits(size, [&](auto bits) {
+      using B = decltype(bits);
+      for (i64 row = first; row < last; ++row)
+        gather_sparse(g, distances, row, begin, end, reinterpret_cast<const B*>(u), names(row),
+                      reinterpret_cast<B*>(row_of(row)));
+    });
+    return;
+  }
   Scratch s;
   for (i64 row = first; row < last; ++row) {
-    const char* named = names(row);
-    char* to = y + (row * g.axes[2].outputs + begin) * g.channels * size;
+    const O* named = names(row);
+    char* to = row_of(row);
     read_row(g, u, size, row, begin, end, s, [&](const char* from, Taps taps, i64 o, i64 n) {
       i64 at = (o - begin) * g.channels;
       bool fetch = taps.count > MANY_TAPS && taps.count == g.volume();
-      (fetch ? runs.fetch : runs.gather)(from, named + at * offset_size, taps, n * g.channels, to + at * size);
-    }, g.volume() <= MANY_TAPS);
+      (fetch ? runs.fetch : runs.gather)(from, named + at, taps, n * g.channels, to + at * size);
+    });
   }
 }
 
@@ -300,16 +324,20 @@ void gather(ffi::ThreadPool& pool, const Geometry& g, const Runs& runs, const Ar
   const O* o = reinterpret_cast<const O*>(data(offsets));
   share(pool, g, false, bytes(u, *y), [&](i64 first, i64 last, i64 begin, i64 end) {
     auto rows = [&](auto names) {
-      gather_rows(g, runs, data(u), item(u), data(y), sizeof(O), first, last, begin, end,
-                  [&](i64 row) { return reinterpret_cast<const char*>(names(row)); });
+      gather_rows<O>(g, runs, data(u), item(u), data(y), first, last, begin, end, names);
     };
     auto of_winners = [&](auto&& found) {
       rows([&](i64 row) { return found.of_row(o, row, begin, end); });
     };
-    if (!winners || !g.overlaps()) rows([&](i64 row) { return o + (row * g.axes[2].outputs + begin) * g.channels; });
-    else if (sizeof(O) == 1 && Winners<uint8_t, uint8_t>::fits(g))
+    if (!winners || !g.overlaps()) {
+      rows([&](i64 row) { return o + (row * g.axes[2].outputs + begin) * g.channels; });
+    } else if (sizeof(O) == 1 && Winners<uint8_t, uint8_t>::fits(g)) {
       of_winners(Winners<uint8_t, O>(g, runs.encode, runs.winners8));
-    else of_winners(Winners<uint32_t, O>(g, runs.encode, runs.winners32));
+    } else if (sizeof(O) <= 2 && Winners<uint16_t, O>::fits(g)) {
+      of_winners(Winners<uint16_t, O>(g, runs.encode, runs.winners16));
+    } else {
+      of_winners(Winners<uint32_t, O>(g, runs.encode, runs.winners32));
+    }
   });
 }
 

@@ -57,10 +57,8 @@ inline void copy_every(char* to, i64 to_step, const char* from, i64 from_step, i
 
 // Windows that read. Calls run(source, taps, first window, windows) for parts of a row of windows, of
 // elements of `bytes` bytes; the windows of a part see the same taps, at distances from the first one.
-// `in_phases`: few channels of windows a stride apart are brought together in a copy first.
 template <typename Run>
-void read_row(const Geometry& g, const char* x, i64 bytes, i64 row, i64 first, i64 last, Scratch& s, Run run,
-              bool in_phases = true) {
+void read_row(const Geometry& g, const char* x, i64 bytes, i64 row, i64 first, i64 last, Scratch& s, Run run) {
   const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
   i64 oh = row % h.outputs, od = row / h.outputs % d.outputs, n = row / h.outputs / d.outputs;
   bool cover = g.weighting == COVER, only_last = g.weighting == LAST;
@@ -94,7 +92,7 @@ void read_row(const Geometry& g, const char* x, i64 bytes, i64 row, i64 first, i
   one_by_one(first, begin);
   one_by_one(end, last);
   if (begin == end) return;
-  bool by_channels = g.channels >= MANY_CHANNELS || !in_phases || std::max({d.dilation, h.dilation, w.dilation}) > 1;
+  bool by_channels = g.channels >= MANY_CHANNELS || std::max({d.dilation, h.dilation, w.dilation}) > 1;
   if (w.stride == 1 || by_channels) {
     find_taps(begin, 0, w.window);
     if (w.stride == 1) return run(x, s.list(), begin, end - begin);

@@ -1,4 +1,4 @@
-// Scatter where windows are large and written elements few: zeros, and then one write per window.
+// Where windows are large and named elements few: offsets are followed, one element for each.
 #pragma once
 #include <cstring>
 #include <limits>
@@ -8,61 +8,106 @@
 
 namespace jaxunpool {
 
-// Writes rows `first_row` to `end_row` of u, in which whatever windows name is put in raster order of the
+constexpr i64 NOWHERE = std::numeric_limits<i64>::min();
+
+// Where the offsets of a window lead, in elements from the window's first one. A table has an entry for
+// each offset and one for those that name nothing.
+class Distances {
+ public:
+  explicit Distances(const Geometry& g)
+      : g_(g), everywhere_(g.volume() + 1, NOWHERE), row_(everywhere_), window_(everywhere_) {
+    const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
+    i64 offset = 0;
+    for (i64 a = 0; a < d.window; ++a)
+      for (i64 b = 0; b < h.window; ++b)
+        for (i64 c = 0; c < w.window; ++c)
+          everywhere_[offset++] = ((a * d.dilation * h.size + b * h.dilation) * w.size + c * w.dilation) * g.channels;
+  }
+
+  // A row of windows, of which the rows of elements from `begin` to `end` count.
+  void enter_row(i64 n, i64 od, i64 oh, i64 begin, i64 end) {
+    const Axis &d = g_.axes[0], &h = g_.axes[1];
+    i64 z = d.position(od, 0), y = h.position(oh, 0);
+    first_ = ((n * d.size + z) * h.size + y) * g_.axes[2].size;
+    inside_ = z >= 0 && y >= 0 && z + d.span() <= d.size && y + h.span() <= h.size && z * h.size + y >= begin &&
+              (z + d.span() - 1) * h.size + y + h.span() <= end;
+    if (inside_) return;
+    i64 offset = 0;
+    for (i64 a = 0; a < d.window; ++a)
+      for (i64 b = 0; b < h.window; ++b) {
+        i64 tz = z + a * d.dilation, ty = y + b * h.dilation, row = tz * h.size + ty;
+        bool there = tz >= 0 && tz < d.size && ty >= 0 && ty < h.size && row >= begin && row < end;
+        for (i64 c = 0; c < g_.axes[2].window; ++c, ++offset) row_[offset] = there ? everywhere_[offset] : NOWHERE;
+      }
+  }
+  // Where a window of the row begins, in elements, and its table.
+  i64 start(i64 ow) const { return (first_ + g_.axes[2].position(ow, 0)) * g_.channels; }
+  const i64* of_window(i64 ow) {
+    const Axis& w = g_.axes[2];
+    const std::vector<i64>& table = inside_ ? everywhere_ : row_;
+    i64 x = w.position(ow, 0);
+    if (x >= 0 && x + w.span() <= w.size) return table.data();
+    for (i64 c = 0; c < w.window; ++c) {
+      bool there = x + c * w.dilation >= 0 && x + c * w.dilation < w.size;
+      for (i64 offset = c; offset < g_.volume(); offset += w.window) window_[offset] = there ? table[offset] : NOWHERE;
+    }
+    return window_.data();
+  }
+
+ private:
+  const Geometry& g_;
+  std::vector<i64> everywhere_, row_, window_;
+  i64 first_ = 0;
+  bool inside_ = true;
+};
+
+// Writes rows `first_row` to `end_row` of u: zeros, and then what windows name, in raster order of the
 // windows: put(target, value). Windows of other rows are visited where they reach into these.
 template <typename T, typename O, typename Put>
 void scatter_sparse(const Geometry& g, i64 first_row, i64 end_row, const T* y, const O* o, T* u, Put put) {
   const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
-  i64 row_length = w.size * g.channels, volume = g.volume();
+  i64 row_length = w.size * g.channels, volume = g.volume(), plane = d.size * h.size;
   std::memset(static_cast<void*>(u + first_row * row_length), 0, (end_row - first_row) * row_length * sizeof(T));
-  constexpr i64 NOWHERE = std::numeric_limits<i64>::min();
-  // How far from a window's first element its offsets lead, and for a window at a border.
-  std::vector<i64> everywhere(volume + 1, NOWHERE), here(volume + 1, NOWHERE);
-  auto each_offset = [&](auto f) {
-    i64 offset = 0;
-    for (i64 a = 0; a < d.window; ++a)
-      for (i64 b = 0; b < h.window; ++b)
-        for (i64 c = 0; c < w.window; ++c) f(offset++, a * d.dilation, b * h.dilation, c * w.dilation);
-  };
-  each_offset([&](i64 offset, i64 z, i64 y, i64 x) {
-    everywhere[offset] = ((z * h.size + y) * w.size + x) * g.channels;
-  });
+  Distances distances(g);
   // The windows along an axis that have an element from `begin` to `end`.
   auto reaching = [](const Axis& a, i64 begin, i64 end, i64* first, i64* last) {
     *first = std::clamp<i64>(ceil_div(begin + a.low - a.span() + 1, a.stride), 0, a.outputs);
     *last = std::clamp<i64>(floor_div(end - 1 + a.low, a.stride) + 1, *first, a.outputs);
   };
-  i64 plane = d.size * h.size;
   for (i64 n = first_row / plane; n * plane < end_row; ++n) {
-    i64 begin = std::max<i64>(0, first_row - n * plane), end = std::min(plane, end_row - n * plane);  // of rows
+    i64 begin = std::max<i64>(0, first_row - n * plane), end = std::min(plane, end_row - n * plane);
     i64 od0, od1, oh0 = 0, oh1 = h.outputs;
     reaching(d, begin / h.size, (end - 1) / h.size + 1, &od0, &od1);
     if (begin / h.size == (end - 1) / h.size) reaching(h, begin % h.size, (end - 1) % h.size + 1, &oh0, &oh1);
     for (i64 od = od0; od < od1; ++od)
       for (i64 oh = oh0; oh < oh1; ++oh) {
-        i64 z = d.position(od, 0), yy = h.position(oh, 0);
-        bool inside = z >= 0 && yy >= 0 && z + d.span() <= d.size && yy + h.span() <= h.size &&
-                      z * h.size + yy >= begin && (z + d.span() - 1) * h.size + yy + h.span() <= end;
+        distances.enter_row(n, od, oh, begin, end);
         i64 at = ((n * d.outputs + od) * h.outputs + oh) * w.outputs * g.channels;
         for (i64 ow = 0; ow < w.outputs; ++ow, at += g.channels) {
-          i64 x = w.position(ow, 0);
-          T* from = u + (((n * d.size + z) * h.size + yy) * w.size + x) * g.channels;
-          const i64* distances = everywhere.data();
-          if (!inside || x < 0 || x + w.span() > w.size) {
-            distances = here.data();
-            each_offset([&](i64 offset, i64 dz, i64 dy, i64 dx) {
-              i64 row = (z + dz) * h.size + yy + dy;
-              bool there = z + dz >= 0 && z + dz < d.size && yy + dy >= 0 && yy + dy < h.size && x + dx >= 0 &&
-                           x + dx < w.size && row >= begin && row < end;
-              here[offset] = there ? everywhere[offset] : NOWHERE;
-            });
-          }
+          const i64* table = distances.of_window(ow);
+          T* from = u + distances.start(ow);
           for (i64 c = 0; c < g.channels; ++c) {
-            i64 distance = distances[std::min<i64>(o[at + c], volume)];
+            i64 distance = table[std::min<i64>(o[at + c], volume)];
             if (distance != NOWHERE) put(from[distance + c], y[at + c]);
           }
         }
       }
+  }
+}
+
+// The windows `begin` to `end` of a row, from their offsets on.
+template <typename B, typename O>
+void gather_sparse(const Geometry& g, Distances& distances, i64 row, i64 begin, i64 end, const B* u, const O* named, B* y) {
+  const Axis &d = g.axes[0], &h = g.axes[1];
+  i64 oh = row % h.outputs, od = row / h.outputs % d.outputs, volume = g.volume();
+  distances.enter_row(row / h.outputs / d.outputs, od, oh, 0, d.size * h.size);
+  for (i64 ow = begin; ow < end; ++ow) {
+    const i64* table = distances.of_window(ow);
+    const B* from = u + distances.start(ow);
+    for (i64 c = 0; c < g.channels; ++c, ++named, ++y) {
+      i64 distance = table[std::min<i64>(*named, volume)];
+      *y = distance == NOWHERE ? B(0) : from[distance + c];
+    }
   }
 }
 
