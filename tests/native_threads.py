@@ -22,7 +22,7 @@ from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels.native_cpu import library
 
 # Rows for several threads, and one row that is cut into parts.
-SHAPES = {"rows": (4, 64, 64, 20), "a row": (80_000, 4)}
+SHAPES = {"rows": (8, 64, 64, 36), "a row": (300_000, 4)}  # shared: more than 2 MB
 USES: dict[str, dict[str, Any]] = {
     "select": {},
     "gather": {},

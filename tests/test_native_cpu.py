@@ -420,7 +420,7 @@ static std::deque<std::function<void()>> handed;
 """
 HAND_OVER = """{
   std::lock_guard<std::mutex> lock(handing);
-  handed.emplace_back(std::move(copy));
+  handed.emplace_back([help, worker] { help(worker); });
 }
 pool.Schedule([] {
   std::function<void()> work;
@@ -435,7 +435,7 @@ pool.Schedule([] {
 
 def handed_over(text: str) -> str:
     """Work goes through a queue that ThreadSanitizer sees, which XLA's is not."""
-    text = replaced(text, "pool.Schedule(std::move(copy));", HAND_OVER)
+    text = replaced(text, "pool.Schedule([help, worker] { help(worker); });", HAND_OVER)
     return replaced(
         text, "namespace jaxunpool {\nnamespace {", f"{SHARED}namespace jaxunpool {{\nnamespace {{"
     )
@@ -443,7 +443,7 @@ def handed_over(text: str) -> str:
 
 def racing(text: str) -> str:
     """Threads that count what they do without telling each other."""
-    loop = "(i = state->next.fetch_add(1)) < n;) {"
+    loop = "(i = state->next[part].fetch_add(1)) < count;) {"
     text = replaced(handed_over(text), loop, f"{loop} ++handing_count;")
     return replaced(
         text, "static std::mutex handing;", "static std::mutex handing; static int handing_count;"

@@ -1,5 +1,5 @@
-// Positions of a whole plane: gather and scatter by them, and maxima over windows that start and stop
-// where they like.
+// Positions of a whole plane: gather and scatter by them, and maxima over windows that start and
+// stop where they like.
 #pragma once
 #include <cstring>
 #include <type_traits>
@@ -55,7 +55,8 @@ void scatter_flat_last(const Planes& g, Part part, const B* y, const I* position
 
 // Sums in the type S, from zero on. Where it is wider than the values, they are kept apart first.
 template <typename S, typename T, typename I, typename Widen, typename Narrow>
-void scatter_flat_sum(const Planes& g, Part part, const T* y, const I* positions, T* u, Widen widen, Narrow narrow) {
+void scatter_flat_sum(const Planes& g, Part part, const T* y, const I* positions, T* u, Widen widen,
+                      Narrow narrow) {
   i64 width = part.last - part.first;
   std::vector<S> sums(g.unpooled * width, S(0));
   for (i64 p = 0; p < g.pooled; ++p)
@@ -75,7 +76,9 @@ template <typename B, typename I>
 void gather_flat_last(const Planes& g, Part part, const B* u, const I* positions, B* y) {
   i64 width = part.last - part.first;
   std::vector<i64> writer(g.unpooled * width, -1);
-  auto slot = [&](i64 to, i64 c) { return ((to - c) / g.channels - part.batch * g.unpooled) * width + c - part.first; };
+  auto slot = [&](i64 to, i64 c) {
+    return ((to - c) / g.channels - part.batch * g.unpooled) * width + c - part.first;
+  };
   for (i64 p = 0; p < g.pooled; ++p)
     for (i64 c = part.first; c < part.last; ++c) {
       i64 to = g.target(positions, part.batch, p, c);
@@ -89,8 +92,8 @@ void gather_flat_last(const Planes& g, Part part, const B* u, const I* positions
     }
 }
 
-// Windows from `starts` to `stops` along each axis: one list for all planes, or one for each of them,
-// in arrays of (n, outputs, channels).
+// Windows from `starts` to `stops` along each axis: one list for all planes, or one for each of
+// them, in arrays of (n, outputs, channels).
 struct Uneven {
   i64 n, channels;
   struct {
@@ -123,9 +126,11 @@ struct UnevenRow {
   }
 };
 
-// Where all planes have the same windows: select(x, taps, length, y, offsets) takes a run of channels.
+// Where all planes have the same windows: select(x, taps, length, y, offsets) takes a run of
+// channels.
 template <typename O, typename Select>
-void select_shared(const Uneven& g, i64 row, const char* x, i64 size, char* y, int32_t* flat, Select select) {
+void select_shared(const Uneven& g, i64 row, const char* x, i64 size, char* y, int32_t* flat,
+                   Select select) {
   UnevenRow r(g, row);
   const auto &h = g.axes[1], &w = g.axes[2];
   std::vector<Tap> taps;
@@ -138,8 +143,10 @@ void select_shared(const Uneven& g, i64 row, const char* x, i64 size, char* y, i
         for (i64 c = wr.start; c < wr.stop; ++c)
           taps.push_back({((a * h.size + b) * w.size + c) * g.channels, uint32_t(taps.size()), 1});
     i64 to = r.pooled + ow * g.channels;
-    select(x + r.unpooled * size, Taps{taps.data(), int(taps.size())}, g.channels, y + to * size, offsets.data());
-    for (i64 c = 0; c < g.channels; ++c) flat[to + c] = int32_t(taps[offsets[c]].distance / g.channels);
+    select(x + r.unpooled * size, Taps{taps.data(), int(taps.size())}, g.channels, y + to * size,
+           offsets.data());
+    for (i64 c = 0; c < g.channels; ++c)
+      flat[to + c] = int32_t(taps[offsets[c]].distance / g.channels);
   }
 }
 
@@ -151,7 +158,8 @@ void select_per_plane(const Uneven& g, i64 row, const T* x, T* y, int32_t* flat,
   x += r.unpooled;
   for (i64 ow = 0; ow < w.outputs; ++ow)
     for (i64 k = 0; k < g.channels; ++k) {
-      auto dr = g.range(0, r.batch, r.od, k), hr = g.range(1, r.batch, r.oh, k), wr = g.range(2, r.batch, ow, k);
+      auto dr = g.range(0, r.batch, r.od, k), hr = g.range(1, r.batch, r.oh, k),
+           wr = g.range(2, r.batch, ow, k);
       i64 best = (dr.start * h.size + hr.start) * w.size + wr.start;
       for (i64 a = dr.start; a < dr.stop; ++a)
         for (i64 b = hr.start; b < hr.stop; ++b)

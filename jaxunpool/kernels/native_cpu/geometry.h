@@ -14,7 +14,8 @@ enum Weighting : i64 { SUM, MEAN, MEAN_INSIDE, COVER, LAST };
 INLINE i64 floor_div(i64 a, i64 b) { return a / b - (a % b < 0); }
 INLINE i64 ceil_div(i64 a, i64 b) { return -floor_div(-a, b); }
 
-// One spatial axis. Element `tap` of window `o` is at `position(o, tap)`; outside the size is padding.
+// One spatial axis. Element `tap` of window `o` is at `position(o, tap)`; outside the size is
+// padding.
 struct Axis {
   i64 size, outputs, window, stride, dilation, low, high;
 
@@ -38,7 +39,8 @@ struct Axis {
   // Elements of a window that are in the input, or in it and its padding; never an overhang.
   i64 count(i64 o, bool padded) const {
     i64 stop = size + (padded ? high : 0) - position(o, 0);
-    return std::max<i64>(0, std::min(window, ceil_div(stop, dilation)) - (padded ? 0 : first_tap(o)));
+    return std::max<i64>(0,
+                         std::min(window, ceil_div(stop, dilation)) - (padded ? 0 : first_tap(o)));
   }
   // Calls f(window, tap) for the windows that have an element at a position, in order.
   template <typename F>
@@ -64,17 +66,15 @@ struct Axis {
   bool is_last(i64 o, i64 tap) const { return tap < next_taps() || o + next() >= outputs; }
 };
 
-// Arrays are (n, axes[0].size, axes[1].size, axes[2].size, channels): fewer spatial axes have leading
-// ones of size 1, and channels first is one channel with the channels in n.
+// Arrays are (n, axes[0].size, axes[1].size, axes[2].size, channels): fewer spatial axes have
+// leading ones of size 1, and channels first is one channel with the channels in n.
 struct Geometry {
   i64 n, channels;
   Axis axes[3];
   Weighting weighting = SUM;
 
   i64 volume() const { return axes[0].window * axes[1].window * axes[2].window; }
-  bool overlaps() const {
-    return axes[0].overlaps() || axes[1].overlaps() || axes[2].overlaps();
-  }
+  bool overlaps() const { return axes[0].overlaps() || axes[1].overlaps() || axes[2].overlaps(); }
 };
 
 }  // namespace jaxunpool

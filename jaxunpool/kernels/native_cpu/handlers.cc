@@ -1,8 +1,8 @@
 // The window primitives on CPU, as custom calls of XLA's FFI.
 //
 // The kernels are compiled once for each instruction set, and the widest that this machine has is
-// chosen when the library is loaded. Handlers check what they are given, share the work among XLA's own
-// threads, and never throw.
+// chosen when the library is loaded. Handlers check what they are given, share the work among XLA's
+// own threads, and never throw.
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -30,8 +30,12 @@ namespace ffi = xla::ffi;
 namespace jaxunpool {
 namespace {
 
-struct BFloat16 { uint16_t bits; };
-struct Float16 { uint16_t bits; };
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
 
 struct Refused : std::exception {
   std::string message;
@@ -45,10 +49,12 @@ struct Runs {
   void (*select)(const void* x, Taps taps, i64 length, void* y, void* offsets);
   Indexed gather, fetch, scatter_last, scatter_sum;
   // Of values, from values to sums, and from sums to values: 16-bit floats are summed in float32.
-  using Weighted = void (*)(const void* from, const void* factors, Taps taps, i64 length, i64 divisor, void* to);
+  using Weighted = void (*)(const void* from, const void* factors, Taps taps, i64 length,
+                            i64 divisor, void* to);
   Weighted weighted, widened, narrowed;
   void (*encode)(const void* offsets, i64 length, const Digits& digits, void* codes);
-  using Compare = void (*)(const void* codes, const void* offsets, Taps later, i64 length, void* winners);
+  using Compare = void (*)(const void* codes, const void* offsets, Taps later, i64 length,
+                           void* winners);
   Compare winners8, winners16, winners32;
 };
 
@@ -59,11 +65,12 @@ namespace baseline {
 #undef VECTOR_BYTES
 }  // namespace baseline
 
-// Of x86-64-v3 and v4. To clang they are named one by one: what a driver switches off by name, as zig's
-// does, `arch` does not switch on again.
+// Of x86-64-v3 and v4. To clang they are named one by one: what a driver switches off by name, as
+// zig's does, `arch` does not switch on again.
 #if defined(__x86_64__)
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2,f16c,fma,lzcnt"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2,f16c,fma,lzcnt"))), \
+                             apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("arch=x86-64-v3")
@@ -76,8 +83,9 @@ namespace avx2 {
 }  // namespace avx2
 #if defined(__clang__)
 #pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2,f16c,fma,lzcnt,avx512f,avx512bw,avx512dq,avx512vl"))), \
-                             apply_to = function)
+#pragma clang attribute push(                                                                   \
+    __attribute__((target("avx2,bmi,bmi2,f16c,fma,lzcnt,avx512f,avx512bw,avx512dq,avx512vl"))), \
+    apply_to = function)
 #else
 #pragma GCC pop_options
 #pragma GCC push_options
@@ -101,19 +109,21 @@ Runs runs_of(ffi::DataType type, ffi::DataType offsets) {
     throw Refused("offsets are neither uint8, uint16 nor uint32");
   i64 offset_bytes = i64(ffi::ByteWidth(offsets));
 #if defined(__x86_64__)
-  static const bool has_avx2 =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
+  static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") &&
+                               __builtin_cpu_supports("fma");
   static const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512bw") &&
-                                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+                                 __builtin_cpu_supports("avx512dq") &&
+                                 __builtin_cpu_supports("avx512vl");
   if (has_avx512) return avx512::runs_of(type, offset_bytes);
   if (has_avx2) return avx2::runs_of(type, offset_bytes);
 #endif
   return baseline::runs_of(type, offset_bytes);
 }
 
-// Calls body(0), ..., body(n - 1) on the pool's threads and the caller's. The caller waits for no task
-// that has not begun, so that many calls in a small pool cannot wait for each other. Rounding and
-// subnormals are treated as on the caller's thread, so that results do not depend on the threads.
+// Calls body(0), ..., body(n - 1) on the pool's threads and the caller's. The caller waits for no
+// task that has not begun, so that many calls in a small pool cannot wait for each other. Rounding
+// and subnormals are treated as on the caller's thread, so that results do not depend on the
+// threads.
 void in_parallel(ffi::ThreadPool& pool, i64 n, const std::function<void(i64)>& body) {
   i64 workers = std::min<i64>(pool.num_threads(), n);
   if (workers <= 1) {
@@ -132,11 +142,12 @@ void in_parallel(ffi::ThreadPool& pool, i64 n, const std::function<void(i64)>& b
   };
   auto state = std::make_shared<State>(workers);
   std::fegetenv(&state->rounding);
-  // Each worker has a part of the tasks to itself, and then helps with the others'. So they write far
-  // from each other: page faults in the same 2 MB wait for each other.
+  // Each worker has a part of the tasks to itself, and then helps with the others'. So they write
+  // far from each other: page faults in the same 2 MB wait for each other.
   auto work = [state, n, workers, &body](i64 worker) {
     for (i64 k = 0; k < workers; ++k) {
-      i64 part = (worker + k) % workers, first = n * part / workers, count = n * (part + 1) / workers - first;
+      i64 part = (worker + k) % workers, first = n * part / workers,
+          count = n * (part + 1) / workers - first;
       for (i64 i; (i = state->next[part].fetch_add(1)) < count;) {
         try {
           body(first + i);
@@ -159,7 +170,8 @@ void in_parallel(ffi::ThreadPool& pool, i64 n, const std::function<void(i64)>& b
     std::fesetenv(&before);
   };
   try {
-    for (i64 worker = 1; worker < workers; ++worker) pool.Schedule([help, worker] { help(worker); });
+    for (i64 worker = 1; worker < workers; ++worker)
+      pool.Schedule([help, worker] { help(worker); });
   } catch (const std::bad_alloc&) {  // fewer helpers; those that there are must not outlive `body`
   }
   work(0);
@@ -170,8 +182,8 @@ void in_parallel(ffi::ThreadPool& pool, i64 n, const std::function<void(i64)>& b
   if (state->failure) std::rethrow_exception(state->failure);
 }
 
-// Tasks for so many bytes of operands and results. To wake another thread takes as long as one thread
-// needs for some MB: smaller calls stay on the caller's.
+// Tasks for so many bytes of operands and results. To wake another thread takes as long as one
+// thread needs for some MB: smaller calls stay on the caller's.
 i64 tasks_for(i64 bytes) {
   constexpr i64 SMALL = 2 << 20, EACH = 1 << 18;
   return bytes < SMALL ? 1 : bytes / EACH;
@@ -219,8 +231,8 @@ ffi::Error guarded(F f) {
   }
 }
 
-// Shares the rows of what is written: body(first row, end row, begin, end), whole rows each, or parts
-// of rows where these are few and long.
+// Shares the rows of what is written: body(first row, end row, begin, end), whole rows each, or
+// parts of rows where these are few and long.
 template <typename F>
 void share(ffi::ThreadPool& pool, const Geometry& g, bool unpooled, i64 bytes, const F& body) {
   auto length = [&](const Axis& a) { return unpooled ? a.size : a.outputs; };
@@ -252,7 +264,8 @@ void check_types(ffi::DataType a, ffi::DataType b) {
 // One offset per window, of a type that has a number for every element and one that names none.
 void check_offsets(const Geometry& g, const Array& offsets, i64 pooled) {
   if (count(offsets) != pooled) throw Refused("values and offsets have different sizes");
-  if (item(offsets) < 4 && g.volume() >= i64(1) << 8 * item(offsets)) throw Refused("offsets are too narrow for the window");
+  if (item(offsets) < 4 && g.volume() >= i64(1) << 8 * item(offsets))
+    throw Refused("offsets are too narrow for the window");
 }
 
 ffi::Error Select(ffi::ThreadPool pool, Array x, Result y, Result offsets, Sizes sizes) {
@@ -265,13 +278,14 @@ ffi::Error Select(ffi::ThreadPool pool, Array x, Result y, Result offsets, Sizes
     share(pool, g, false, bytes(x, *y), [&](i64 first, i64 last, i64 begin, i64 end) {
       Scratch s;
       for (i64 row = first; row < last; ++row)
-        read_row(g, data(x), size, row, begin, end, s, [&](const char* from, Taps taps, i64 o, i64 n) {
-          i64 at = (row * g.axes[2].outputs + o) * g.channels, length = n * g.channels;
-          char *to = data(y) + at * size, *named = data(offsets) + at * offset_size;
-          if (taps.count) return runs.select(from, taps, length, to, named);
-          std::memset(to, 0, length * size);  // a window of padding alone
-          std::memset(named, 0, length * offset_size);
-        });
+        read_row(g, data(x), size, row, begin, end, s,
+                 [&](const char* from, Taps taps, i64 o, i64 n) {
+                   i64 at = (row * g.axes[2].outputs + o) * g.channels, length = n * g.channels;
+                   char *to = data(y) + at * size, *named = data(offsets) + at * offset_size;
+                   if (taps.count) return runs.select(from, taps, length, to, named);
+                   std::memset(to, 0, length * size);  // a window of padding alone
+                   std::memset(named, 0, length * offset_size);
+                 });
     });
   });
 }
@@ -279,22 +293,24 @@ ffi::Error Select(ffi::ThreadPool pool, Array x, Result y, Result offsets, Sizes
 constexpr int MANY_TAPS = 32;  // more than these are not compared one by one
 
 // Whether windows are so large that each offset is followed by itself.
-bool follows(const Geometry& g) {
-  return g.volume() > MANY_TAPS && g.volume() <= 4096;
-}
+bool follows(const Geometry& g) { return g.volume() > MANY_TAPS && g.volume() <= 4096; }
 
 template <typename F>
 void with_bits(i64 bytes, F f) {
-  if (bytes == 1) f(uint8_t{});
-  else if (bytes == 2) f(uint16_t{});
-  else if (bytes == 4) f(uint32_t{});
-  else f(uint64_t{});
+  if (bytes == 1)
+    f(uint8_t{});
+  else if (bytes == 2)
+    f(uint16_t{});
+  else if (bytes == 4)
+    f(uint32_t{});
+  else
+    f(uint64_t{});
 }
 
 // names(row): the offsets of a row of windows from `begin` on.
 template <typename O, typename Names>
-void gather_rows(const Geometry& g, const Runs& runs, const char* u, i64 size, char* y, i64 first, i64 last, i64 begin,
-                 i64 end, Names names) {
+void gather_rows(const Geometry& g, const Runs& runs, const char* u, i64 size, char* y, i64 first,
+                 i64 last, i64 begin, i64 end, Names names) {
   auto row_of = [&](i64 row) { return y + (row * g.axes[2].outputs + begin) * g.channels * size; };
   if (follows(g)) {
     Distances distances(g);
@@ -319,8 +335,8 @@ void gather_rows(const Geometry& g, const Runs& runs, const char* u, i64 size, c
 }
 
 template <typename O>
-void gather(ffi::ThreadPool& pool, const Geometry& g, const Runs& runs, const Array& u, const Array& offsets,
-            Result& y, bool winners) {
+void gather(ffi::ThreadPool& pool, const Geometry& g, const Runs& runs, const Array& u,
+            const Array& offsets, Result& y, bool winners) {
   const O* o = reinterpret_cast<const O*>(data(offsets));
   share(pool, g, false, bytes(u, *y), [&](i64 first, i64 last, i64 begin, i64 end) {
     auto rows = [&](auto names) {
@@ -341,15 +357,19 @@ void gather(ffi::ThreadPool& pool, const Geometry& g, const Runs& runs, const Ar
   });
 }
 
-ffi::Error Gather(ffi::ThreadPool pool, Array u, Array offsets, Result y, Sizes sizes, bool winners) {
+ffi::Error Gather(ffi::ThreadPool pool, Array u, Array offsets, Result y, Sizes sizes,
+                  bool winners) {
   return guarded([&] {
     Geometry g = geometry_of(sizes, count(u), count(*y));
     Runs runs = runs_of(u.element_type(), offsets.element_type());
     check_types(u.element_type(), y->element_type());
     check_offsets(g, offsets, count(*y));
-    if (item(offsets) == 1) gather<uint8_t>(pool, g, runs, u, offsets, y, winners);
-    else if (item(offsets) == 2) gather<uint16_t>(pool, g, runs, u, offsets, y, winners);
-    else gather<uint32_t>(pool, g, runs, u, offsets, y, winners);
+    if (item(offsets) == 1)
+      gather<uint8_t>(pool, g, runs, u, offsets, y, winners);
+    else if (item(offsets) == 2)
+      gather<uint16_t>(pool, g, runs, u, offsets, y, winners);
+    else
+      gather<uint32_t>(pool, g, runs, u, offsets, y, winners);
   });
 }
 
@@ -362,8 +382,10 @@ template <typename T>
 struct Add {  // to zero at first, so that no sum is -0
   static T* type();
   void operator()(T& to, const T& value) const {
-    if constexpr (std::is_arithmetic_v<T>) to = T(to + value);
-    else to = T{uint16_t(value.bits == 0x8000 ? 0 : value.bits)};
+    if constexpr (std::is_arithmetic_v<T>)
+      to = T(to + value);
+    else
+      to = T{uint16_t(value.bits == 0x8000 ? 0 : value.bits)};
   }
 };
 
@@ -372,20 +394,24 @@ bool is_sparse(const Geometry& g, ffi::DataType type, const Array& offsets, bool
   const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
   bool narrow = type == ffi::F16 || type == ffi::BF16;  // sums of these are kept in float32
   i64 cell = d.stride * h.stride * w.stride;
-  bool few = cell >= (g.channels >= MANY_CHANNELS ? 25 : 4) && g.volume() <= 4096 && item(offsets) < 4;
+  bool few =
+      cell >= (g.channels >= MANY_CHANNELS ? 25 : 4) && g.volume() <= 4096 && item(offsets) < 4;
   return few && (last || !narrow || !g.overlaps());
 }
 
 template <typename F>
 void with_type(ffi::DataType type, F f);
 template <typename T>
-using Wraps = typename std::conditional_t<std::is_integral_v<T>, std::make_unsigned<T>, std::common_type<T>>::type;
+using Wraps = typename std::conditional_t<std::is_integral_v<T>, std::make_unsigned<T>,
+                                          std::common_type<T>>::type;
 
-void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Array& y, const Array& offsets, Result& u, bool last) {
+void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Array& y, const Array& offsets,
+                 Result& u, bool last) {
   if (!count(*u)) return;
   // Bands of whole windows, so that few of these reach into two of them.
   const Axis &d = g.axes[0], &h = g.axes[1];
-  i64 rows = g.n * d.size * h.size, band = d.size > 1 ? d.stride * h.size : std::min(h.stride, h.size);
+  i64 rows = g.n * d.size * h.size,
+      band = d.size > 1 ? d.stride * h.size : std::min(h.stride, h.size);
   i64 bands = ceil_div(rows, band), tasks = std::min(tasks_for(bytes(*u, y)), bands);
   with_type(y.element_type(), [&](auto value) {
     using T = Wraps<decltype(value)>;
@@ -394,36 +420,45 @@ void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Array& y, const
       using V = std::remove_const_t<std::remove_reference_t<decltype(*put.type())>>;
       in_parallel(pool, tasks, [&](i64 i) {
         i64 first = bands * i / tasks * band, end = std::min(rows, bands * (i + 1) / tasks * band);
-        scatter_sparse(g, first, end, reinterpret_cast<const V*>(data(y)), reinterpret_cast<const O*>(data(offsets)),
-                       reinterpret_cast<V*>(data(u)), put);
+        scatter_sparse(g, first, end, reinterpret_cast<const V*>(data(y)),
+                       reinterpret_cast<const O*>(data(offsets)), reinterpret_cast<V*>(data(u)),
+                       put);
       });
     };
     auto each_offset = [&](auto put) {
-      if (item(offsets) == 1) run(uint8_t{}, put);
-      else run(uint16_t{}, put);
+      if (item(offsets) == 1)
+        run(uint8_t{}, put);
+      else
+        run(uint16_t{}, put);
     };
     using B = baseline::Bits<T>;
-    if (last) each_offset(Move<B>{});
-    else each_offset(Add<T>{});
+    if (last)
+      each_offset(Move<B>{});
+    else
+      each_offset(Add<T>{});
   });
 }
 
-ffi::Error Scatter(ffi::ThreadPool pool, Array y, Array offsets, Result u, Sizes sizes, bool last_wins) {
+ffi::Error Scatter(ffi::ThreadPool pool, Array y, Array offsets, Result u, Sizes sizes,
+                   bool last_wins) {
   return guarded([&] {
     Geometry g = geometry_of(sizes, count(*u), count(y));
     Runs runs = runs_of(y.element_type(), offsets.element_type());
     check_types(y.element_type(), u->element_type());
     check_offsets(g, offsets, count(y));
-    if (is_sparse(g, y.element_type(), offsets, last_wins)) return scatter_few(pool, g, y, offsets, u, last_wins);
+    if (is_sparse(g, y.element_type(), offsets, last_wins))
+      return scatter_few(pool, g, y, offsets, u, last_wins);
     i64 size = item(y), offset_size = item(offsets);
     share(pool, g, true, bytes(*u, y), [&](i64 first, i64 last, i64 begin, i64 end) {
       Scratch s;
       for (i64 row = first; row < last; ++row)
-        write_row(g, data(u), size, row, begin, end, s, in_place(g), [&](Taps taps, i64 further, i64 n, char* to) {
-          i64 at = further * g.channels;
-          (last_wins ? runs.scatter_last : runs.scatter_sum)(data(y) + at * size, data(offsets) + at * offset_size,
-                                                             taps, n * g.channels, to);
-        });
+        write_row(g, data(u), size, row, begin, end, s, in_place(g),
+                  [&](Taps taps, i64 further, i64 n, char* to) {
+                    i64 at = further * g.channels;
+                    (last_wins ? runs.scatter_last : runs.scatter_sum)(
+                        data(y) + at * size, data(offsets) + at * offset_size, taps, n * g.channels,
+                        to);
+                  });
     });
   });
 }
@@ -439,7 +474,8 @@ const void* pattern_of(const Array& pattern, Geometry& g, i64 weighting, ffi::Da
   return data(pattern);
 }
 
-ffi::Error Reduce(ffi::ThreadPool pool, Array u, Array pattern, Result y, Sizes sizes, i64 weighting) {
+ffi::Error Reduce(ffi::ThreadPool pool, Array u, Array pattern, Result y, Sizes sizes,
+                  i64 weighting) {
   return guarded([&] {
     Geometry g = geometry_of(sizes, count(u), count(*y));
     const void* factors = pattern_of(pattern, g, weighting, u.element_type());
@@ -450,18 +486,23 @@ ffi::Error Reduce(ffi::ThreadPool pool, Array u, Array pattern, Result y, Sizes 
     share(pool, g, false, bytes(u, *y), [&](i64 first, i64 last, i64 begin, i64 end) {
       Scratch s;
       for (i64 row = first; row < last; ++row) {
-        i64 od = row / h.outputs % d.outputs, rows = divides ? d.count(od, padded) * h.count(row % h.outputs, padded) : 1;
-        read_row(g, data(u), item(u), row, begin, end, s, [&](const char* from, Taps taps, i64 o, i64 n) {
-          i64 divisor = divides ? rows * w.count(o, padded) : 1, at = (row * w.outputs + o) * g.channels;
-          runs.weighted(from, factors, taps, n * g.channels, divisor, data(y) + at * item(u));
-        });
+        i64 od = row / h.outputs % d.outputs,
+            rows = divides ? d.count(od, padded) * h.count(row % h.outputs, padded) : 1;
+        read_row(g, data(u), item(u), row, begin, end, s,
+                 [&](const char* from, Taps taps, i64 o, i64 n) {
+                   i64 divisor = divides ? rows * w.count(o, padded) : 1,
+                       at = (row * w.outputs + o) * g.channels;
+                   runs.weighted(from, factors, taps, n * g.channels, divisor,
+                                 data(y) + at * item(u));
+                 });
       }
     });
   });
 }
 
-// Rows of windows divided by their counts, each once for all elements that read it. Those that cover one
-// row of elements are held at a time, for the windows that cover elements `begin` to `end`.
+// Rows of windows divided by their counts, each once for all elements that read it. Those that
+// cover one row of elements are held at a time, for the windows that cover elements `begin` to
+// `end`.
 class Divided {
  public:
   Divided(const Geometry& g, const Runs& runs, const char* y, i64 size, i64 begin, i64 end)
@@ -469,7 +510,8 @@ class Divided {
     const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
     first_ = std::clamp<i64>(ceil_div(begin + w.low - w.span() + 1, w.stride), 0, w.outputs);
     count_ = std::clamp<i64>(floor_div(end - 1 + w.low, w.stride) + 1, first_, w.outputs) - first_;
-    layers_ = std::min(d.outputs, ceil_div(d.span(), d.stride)), rows_ = std::min(h.outputs, ceil_div(h.span(), h.stride));
+    layers_ = std::min(d.outputs, ceil_div(d.span(), d.stride)),
+    rows_ = std::min(h.outputs, ceil_div(h.span(), h.stride));
     held_.assign(layers_ * rows_, -1);
     values_.resize(held_.size() * count_ * g.channels * MOST_BYTES);
   }
@@ -482,7 +524,8 @@ class Divided {
     if (held_[slot] == number) return start - first_;
     held_[slot] = number;
     bool padded = g_.weighting == MEAN;
-    i64 rows = d.count(od, padded) * h.count(oh, padded), bytes = std::max<i64>(4, size_);  // of sums
+    i64 rows = d.count(od, padded) * h.count(oh, padded),
+        bytes = std::max<i64>(4, size_);  // of sums
     const Tap itself{0, 0, 1};
     for (i64 o = first_, next; o < first_ + count_; o = next) {
       i64 divisor = w.count(o, padded);
@@ -504,7 +547,8 @@ class Divided {
   std::vector<char> values_;
 };
 
-ffi::Error Replicate(ffi::ThreadPool pool, Array y, Array pattern, Result u, Sizes sizes, i64 weighting) {
+ffi::Error Replicate(ffi::ThreadPool pool, Array y, Array pattern, Result u, Sizes sizes,
+                     i64 weighting) {
   return guarded([&] {
     Geometry g = geometry_of(sizes, count(*u), count(y));
     const void* factors = pattern_of(pattern, g, weighting, y.element_type());
@@ -516,16 +560,19 @@ ffi::Error Replicate(ffi::ThreadPool pool, Array y, Array pattern, Result u, Siz
       Scratch s;
       auto rows = [&](auto find, const char* from, i64 from_size, Runs::Weighted run) {
         for (i64 row = first; row < last; ++row)
-          write_row(g, data(u), size, row, begin, end, s, find, [&](Taps taps, i64 further, i64 n, char* to) {
-            if (g.weighting == LAST && taps.count) taps = Taps{taps.begin + taps.count - 1, 1};
-            i64 divisor = g.weighting == COVER ? std::max(taps.count, 1) : 1;
-            run(from + further * g.channels * from_size, factors, taps, n * g.channels, divisor, to);
-          });
+          write_row(g, data(u), size, row, begin, end, s, find,
+                    [&](Taps taps, i64 further, i64 n, char* to) {
+                      if (g.weighting == LAST && taps.count)
+                        taps = Taps{taps.begin + taps.count - 1, 1};
+                      i64 divisor = g.weighting == COVER ? std::max(taps.count, 1) : 1;
+                      run(from + further * g.channels * from_size, factors, taps, n * g.channels,
+                          divisor, to);
+                    });
       };
       if (!divides) return rows(in_place(g), data(y), size, runs.weighted);
       Divided divided(g, runs, data(y), size, begin, end);
-      rows([&](i64 od, i64 oh, i64 number) { return divided.find(od, oh, number); }, divided.values(), sum_size,
-           runs.narrowed);
+      rows([&](i64 od, i64 oh, i64 number) { return divided.find(od, oh, number); },
+           divided.values(), sum_size, runs.narrowed);
     });
   });
 }
@@ -536,24 +583,39 @@ ffi::Error Replicate(ffi::ThreadPool pool, Array y, Array pattern, Result u, Siz
 template <typename F>
 void with_type(ffi::DataType type, F f) {
   switch (type) {
-    case ffi::F16: return f(Float16{});
-    case ffi::BF16: return f(BFloat16{});
-    case ffi::F32: return f(float{});
-    case ffi::F64: return f(double{});
-    case ffi::S8: return f(int8_t{});
-    case ffi::U8: return f(uint8_t{});
-    case ffi::S16: return f(int16_t{});
-    case ffi::U16: return f(uint16_t{});
-    case ffi::S32: return f(int32_t{});
-    case ffi::U32: return f(uint32_t{});
-    case ffi::S64: return f(int64_t{});
-    case ffi::U64: return f(uint64_t{});
-    default: throw Refused("no kernel for this type");
+    case ffi::F16:
+      return f(Float16{});
+    case ffi::BF16:
+      return f(BFloat16{});
+    case ffi::F32:
+      return f(float{});
+    case ffi::F64:
+      return f(double{});
+    case ffi::S8:
+      return f(int8_t{});
+    case ffi::U8:
+      return f(uint8_t{});
+    case ffi::S16:
+      return f(int16_t{});
+    case ffi::U16:
+      return f(uint16_t{});
+    case ffi::S32:
+      return f(int32_t{});
+    case ffi::U32:
+      return f(uint32_t{});
+    case ffi::S64:
+      return f(int64_t{});
+    case ffi::U64:
+      return f(uint64_t{});
+    default:
+      throw Refused("no kernel for this type");
   }
 }
-// body(values' type, positions, part) for parts of a call: examples, or some of the channels of one.
+// body(values' type, positions, part) for parts of a call: examples, or some of the channels of
+// one.
 template <typename F>
-void share_planes(ffi::ThreadPool& pool, const Array& values, const Array& positions, const Planes& g, i64 bytes, F body) {
+void share_planes(ffi::ThreadPool& pool, const Array& values, const Array& positions,
+                  const Planes& g, i64 bytes, F body) {
   if (positions.element_type() != ffi::S32) throw Refused("positions are not int32");
   if (!g.n || !g.channels) return;
   constexpr i64 CACHE_LINE = 64;
@@ -564,7 +626,8 @@ void share_planes(ffi::ThreadPool& pool, const Array& values, const Array& posit
   with_type(values.element_type(), [&](auto value) {
     in_parallel(pool, tasks * parts, [&](i64 i) {
       i64 task = i / parts, part = i % parts;
-      i64 first = chunks * part / parts * width, last = std::min(g.channels, chunks * (part + 1) / parts * width);
+      i64 first = chunks * part / parts * width,
+          last = std::min(g.channels, chunks * (part + 1) / parts * width);
       for (i64 batch = g.n * task / tasks; batch < g.n * (task + 1) / tasks; ++batch)
         body(value, p, Part{batch, first, last});
     });
@@ -575,12 +638,14 @@ Planes planes_of(Sizes sizes, const Array& u, const Array& y, const Array& posit
   if (sizes.size() != 4) throw Refused("expected 4 sizes");
   Planes g{sizes[0], sizes[1], sizes[2], sizes[3]};
   if (count(y) != count(positions)) throw Refused("values and positions have different sizes");
-  if (product({g.n, g.unpooled, g.channels}) != count(u) || product({g.n, g.pooled, g.channels}) != count(y))
+  if (product({g.n, g.unpooled, g.channels}) != count(u) ||
+      product({g.n, g.pooled, g.channels}) != count(y))
     throw Refused("arrays and planes have different sizes");
   return g;
 }
 
-ffi::Error GatherFlat(ffi::ThreadPool pool, Array u, Array positions, Result y, Sizes sizes, bool winners) {
+ffi::Error GatherFlat(ffi::ThreadPool pool, Array u, Array positions, Result y, Sizes sizes,
+                      bool winners) {
   return guarded([&] {
     Planes g = planes_of(sizes, u, *y, positions);
     check_types(u.element_type(), y->element_type());
@@ -593,7 +658,8 @@ ffi::Error GatherFlat(ffi::ThreadPool pool, Array u, Array positions, Result y, 
   });
 }
 
-ffi::Error ScatterFlat(ffi::ThreadPool pool, Array y, Array positions, Result u, Sizes sizes, bool last) {
+ffi::Error ScatterFlat(ffi::ThreadPool pool, Array y, Array positions, Result u, Sizes sizes,
+                       bool last) {
   return guarded([&] {
     Planes g = planes_of(sizes, *u, y, positions);
     check_types(u->element_type(), y.element_type());
@@ -601,46 +667,55 @@ ffi::Error ScatterFlat(ffi::ThreadPool pool, Array y, Array positions, Result u,
       using T = Wraps<decltype(value)>;
       using B = baseline::Bits<T>;
       if (last) {
-        scatter_flat_last(g, part, reinterpret_cast<const B*>(data(y)), p, reinterpret_cast<B*>(data(u)));
+        scatter_flat_last(g, part, reinterpret_cast<const B*>(data(y)), p,
+                          reinterpret_cast<B*>(data(u)));
         return;
       }
       using S = baseline::Sum<T>;
       scatter_flat_sum<S>(
           g, part, reinterpret_cast<const T*>(data(y)), p, reinterpret_cast<T*>(data(u)),
           [](const T* from) { return baseline::load_sum<1, T>(from)[0]; },
-          [](S sum, T* to) { baseline::store_sum<1, T>(to, baseline::all<baseline::Vector<S, 1>>(sum)); });
+          [](S sum, T* to) {
+            baseline::store_sum<1, T>(to, baseline::all<baseline::Vector<S, 1>>(sum));
+          });
     });
   });
 }
 
 // Maxima over windows that start and stop where they like.
-ffi::Error SelectUneven(ffi::ThreadPool pool, Array x, Array start0, Array start1, Array start2, Array stop0,
-                        Array stop1, Array stop2, Result y, Result flat, Sizes sizes, bool per_plane) {
+ffi::Error SelectUneven(ffi::ThreadPool pool, Array x, Array start0, Array start1, Array start2,
+                        Array stop0, Array stop1, Array stop2, Result y, Result flat, Sizes sizes,
+                        bool per_plane) {
   return guarded([&] {
     if (sizes.size() != 8) throw Refused("expected 8 sizes");
     Uneven g{sizes[0], sizes[1], {}, per_plane};
     const Array *starts[] = {&start0, &start1, &start2}, *stops[] = {&stop0, &stop1, &stop2};
     i64 volume = 1;
     for (int i = 0; i < 3; ++i) {
-      i64 size = sizes[2 + i], outputs = sizes[5 + i], wanted = per_plane ? product({g.n, outputs, g.channels}) : outputs;
+      i64 size = sizes[2 + i], outputs = sizes[5 + i],
+          wanted = per_plane ? product({g.n, outputs, g.channels}) : outputs;
       if (starts[i]->element_type() != ffi::S32 || stops[i]->element_type() != ffi::S32)
         throw Refused("bounds are not int32");
-      if (count(*starts[i]) != wanted || count(*stops[i]) != wanted) throw Refused("bounds and windows have different sizes");
+      if (count(*starts[i]) != wanted || count(*stops[i]) != wanted)
+        throw Refused("bounds and windows have different sizes");
       if (size < 1 && wanted) throw Refused("windows on nothing");
       g.axes[i] = {size, outputs, reinterpret_cast<const int32_t*>(data(*starts[i])),
                    reinterpret_cast<const int32_t*>(data(*stops[i]))};
       i64 widest = 1;
       if (!per_plane)
-        for (i64 o = 0; o < outputs; ++o) widest = std::max(widest, g.range(i, 0, o, 0).stop - g.range(i, 0, o, 0).start);
+        for (i64 o = 0; o < outputs; ++o)
+          widest = std::max(widest, g.range(i, 0, o, 0).stop - g.range(i, 0, o, 0).start);
       volume = product({volume, widest});
     }
     const auto &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
     check_types(x.element_type(), y->element_type());
     if (count(*y) != count(*flat)) throw Refused("values and positions have different sizes");
     if (product({g.n, g.channels, d.size, h.size, w.size}) != count(x) ||
-        product({g.n, g.channels, d.outputs, h.outputs, w.outputs}) != count(*y) || flat->element_type() != ffi::S32)
+        product({g.n, g.channels, d.outputs, h.outputs, w.outputs}) != count(*y) ||
+        flat->element_type() != ffi::S32)
       throw Refused("arrays and windows have different sizes");
-    i64 rows = g.n * d.outputs * h.outputs, tasks = std::clamp<i64>(tasks_for(bytes(x, *y)), 1, std::max<i64>(rows, 1));
+    i64 rows = g.n * d.outputs * h.outputs,
+        tasks = std::clamp<i64>(tasks_for(bytes(x, *y)), 1, std::max<i64>(rows, 1));
     if (!count(*y)) return;
     auto* positions = reinterpret_cast<int32_t*>(data(flat));
     auto each_row = [&](auto body) {
@@ -661,12 +736,17 @@ ffi::Error SelectUneven(ffi::ThreadPool pool, Array x, Array start0, Array start
       using T = decltype(value);
       using Order = baseline::Order<T>;
       auto takes = [](const T& a, const T& b) {
-        auto key = [](const T& v) { return Order::template keys<1>(baseline::load<baseline::Bits<T>, 1>(&v)); };
-        if constexpr (Order::has_nan) return ((key(b) > key(a)) | Order::nans(key(b)))[0] != 0;
-        else return (key(b) > key(a))[0] != 0;
+        auto key = [](const T& v) {
+          return Order::template keys<1>(baseline::load<baseline::Bits<T>, 1>(&v));
+        };
+        if constexpr (Order::has_nan)
+          return ((key(b) > key(a)) | Order::nans(key(b)))[0] != 0;
+        else
+          return (key(b) > key(a))[0] != 0;
       };
       each_row([&](i64 row) {
-        select_per_plane(g, row, reinterpret_cast<const T*>(data(x)), reinterpret_cast<T*>(data(y)), positions, takes);
+        select_per_plane(g, row, reinterpret_cast<const T*>(data(x)), reinterpret_cast<T*>(data(y)),
+                         positions, takes);
       });
     });
   });
@@ -679,31 +759,74 @@ ffi::Error SelectUneven(ffi::ThreadPool pool, Array x, Array start0, Array start
 #ifndef JAXUNPOOL_SOURCES
 #define JAXUNPOOL_SOURCES ""
 #endif
-extern "C" __attribute__((visibility("default"))) const char* jaxunpool_sources() { return JAXUNPOOL_SOURCES; }
+extern "C" __attribute__((visibility("default"))) const char* jaxunpool_sources() {
+  return JAXUNPOOL_SOURCES;
+}
 
 using namespace jaxunpool;
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_select, Select,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Ret<Array>().Ret<Array>()
-                                  .Attr<Sizes>("sizes"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    jaxunpool_select, Select,
+    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Ret<Array>().Ret<Array>().Attr<Sizes>(
+        "sizes"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_gather, Gather,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Arg<Array>().Ret<Array>()
-                                  .Attr<Sizes>("sizes").Attr<bool>("winners"));
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Attr<Sizes>("sizes")
+                                  .Attr<bool>("winners"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_scatter, Scatter,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Arg<Array>().Ret<Array>()
-                                  .Attr<Sizes>("sizes").Attr<bool>("last"));
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Attr<Sizes>("sizes")
+                                  .Attr<bool>("last"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_reduce, Reduce,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Arg<Array>().Ret<Array>()
-                                  .Attr<Sizes>("sizes").Attr<i64>("weighting"));
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Attr<Sizes>("sizes")
+                                  .Attr<i64>("weighting"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_replicate, Replicate,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Arg<Array>().Ret<Array>()
-                                  .Attr<Sizes>("sizes").Attr<i64>("weighting"));
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Attr<Sizes>("sizes")
+                                  .Attr<i64>("weighting"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_gather_flat, GatherFlat,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Arg<Array>().Ret<Array>()
-                                  .Attr<Sizes>("sizes").Attr<bool>("winners"));
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Attr<Sizes>("sizes")
+                                  .Attr<bool>("winners"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_scatter_flat, ScatterFlat,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Arg<Array>().Ret<Array>()
-                                  .Attr<Sizes>("sizes").Attr<bool>("last"));
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Attr<Sizes>("sizes")
+                                  .Attr<bool>("last"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_select_uneven, SelectUneven,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Arg<Array>().Arg<Array>()
-                                  .Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>().Ret<Array>().Ret<Array>()
-                                  .Attr<Sizes>("sizes").Attr<bool>("per_plane"));
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Ret<Array>()
+                                  .Attr<Sizes>("sizes")
+                                  .Attr<bool>("per_plane"));

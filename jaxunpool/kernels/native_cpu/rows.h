@@ -1,5 +1,6 @@
-// Cutting rows into runs. A run is the channels of one element or, where channels are few or the stride
-// is 1, those of a row of elements; all its results look at the same taps, at the same distances.
+// Cutting rows into runs. A run is the channels of one element or, where channels are few or the
+// stride is 1, those of a row of elements; all its results look at the same taps, at the same
+// distances.
 #pragma once
 #include <cstring>
 #include <vector>
@@ -23,8 +24,8 @@ struct Taps {
 // From here on rows are taken channels by channels, below as a whole.
 constexpr i64 MANY_CHANNELS = 16;
 
-// What a task keeps from row to row. Rows of the input in phases (every `stride`th element) are made
-// once and stay in the slot of their number.
+// What a task keeps from row to row. Rows of the input in phases (every `stride`th element) are
+// made once and stay in the slot of their number.
 struct Scratch {
   std::vector<Tap> rows, taps;
   std::vector<char> bytes;
@@ -39,26 +40,40 @@ void copy_elements(char* to, i64 to_step, const char* from, i64 from_step, i64 c
   for (i64 i = 0; i < count; ++i) std::memcpy(to + i * to_step, from + i * from_step, BYTES);
 }
 // Elements of so many bytes, all channels of them; `steps` are in bytes too.
-inline void copy_every(char* to, i64 to_step, const char* from, i64 from_step, i64 count, i64 bytes) {
+inline void copy_every(char* to, i64 to_step, const char* from, i64 from_step, i64 count,
+                       i64 bytes) {
   bool every_second = to_step == bytes && from_step == 2 * bytes;
   switch (bytes) {
-    case 1: return (every_second ? copy_elements<1, 2> : copy_elements<1>)(to, to_step, from, from_step, count);
-    case 2: return (every_second ? copy_elements<2, 2> : copy_elements<2>)(to, to_step, from, from_step, count);
-    case 4: return (every_second ? copy_elements<4, 2> : copy_elements<4>)(to, to_step, from, from_step, count);
-    case 3: return copy_elements<3>(to, to_step, from, from_step, count);
-    case 6: return copy_elements<6>(to, to_step, from, from_step, count);
-    case 8: return copy_elements<8>(to, to_step, from, from_step, count);
-    case 12: return copy_elements<12>(to, to_step, from, from_step, count);
-    case 16: return copy_elements<16>(to, to_step, from, from_step, count);
+    case 1:
+      return (every_second ? copy_elements<1, 2> : copy_elements<1>)(to, to_step, from, from_step,
+                                                                     count);
+    case 2:
+      return (every_second ? copy_elements<2, 2> : copy_elements<2>)(to, to_step, from, from_step,
+                                                                     count);
+    case 4:
+      return (every_second ? copy_elements<4, 2> : copy_elements<4>)(to, to_step, from, from_step,
+                                                                     count);
+    case 3:
+      return copy_elements<3>(to, to_step, from, from_step, count);
+    case 6:
+      return copy_elements<6>(to, to_step, from, from_step, count);
+    case 8:
+      return copy_elements<8>(to, to_step, from, from_step, count);
+    case 12:
+      return copy_elements<12>(to, to_step, from, from_step, count);
+    case 16:
+      return copy_elements<16>(to, to_step, from, from_step, count);
     default:
       for (i64 i = 0; i < count; ++i) std::memcpy(to + i * to_step, from + i * from_step, bytes);
   }
 }
 
-// Windows that read. Calls run(source, taps, first window, windows) for parts of a row of windows, of
-// elements of `bytes` bytes; the windows of a part see the same taps, at distances from the first one.
+// Windows that read. Calls run(source, taps, first window, windows) for parts of a row of windows,
+// of elements of `bytes` bytes; the windows of a part see the same taps, at distances from the
+// first one.
 template <typename Run>
-void read_row(const Geometry& g, const char* x, i64 bytes, i64 row, i64 first, i64 last, Scratch& s, Run run) {
+void read_row(const Geometry& g, const char* x, i64 bytes, i64 row, i64 first, i64 last, Scratch& s,
+              Run run) {
   const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
   i64 oh = row % h.outputs, od = row / h.outputs % d.outputs, n = row / h.outputs / d.outputs;
   bool cover = g.weighting == COVER, only_last = g.weighting == LAST;
@@ -92,7 +107,8 @@ void read_row(const Geometry& g, const char* x, i64 bytes, i64 row, i64 first, i
   one_by_one(first, begin);
   one_by_one(end, last);
   if (begin == end) return;
-  bool by_channels = g.channels >= MANY_CHANNELS || std::max({d.dilation, h.dilation, w.dilation}) > 1;
+  bool by_channels =
+      g.channels >= MANY_CHANNELS || std::max({d.dilation, h.dilation, w.dilation}) > 1;
   if (w.stride == 1 || by_channels) {
     find_taps(begin, 0, w.window);
     if (w.stride == 1) return run(x, s.list(), begin, end - begin);
@@ -115,9 +131,11 @@ void read_row(const Geometry& g, const char* x, i64 bytes, i64 row, i64 first, i
       s.held[slot] = number;
       for (i64 phase = 0; phase < phases; ++phase) {
         i64 at = w.position(first, phase), a = std::max<i64>(0, ceil_div(-at, w.stride));
-        i64 b = std::min(width, floor_div(w.size - 1 - at, w.stride) + 1), element = g.channels * bytes;
-        copy_every(s.bytes.data() + (slot * length + (phase * width + a) * g.channels) * bytes, element,
-                   x + (number * w.size + at + a * w.stride) * element, w.stride * element, b - a, element);
+        i64 b = std::min(width, floor_div(w.size - 1 - at, w.stride) + 1),
+            element = g.channels * bytes;
+        copy_every(s.bytes.data() + (slot * length + (phase * width + a) * g.channels) * bytes,
+                   element, x + (number * w.size + at + a * w.stride) * element, w.stride * element,
+                   b - a, element);
       }
     }
     for (i64 c = 0; c < w.window; ++c) {
@@ -133,15 +151,16 @@ inline auto in_place(const Geometry& g) {
   return [outputs = g.axes[2].outputs](i64, i64, i64 number) { return number * outputs; };
 }
 
-// Windows that write. Calls write(taps, windows further on, elements, to) for parts of a row of u, of
-// elements of `bytes` bytes: their taps are in raster order, as many windows further on than the taps'
-// distances say.
-// `find(od, oh, number)`: where window 0 of a row of windows is, counted in windows.
+// Windows that write. Calls write(taps, windows further on, elements, to) for parts of a row of u,
+// of elements of `bytes` bytes: their taps are in raster order, as many windows further on than the
+// taps' distances say. `find(od, oh, number)`: where window 0 of a row of windows is, counted in
+// windows.
 template <typename Find, typename Write>
-void write_row(const Geometry& g, char* u, i64 bytes, i64 row, i64 first, i64 last, Scratch& s, Find find,
-               Write write) {
+void write_row(const Geometry& g, char* u, i64 bytes, i64 row, i64 first, i64 last, Scratch& s,
+               Find find, Write write) {
   const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
-  i64 y = row % h.size, z = row / h.size % d.size, n = row / h.size / d.size, element = g.channels * bytes;
+  i64 y = row % h.size, z = row / h.size % d.size, n = row / h.size / d.size,
+      element = g.channels * bytes;
   char* to = u + row * w.size * element;
   s.rows.clear();  // the rows of windows that have an element in this row
   d.covering(z, [&](i64 od, i64 a) {

@@ -10,8 +10,8 @@ namespace jaxunpool {
 
 constexpr i64 NOWHERE = std::numeric_limits<i64>::min();
 
-// Where the offsets of a window lead, in elements from the window's first one. A table has an entry for
-// each offset and one for those that name nothing.
+// Where the offsets of a window lead, in elements from the window's first one. A table has an entry
+// for each offset and one for those that name nothing.
 class Distances {
  public:
   explicit Distances(const Geometry& g)
@@ -21,7 +21,8 @@ class Distances {
     for (i64 a = 0; a < d.window; ++a)
       for (i64 b = 0; b < h.window; ++b)
         for (i64 c = 0; c < w.window; ++c)
-          everywhere_[offset++] = ((a * d.dilation * h.size + b * h.dilation) * w.size + c * w.dilation) * g.channels;
+          everywhere_[offset++] =
+              ((a * d.dilation * h.size + b * h.dilation) * w.size + c * w.dilation) * g.channels;
   }
 
   // A row of windows, of which the rows of elements from `begin` to `end` count.
@@ -29,15 +30,16 @@ class Distances {
     const Axis &d = g_.axes[0], &h = g_.axes[1];
     i64 z = d.position(od, 0), y = h.position(oh, 0);
     first_ = ((n * d.size + z) * h.size + y) * g_.axes[2].size;
-    inside_ = z >= 0 && y >= 0 && z + d.span() <= d.size && y + h.span() <= h.size && z * h.size + y >= begin &&
-              (z + d.span() - 1) * h.size + y + h.span() <= end;
+    inside_ = z >= 0 && y >= 0 && z + d.span() <= d.size && y + h.span() <= h.size &&
+              z * h.size + y >= begin && (z + d.span() - 1) * h.size + y + h.span() <= end;
     if (inside_) return;
     i64 offset = 0;
     for (i64 a = 0; a < d.window; ++a)
       for (i64 b = 0; b < h.window; ++b) {
         i64 tz = z + a * d.dilation, ty = y + b * h.dilation, row = tz * h.size + ty;
         bool there = tz >= 0 && tz < d.size && ty >= 0 && ty < h.size && row >= begin && row < end;
-        for (i64 c = 0; c < g_.axes[2].window; ++c, ++offset) row_[offset] = there ? everywhere_[offset] : NOWHERE;
+        for (i64 c = 0; c < g_.axes[2].window; ++c, ++offset)
+          row_[offset] = there ? everywhere_[offset] : NOWHERE;
       }
   }
   // Where a window of the row begins, in elements, and its table.
@@ -49,7 +51,8 @@ class Distances {
     if (x >= 0 && x + w.span() <= w.size) return table.data();
     for (i64 c = 0; c < w.window; ++c) {
       bool there = x + c * w.dilation >= 0 && x + c * w.dilation < w.size;
-      for (i64 offset = c; offset < g_.volume(); offset += w.window) window_[offset] = there ? table[offset] : NOWHERE;
+      for (i64 offset = c; offset < g_.volume(); offset += w.window)
+        window_[offset] = there ? table[offset] : NOWHERE;
     }
     return window_.data();
   }
@@ -61,13 +64,15 @@ class Distances {
   bool inside_ = true;
 };
 
-// Writes rows `first_row` to `end_row` of u: zeros, and then what windows name, in raster order of the
-// windows: put(target, value). Windows of other rows are visited where they reach into these.
+// Writes rows `first_row` to `end_row` of u: zeros, and then what windows name, in raster order of
+// the windows: put(target, value). Windows of other rows are visited where they reach into these.
 template <typename T, typename O, typename Put>
-void scatter_sparse(const Geometry& g, i64 first_row, i64 end_row, const T* y, const O* o, T* u, Put put) {
+void scatter_sparse(const Geometry& g, i64 first_row, i64 end_row, const T* y, const O* o, T* u,
+                    Put put) {
   const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
   i64 row_length = w.size * g.channels, volume = g.volume(), plane = d.size * h.size;
-  std::memset(static_cast<void*>(u + first_row * row_length), 0, (end_row - first_row) * row_length * sizeof(T));
+  std::memset(static_cast<void*>(u + first_row * row_length), 0,
+              (end_row - first_row) * row_length * sizeof(T));
   Distances distances(g);
   // The windows along an axis that have an element from `begin` to `end`.
   auto reaching = [](const Axis& a, i64 begin, i64 end, i64* first, i64* last) {
@@ -78,7 +83,8 @@ void scatter_sparse(const Geometry& g, i64 first_row, i64 end_row, const T* y, c
     i64 begin = std::max<i64>(0, first_row - n * plane), end = std::min(plane, end_row - n * plane);
     i64 od0, od1, oh0 = 0, oh1 = h.outputs;
     reaching(d, begin / h.size, (end - 1) / h.size + 1, &od0, &od1);
-    if (begin / h.size == (end - 1) / h.size) reaching(h, begin % h.size, (end - 1) % h.size + 1, &oh0, &oh1);
+    if (begin / h.size == (end - 1) / h.size)
+      reaching(h, begin % h.size, (end - 1) % h.size + 1, &oh0, &oh1);
     for (i64 od = od0; od < od1; ++od)
       for (i64 oh = oh0; oh < oh1; ++oh) {
         distances.enter_row(n, od, oh, begin, end);
@@ -97,7 +103,8 @@ void scatter_sparse(const Geometry& g, i64 first_row, i64 end_row, const T* y, c
 
 // The windows `begin` to `end` of a row, from their offsets on.
 template <typename B, typename O>
-void gather_sparse(const Geometry& g, Distances& distances, i64 row, i64 begin, i64 end, const B* u, const O* named, B* y) {
+void gather_sparse(const Geometry& g, Distances& distances, i64 row, i64 begin, i64 end, const B* u,
+                   const O* named, B* y) {
   const Axis &d = g.axes[0], &h = g.axes[1];
   i64 oh = row % h.outputs, od = row / h.outputs % d.outputs, volume = g.volume();
   distances.enter_row(row / h.outputs / d.outputs, od, oh, 0, d.size * h.size);

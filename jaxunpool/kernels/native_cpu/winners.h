@@ -12,16 +12,19 @@ struct Digits {
   uint16_t volume, none, by_row, by_layer, row, layer;
 };
 
-// The offsets of a row of windows, with those whose element a later window names replaced by one that
-// names nothing. Offsets are compared as codes of type C, whose digits leave room for differences: a
-// window names the same element as one before it by that one's code less the code of their distance.
+// The offsets of a row of windows, with those whose element a later window names replaced by one
+// that names nothing. Offsets are compared as codes of type C, whose digits leave room for
+// differences: a window names the same element as one before it by that one's code less the code of
+// their distance.
 template <typename C, typename O>
 class Winners {
  public:
   using Encode = void (*)(const void* offsets, i64 length, const Digits& digits, void* codes);
-  using Compare = void (*)(const void* codes, const void* offsets, Taps later, i64 length, void* winners);
+  using Compare = void (*)(const void* codes, const void* offsets, Taps later, i64 length,
+                           void* winners);
 
-  Winners(const Geometry& g, Encode encode, Compare compare) : g_(g), encode_(encode), compare_(compare) {
+  Winners(const Geometry& g, Encode encode, Compare compare)
+      : g_(g), encode_(encode), compare_(compare) {
     const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
     pitch_[2] = 1;
     pitch_[1] = 2 * w.window - 1;
@@ -35,11 +38,18 @@ class Winners {
       for (i64 b = 0; b < h.window; ++b)
         for (i64 c = 0; c < w.window; ++c) codes_.push_back(C(a * pitch_[0] + b * pitch_[1] + c));
     codes_.push_back(C(2 * largest(g) + 1));  // names nothing: no difference leads to it
-    // Exact for all windows whose codes fit a byte. Without rows or layers there is nothing to divide.
-    auto reciprocal = [](i64 divisor, i64 quotients) { return uint16_t(quotients == 1 ? 0 : (1023 + divisor) / divisor); };
+    // Exact for all windows whose codes fit a byte. Without rows or layers there is nothing to
+    // divide.
+    auto reciprocal = [](i64 divisor, i64 quotients) {
+      return uint16_t(quotients == 1 ? 0 : (1023 + divisor) / divisor);
+    };
     i64 row = w.window, layer = row * h.window;
-    digits_ = {uint16_t(g.volume()), uint16_t(codes_.back()), reciprocal(row, h.window * d.window),
-               reciprocal(layer, d.window), uint16_t(pitch_[1] - row), uint16_t(pitch_[0] - h.window * pitch_[1])};
+    digits_ = {uint16_t(g.volume()),
+               uint16_t(codes_.back()),
+               reciprocal(row, h.window * d.window),
+               reciprocal(layer, d.window),
+               uint16_t(pitch_[1] - row),
+               uint16_t(pitch_[0] - h.window * pitch_[1])};
   }
   // Codes go from 0 to this.
   static i64 largest(const Geometry& g) {
@@ -47,7 +57,9 @@ class Winners {
     return (g.axes[0].window - 1) * h + (g.axes[1].window - 1) * w + g.axes[2].window - 1;
   }
   // Differences go from -largest to 2 * largest, modulo the numbers that C has.
-  static bool fits(const Geometry& g) { return 3 * largest(g) + 1 < i64(std::numeric_limits<C>::max()); }
+  static bool fits(const Geometry& g) {
+    return 3 * largest(g) + 1 < i64(std::numeric_limits<C>::max());
+  }
 
   const O* of_row(const O* o, i64 row, i64 first, i64 last) {
     const Axis &d = g_.axes[0], &h = g_.axes[1], &w = g_.axes[2];
