@@ -216,3 +216,9 @@ def test_none_alone_is_refused_as_in_pytorch():
         with pytest.raises(TypeError, match="output_shape: expected an int, got None"):
             pool(np.zeros((1, 5, 7, 3)), None)
         assert jax.eval_shape(lambda x: pool(x, (None, 2, None)), np.zeros((4, 5, 6, 1)))
+
+
+def test_vmap_over_nothing():
+    """The windows have no such axis, only the arrays."""
+    pool = jax.vmap(lambda x: jup.adaptive_max_pool(x, (5, 5)))
+    assert pool(jnp.zeros((0, 2, 13, 13, 4))).shape == (0, 2, 5, 5, 4)

@@ -175,19 +175,23 @@ def test_uneven_windows_have_the_bits_of_plain_jax(dtype, data):
     plane, shape = plane_and_shape(data, 7)
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     x = jnp.asarray(values(rng, shape, dtype, data.draw(st.sampled_from(KINDS))))
-    per_plane, starts, stops, widths = data.draw(st.booleans()), [], [], []
+    starts, stops, widths = [], [], []
     for axis, size in zip(plane.axes, plane.input_shape):
-        listed = list(plane.with_spatial(shape, (1,) * plane.ndim))
-        listed = listed if per_plane else [1] * len(shape)
+        listed = [1] * len(shape)
         listed[axis] = data.draw(st.integers(1, 5))
         start = rng.integers(0, size, listed).astype(np.int32)
         stop = np.minimum(start + rng.integers(1, size + 1, listed), size).astype(np.int32)
         starts.append(start)
         stops.append(stop)
         widths.append(int((stop - start).max()))
-    options, bounds = {"widths": tuple(widths), "plane": plane}, (*starts, *stops)
+    call, bounds = Call("uneven", plane), (*starts, *stops)
     found, wanted = (
-        list(map(np.asarray, jax.jit(functools.partial(find, **options))(x, *bounds)))
+        list(
+            map(
+                np.asarray,
+                jax.jit(functools.partial(find, call=call, widths=tuple(widths)))(x, *bounds),
+            )
+        )
         for find in (irregular.UNEVEN.bind, irregular.plain)
     )
     same_bits(Call("select", plane), found, wanted)

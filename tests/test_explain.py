@@ -143,3 +143,27 @@ def test_without_the_library(monkeypatch):
     assert jax.jit(pool)(jnp.zeros(X.shape)).shape == (2, 4, 4, 4)
     with pytest.raises(NotImplementedError, match=r"for this select: no compiler.*back to 'xla'"):
         jup.max_pool(jnp.zeros(X.shape), (2, 2), implementation="native_cpu")
+
+
+def test_uneven_windows():
+    """Those of each plane, all of one size, are picked from windows at every element."""
+    adaptive = lambda x: jup.adaptive_max_pool(x, (5, 5))
+    kernels = [] if library.missing() else [("select", "uneven", "native_cpu")]
+    calls = jup.explain(adaptive, X, platform="cpu").calls
+    assert [(c.primitive, c.windows, c.implementation) for c in calls] == kernels
+    assert names(jup.explain(adaptive, X, platform="tpu")) == []  # plain JAX alone
+    key = jax.random.key(0)
+    pool = lambda x, named: jup.fractional_max_pool(
+        x, (2, 2), (5, 5), key=key, implementation=named
+    )
+    for platform in ("cpu", "tpu"):
+        (call,) = jup.explain(pool, X, None, platform=platform).calls
+        assert (call.primitive, call.windows) == ("select", "2x2 every 1x1, channels_last")
+        asked = jup.explain(pool, X, "xla", platform=platform)
+        assert [call.implementation for call in asked.calls] == ["xla", "xla"]
+
+
+@pytest.mark.parametrize("pool", [jup.adaptive_max_pool, jup.max_pool])
+def test_xla_is_plain_jax(pool):
+    program = jax.jit(lambda x: pool(x, (5, 5), implementation="xla")).lower(X).as_text()
+    assert "custom_call" not in program

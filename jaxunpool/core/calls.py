@@ -33,7 +33,8 @@ class Call:
     """The static parameters of one bound primitive.
 
     Attributes:
-        primitive: `"select"`, `"gather"`, `"scatter"`, `"reduce"`, `"replicate"` or `"correlate"`.
+        primitive: `"select"`, `"gather"`, `"scatter"`, `"reduce"`, `"replicate"` or `"correlate"`;
+            `"uneven"` for a `select` over windows that `core/irregular.py` has.
         geometry: the windows, or the bare plane that flat indices point into.
         implementation: the one asked for; None to choose.
         duplicates: what `scatter` does where windows meet, and `gather` as its transpose.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 
+from jaxunpool.core import irregular
 from jaxunpool.core.backends import BACKENDS, PLATFORMS, choose, folder
 from jaxunpool.core.calls import Call
 from jaxunpool.core.geometry import check_choice
@@ -21,7 +23,8 @@ class Explained(NamedTuple):
         primitive: `"select"`, `"gather"`, `"scatter"`, `"reduce"` or `"replicate"`; `"correlate"`,
             the gradient of a pattern; `"resample"`, of interpolation and adaptive averages.
         arrays: types and shapes of its arrays, those of one device under a `shard_map`.
-        windows: the windows in words; empty for indices that have none.
+        windows: the windows in words, "uneven" where each starts and stops where it likes; empty
+            for indices that have none.
         implementation: `"xla"` or the name of a backend.
         reason: why this one.
     """
@@ -156,6 +159,14 @@ def _walk(program: Any, platform: str) -> Iterator[Explained]:
     for equation in program.eqns:
         parameters, arrays = equation.params, [v.aval for v in equation.invars]
         call = parameters.get("call")
+        if equation.primitive is irregular.UNEVEN:
+            chosen = irregular.choose(call, arrays, platform)
+            if chosen.implementation != "xla":
+                yield Explained("select", _short(arrays[0]), "uneven", *chosen)
+                continue
+            plain = functools.partial(irregular.plain, **parameters)
+            yield from _walk(jax.make_jaxpr(plain)(*arrays).jaxpr, platform)
+            continue
         if isinstance(call, Call):
             shown = ", ".join(map(_short, arrays[:2]))
             chosen = choose(call, arrays, platform, parameters["lead"])

@@ -7,7 +7,8 @@ their starts; windows of several sizes are compared element by element, one axis
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -52,7 +53,7 @@ def select(
     starts, stops, widths = tuple(starts), stops and tuple(stops), tuple(widths)
     if implementation != "xla":
         return _select_program(x, starts, stops, widths, plane)
-    _, flat = _find(lax.stop_gradient(x), starts, stops, widths, plane)
+    _, flat = _find(lax.stop_gradient(x), starts, stops, widths, plane, implementation)
     return primitives.gather(x, flat, plane, implementation), flat
 
 
@@ -63,11 +64,17 @@ def aligned(values: jax.typing.ArrayLike, axis: int, ndim: int) -> jax.Array:
     return jnp.asarray(values, jnp.int32).reshape(shape)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
 def _find(
-    x: jax.Array, starts: Bounds, stops: Bounds | None, widths: tuple[int, ...], plane: Plane
+    x: jax.Array,
+    starts: Bounds,
+    stops: Bounds | None,
+    widths: tuple[int, ...],
+    plane: Plane,
+    implementation: Implementation = None,
 ) -> tuple[jax.Array, jax.Array]:
-    y, flat = UNEVEN.bind(x, *starts, *(stops or ()), widths=widths, plane=plane)
+    call = Call("uneven", plane, implementation)
+    y, flat = UNEVEN.bind(x, *starts, *(stops or ()), call=call, widths=widths)
     return y, flat
 
 
@@ -77,18 +84,13 @@ UNEVEN.multiple_results = True
 
 
 @UNEVEN.def_impl
-def plain(x: jax.Array, *bounds: jax.Array, widths: tuple[int, ...], plane: Plane) -> Any:
+def plain(x: jax.Array, *bounds: jax.Array, call: Call, widths: tuple[int, ...]) -> Any:
     """The uneven windows without a kernel."""
+    plane = call.geometry
     starts, stops = bounds[: plane.ndim], bounds[plane.ndim :]
-    return list(
-        _compare(x, starts, stops, widths, plane) if stops else _pick(x, starts, widths, plane)
-    )
-
-
-def _kernel(x: jax.Array, *bounds: jax.Array, widths: tuple[int, ...], plane: Plane) -> Any:
-    starts, stops = bounds[: plane.ndim], bounds[plane.ndim :]
-    stops = stops or tuple(start + width for start, width in zip(starts, widths))
-    return list(backends.folder("native_cpu").select_uneven(x, starts, stops, plane))
+    if stops:
+        return list(_compare(x, starts, stops, widths, plane))
+    return list(_pick(x, starts, widths, plane, call.implementation))
 
 
 @UNEVEN.def_abstract_eval
@@ -97,35 +99,63 @@ def _types(*avals: Any, **parameters: Any) -> Any:
 
 
 def _batch(arrays: Any, dims: Any, **parameters: Any) -> Any:
-    front = [
+    size = next(array.shape[dim] for array, dim in zip(arrays, dims) if dim is not None)
+    x, *bounds = (
         array[None] if dim is None else jnp.moveaxis(array, dim, 0)
         for array, dim in zip(arrays, dims)
-    ]
-    size = max(array.shape[0] for array in front)
-    front[0] = jnp.broadcast_to(front[0], (size, *front[0].shape[1:]))
-    return UNEVEN.bind(*front, **parameters), [0, 0]
+    )
+    x = jnp.broadcast_to(x, (size, *x.shape[1:]))
+    return UNEVEN.bind(x, *bounds, **parameters), [0, 0]
 
 
-def _lower_on_cpu(ctx: mlir.LoweringRuleContext, *values: Any, **parameters: Any) -> Any:
-    x: Any = ctx.avals_in[0]
-    plane = parameters["plane"]
-    alone = lowering.on_one_device(ctx)
-    serves = alone and backends.folder("native_cpu").unsupported("select", plane, x.shape, x.dtype)
-    run = _kernel if alone and serves is None else plain
-    return mlir.lower_fun(functools.partial(run, **parameters), multiple_results=True)(ctx, *values)
+def choose(
+    call: Call, arrays: Sequence[Any], platform: str, export: bool = False
+) -> backends.Choice:
+    """What uneven windows run on; with plain JAX, windows of one size run as a `select` of all."""
+    vectors = zip(arrays[1:], call.geometry.axes * 2)
+    if not all(math.prod(array.shape) == array.shape[axis] for array, axis in vectors):
+        return backends.Choice("xla", "no kernel takes windows for each plane")
+    return backends.choose(call, arrays, platform, export=export)
+
+
+def _rule(platform: str) -> Callable[..., Any]:
+    """The lowering rule for a platform, as a user names it."""
+
+    def lower(ctx: mlir.LoweringRuleContext, *values: Any, call: Call, widths: Any) -> Any:
+        export = ctx.module_context.lowering_parameters.for_export
+        chosen = choose(call, ctx.avals_in, platform, export).implementation
+        run = functools.partial(plain, call=call, widths=widths)
+        if chosen != "xla" and lowering.is_local(ctx):
+            run = functools.partial(_kernel, chosen, call, widths)
+        return mlir.lower_fun(run, multiple_results=True)(ctx, *values)
+
+    return lower
+
+
+def _kernel(
+    backend: str, call: Call, widths: tuple[int, ...], x: jax.Array, *bounds: jax.Array
+) -> Any:
+    starts, stops = bounds[: call.geometry.ndim], bounds[call.geometry.ndim :]
+    stops = stops or tuple(start + width for start, width in zip(starts, widths))
+    return list(backends.kernel(call, [x], backend)(x, starts, stops))
 
 
 batching.primitive_batchers[UNEVEN] = _batch
-mlir.register_lowering(UNEVEN, mlir.lower_fun(plain, multiple_results=True), inline=False)
-mlir.register_lowering(UNEVEN, _lower_on_cpu, platform="cpu", inline=False)
+mlir.register_lowering(UNEVEN, _rule("other platforms"), inline=False)
+for _platform, _lowered in backends.PLATFORMS.items():
+    mlir.register_lowering(UNEVEN, _rule(_platform), platform=_lowered, inline=False)
 
 
 def _pick(
-    x: jax.Array, starts: Bounds, widths: tuple[int, ...], plane: Plane
+    x: jax.Array,
+    starts: Bounds,
+    widths: tuple[int, ...],
+    plane: Plane,
+    implementation: Implementation,
 ) -> tuple[jax.Array, jax.Array]:
     """Windows of one size, from those that start at every element."""
     dense = WindowGeometry.for_input(x.shape, widths, 1, data_format=plane.data_format)
-    y, offsets = primitives.bind(Call("select", dense), x)
+    y, offsets = primitives.bind(Call("select", dense, implementation), x)
     for start, axis in zip(starts, plane.axes):
         y, offsets = _take(y, start, axis), _take(offsets, start, axis)
     rest, flat, stride = offsets.astype(jnp.int32), jnp.int32(0), 1

@@ -84,9 +84,9 @@ def _where(ctx: mlir.LoweringRuleContext) -> tuple[Where, Any]:
     return "asked", dataclasses.replace(axis_context, abstract_mesh=mesh, device_assignment=devices)
 
 
-def on_one_device(ctx: mlir.LoweringRuleContext) -> bool:
-    """Whether a program runs on one device, or on shards each by itself, and is not exported."""
-    return _where(ctx)[0] == "local" and not ctx.module_context.lowering_parameters.for_export
+def is_local(ctx: mlir.LoweringRuleContext) -> bool:
+    """Whether a program runs on one device, or on shards each by itself."""
+    return _where(ctx)[0] == "local"
 
 
 def _program(

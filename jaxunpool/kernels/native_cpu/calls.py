@@ -97,10 +97,6 @@ def _weighted(
     return _call(name, result, array, factors, sizes=sizes, weighting=number)
 
 
-def _call(name: str, results: Any, *arrays: jax.Array, **attributes: Any) -> Any:
-    return jax.ffi.ffi_call(library.PREFIX + name, results)(*arrays, **attributes)
-
-
 def gather_flat(u: jax.Array, flat: jax.Array, geometry: Plane) -> jax.Array:
     """`u` at flat positions of a plane; zero where out of range."""
     return _gather_flat(u, flat, geometry, winners=False)
@@ -126,36 +122,30 @@ def scatter_flat(
     return _call("scatter_flat", u, y, _positions(flat, sizes), sizes=sizes, last=last)
 
 
-def select_uneven(
+def uneven_flat(
     x: jax.Array, starts: Sequence[jax.Array], stops: Sequence[jax.Array], geometry: Plane
 ) -> tuple[jax.Array, jax.Array]:
     """Maximum of each window, from its start to its stop along each axis, and its flat position.
 
-    Starts and stops broadcast to the result along all axes but their own.
+    Starts and stops are vectors along their axes.
     """
-    batch, channels, ndim = *_around(geometry, x.shape), geometry.ndim
-    outputs = [start.shape[axis] for start, axis in zip(starts, geometry.axes)]
-    per_plane = any(a.size > a.shape[ax] for a, ax in zip((*starts, *stops), geometry.axes * 2))
-
-    def listed(bounds: jax.Array, i: int) -> jax.Array:
-        if per_plane:
-            shape = list(geometry.with_spatial(x.shape, (1,) * ndim))
-            shape[geometry.axes[i]] = outputs[i]
-            bounds = jnp.broadcast_to(bounds, shape)
-        return bounds.astype(jnp.int32)
-
-    alone = jnp.zeros(batch * channels if per_plane else 1, jnp.int32)
-    missing = 3 - ndim
+    missing = 3 - geometry.ndim
     lists = [
-        [alone + k] * missing + [listed(array, i) for i, array in enumerate(arrays)]
-        for k, arrays in enumerate((starts, stops))
+        [jnp.full(1, end, jnp.int32)] * missing
+        + [array.ravel().astype(jnp.int32) for array in some]
+        for end, some in enumerate((starts, stops))
     ]
-    sizes = [batch, channels, *[1] * missing, *geometry.input_shape, *[1] * missing, *outputs]
-    shape = geometry.with_spatial(x.shape, tuple(outputs))
+    outputs = tuple(start.size for start in starts)
+    ones, shape = [1] * missing, geometry.with_spatial(x.shape, outputs)
+    sizes = [*_around(geometry, x.shape), *ones, *geometry.input_shape, *ones, *outputs]
     types = [_type(x, shape, dtype) for dtype in (x.dtype, jnp.int32)]
-    arrays, numbers = [x, *lists[0], *lists[1]], np.array(sizes, np.int64)
-    y, flat = _call("select_uneven", types, *arrays, sizes=numbers, per_plane=per_plane)
+    numbers = np.array(sizes, np.int64)
+    y, flat = _call("select_uneven", types, x, *lists[0], *lists[1], sizes=numbers)
     return y, flat
+
+
+def _call(name: str, results: Any, *arrays: jax.Array, **attributes: Any) -> Any:
+    return jax.ffi.ffi_call(library.PREFIX + name, results)(*arrays, **attributes)
 
 
 def _positions(flat: jax.Array, sizes: np.ndarray) -> jax.Array:

@@ -92,84 +92,46 @@ void gather_flat_last(const Planes& g, Part part, const B* u, const I* positions
     }
 }
 
-// Windows from `starts` to `stops` along each axis: one list for all planes, or one for each of
-// them, in arrays of (n, outputs, channels).
+// Windows from `starts` to `stops` along each axis, the same for all examples and channels.
 struct Uneven {
   i64 n, channels;
   struct {
     i64 size, outputs;
     const int32_t *starts, *stops;
   } axes[3];
-  bool per_plane;
 
   struct Range {
     i64 start, stop;
   };
   // Within the plane, and never empty.
-  Range range(int axis, i64 batch, i64 o, i64 c) const {
+  Range range(int axis, i64 o) const {
     const auto& a = axes[axis];
-    i64 at = per_plane ? (batch * a.outputs + o) * channels + c : o;
-    i64 start = std::clamp<i64>(a.starts[at], 0, a.size - 1);
-    return {start, std::clamp<i64>(a.stops[at], start + 1, a.size)};
+    i64 start = std::clamp<i64>(a.starts[o], 0, a.size - 1);
+    return {start, std::clamp<i64>(a.stops[o], start + 1, a.size)};
   }
 };
 
-// A row of windows: where it is, and where its arrays begin.
-struct UnevenRow {
-  i64 batch, od, oh, unpooled, pooled;  // the last two in elements
-
-  UnevenRow(const Uneven& g, i64 row) {
-    const auto &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
-    oh = row % h.outputs, od = row / h.outputs % d.outputs, batch = row / h.outputs / d.outputs;
-    unpooled = batch * d.size * h.size * w.size * g.channels;
-    pooled = row * w.outputs * g.channels;
-  }
-};
-
-// Where all planes have the same windows: select(x, taps, length, y, offsets) takes a run of
-// channels.
+// A row of windows: select(x, taps, length, y, offsets) takes a run of channels.
 template <typename O, typename Select>
-void select_shared(const Uneven& g, i64 row, const char* x, i64 size, char* y, int32_t* flat,
+void select_uneven(const Uneven& g, i64 row, const char* x, i64 size, char* y, int32_t* flat,
                    Select select) {
-  UnevenRow r(g, row);
-  const auto &h = g.axes[1], &w = g.axes[2];
+  const auto &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
+  i64 oh = row % h.outputs, od = row / h.outputs % d.outputs, n = row / h.outputs / d.outputs;
+  x += n * d.size * h.size * w.size * g.channels * size;
   std::vector<Tap> taps;
   std::vector<O> offsets(g.channels);
   for (i64 ow = 0; ow < w.outputs; ++ow) {
-    auto dr = g.range(0, 0, r.od, 0), hr = g.range(1, 0, r.oh, 0), wr = g.range(2, 0, ow, 0);
+    auto dr = g.range(0, od), hr = g.range(1, oh), wr = g.range(2, ow);
     taps.clear();
     for (i64 a = dr.start; a < dr.stop; ++a)
       for (i64 b = hr.start; b < hr.stop; ++b)
         for (i64 c = wr.start; c < wr.stop; ++c)
           taps.push_back({((a * h.size + b) * w.size + c) * g.channels, uint32_t(taps.size()), 1});
-    i64 to = r.pooled + ow * g.channels;
-    select(x + r.unpooled * size, Taps{taps.data(), int(taps.size())}, g.channels, y + to * size,
-           offsets.data());
+    i64 to = (row * w.outputs + ow) * g.channels;
+    select(x, Taps{taps.data(), int(taps.size())}, g.channels, y + to * size, offsets.data());
     for (i64 c = 0; c < g.channels; ++c)
       flat[to + c] = int32_t(taps[offsets[c]].distance / g.channels);
   }
-}
-
-// Where each plane has its own. takes(a, b): whether `b` replaces `a`.
-template <typename T, typename Takes>
-void select_per_plane(const Uneven& g, i64 row, const T* x, T* y, int32_t* flat, Takes takes) {
-  UnevenRow r(g, row);
-  const auto &h = g.axes[1], &w = g.axes[2];
-  x += r.unpooled;
-  for (i64 ow = 0; ow < w.outputs; ++ow)
-    for (i64 k = 0; k < g.channels; ++k) {
-      auto dr = g.range(0, r.batch, r.od, k), hr = g.range(1, r.batch, r.oh, k),
-           wr = g.range(2, r.batch, ow, k);
-      i64 best = (dr.start * h.size + hr.start) * w.size + wr.start;
-      for (i64 a = dr.start; a < dr.stop; ++a)
-        for (i64 b = hr.start; b < hr.stop; ++b)
-          for (i64 c = wr.start; c < wr.stop; ++c) {
-            i64 p = (a * h.size + b) * w.size + c;
-            if (takes(x[best * g.channels + k], x[p * g.channels + k])) best = p;
-          }
-      y[r.pooled + ow * g.channels + k] = x[best * g.channels + k];
-      flat[r.pooled + ow * g.channels + k] = int32_t(best);
-    }
 }
 
 }  // namespace jaxunpool

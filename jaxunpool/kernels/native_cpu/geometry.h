@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <numeric>
+#include <utility>
 
 namespace jaxunpool {
 
@@ -42,11 +43,15 @@ struct Axis {
     return std::max<i64>(0,
                          std::min(window, ceil_div(stop, dilation)) - (padded ? 0 : first_tap(o)));
   }
+  // The windows that reach positions from `begin` to `end`: the first, and the one after the last.
+  std::pair<i64, i64> reaching(i64 begin, i64 end) const {
+    i64 first = std::clamp<i64>(ceil_div(begin + low - span() + 1, stride), 0, outputs);
+    return {first, std::clamp<i64>(floor_div(end - 1 + low, stride) + 1, first, outputs)};
+  }
   // Calls f(window, tap) for the windows that have an element at a position, in order.
   template <typename F>
   void covering(i64 p, F f) const {
-    i64 begin = std::max<i64>(0, ceil_div(p + low - span() + 1, stride));
-    i64 end = std::min(outputs, floor_div(p + low, stride) + 1);
+    auto [begin, end] = reaching(p, p + 1);
     for (i64 o = begin; o < end; ++o) {
       i64 distance = p - position(o, 0);
       if (distance % dilation == 0) f(o, distance / dilation);

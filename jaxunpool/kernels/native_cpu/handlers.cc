@@ -120,6 +120,43 @@ Runs runs_of(ffi::DataType type, ffi::DataType offsets) {
   return baseline::runs_of(type, offset_bytes);
 }
 
+// Calls f with a value of the type of an array's values.
+template <typename F>
+void with_type(ffi::DataType type, F f) {
+  switch (type) {
+    case ffi::F16:
+      return f(Float16{});
+    case ffi::BF16:
+      return f(BFloat16{});
+    case ffi::F32:
+      return f(float{});
+    case ffi::F64:
+      return f(double{});
+    case ffi::S8:
+      return f(int8_t{});
+    case ffi::U8:
+      return f(uint8_t{});
+    case ffi::S16:
+      return f(int16_t{});
+    case ffi::U16:
+      return f(uint16_t{});
+    case ffi::S32:
+      return f(int32_t{});
+    case ffi::U32:
+      return f(uint32_t{});
+    case ffi::S64:
+      return f(int64_t{});
+    case ffi::U64:
+      return f(uint64_t{});
+    default:
+      throw Refused("no kernel for this type");
+  }
+}
+// The type that sums wrap around in.
+template <typename T>
+using Wraps = typename std::conditional_t<std::is_integral_v<T>, std::make_unsigned<T>,
+                                          std::common_type<T>>::type;
+
 // Calls body(0), ..., body(n - 1) on the pool's threads and the caller's. The caller waits for no
 // task that has not begun, so that many calls in a small pool cannot wait for each other. Rounding
 // and subnormals are treated as on the caller's thread, so that results do not depend on the
@@ -375,12 +412,12 @@ ffi::Error Gather(ffi::ThreadPool pool, Array u, Array offsets, Result y, Sizes 
 
 template <typename B>
 struct Move {
-  static B* type();
+  using Value = B;
   void operator()(B& to, const B& value) const { to = value; }
 };
 template <typename T>
 struct Add {  // to zero at first, so that no sum is -0
-  static T* type();
+  using Value = T;
   void operator()(T& to, const T& value) const {
     if constexpr (std::is_arithmetic_v<T>)
       to = T(to + value);
@@ -399,12 +436,6 @@ bool is_sparse(const Geometry& g, ffi::DataType type, const Array& offsets, bool
   return few && (last || !narrow || !g.overlaps());
 }
 
-template <typename F>
-void with_type(ffi::DataType type, F f);
-template <typename T>
-using Wraps = typename std::conditional_t<std::is_integral_v<T>, std::make_unsigned<T>,
-                                          std::common_type<T>>::type;
-
 void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Array& y, const Array& offsets,
                  Result& u, bool last) {
   if (!count(*u)) return;
@@ -417,7 +448,7 @@ void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Array& y, const
     using T = Wraps<decltype(value)>;
     auto run = [&](auto offset, auto put) {
       using O = decltype(offset);
-      using V = std::remove_const_t<std::remove_reference_t<decltype(*put.type())>>;
+      using V = typename decltype(put)::Value;
       in_parallel(pool, tasks, [&](i64 i) {
         i64 first = bands * i / tasks * band, end = std::min(rows, bands * (i + 1) / tasks * band);
         scatter_sparse(g, first, end, reinterpret_cast<const V*>(data(y)),
@@ -508,9 +539,9 @@ class Divided {
   Divided(const Geometry& g, const Runs& runs, const char* y, i64 size, i64 begin, i64 end)
       : g_(g), runs_(runs), y_(y), size_(size) {
     const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
-    first_ = std::clamp<i64>(ceil_div(begin + w.low - w.span() + 1, w.stride), 0, w.outputs);
-    count_ = std::clamp<i64>(floor_div(end - 1 + w.low, w.stride) + 1, first_, w.outputs) - first_;
-    layers_ = std::min(d.outputs, ceil_div(d.span(), d.stride)),
+    auto [first, last] = w.reaching(begin, end);
+    first_ = first, count_ = last - first;
+    layers_ = std::min(d.outputs, ceil_div(d.span(), d.stride));
     rows_ = std::min(h.outputs, ceil_div(h.span(), h.stride));
     held_.assign(layers_ * rows_, -1);
     values_.resize(held_.size() * count_ * g.channels * MOST_BYTES);
@@ -579,38 +610,6 @@ ffi::Error Replicate(ffi::ThreadPool pool, Array y, Array pattern, Result u, Siz
 
 // Indices without a window
 
-// Calls f with a value of the type of values (U: with the one that their sums wrap around in).
-template <typename F>
-void with_type(ffi::DataType type, F f) {
-  switch (type) {
-    case ffi::F16:
-      return f(Float16{});
-    case ffi::BF16:
-      return f(BFloat16{});
-    case ffi::F32:
-      return f(float{});
-    case ffi::F64:
-      return f(double{});
-    case ffi::S8:
-      return f(int8_t{});
-    case ffi::U8:
-      return f(uint8_t{});
-    case ffi::S16:
-      return f(int16_t{});
-    case ffi::U16:
-      return f(uint16_t{});
-    case ffi::S32:
-      return f(int32_t{});
-    case ffi::U32:
-      return f(uint32_t{});
-    case ffi::S64:
-      return f(int64_t{});
-    case ffi::U64:
-      return f(uint64_t{});
-    default:
-      throw Refused("no kernel for this type");
-  }
-}
 // body(values' type, positions, part) for parts of a call: examples, or some of the channels of
 // one.
 template <typename F>
@@ -684,27 +683,23 @@ ffi::Error ScatterFlat(ffi::ThreadPool pool, Array y, Array positions, Result u,
 
 // Maxima over windows that start and stop where they like.
 ffi::Error SelectUneven(ffi::ThreadPool pool, Array x, Array start0, Array start1, Array start2,
-                        Array stop0, Array stop1, Array stop2, Result y, Result flat, Sizes sizes,
-                        bool per_plane) {
+                        Array stop0, Array stop1, Array stop2, Result y, Result flat, Sizes sizes) {
   return guarded([&] {
     if (sizes.size() != 8) throw Refused("expected 8 sizes");
-    Uneven g{sizes[0], sizes[1], {}, per_plane};
+    Uneven g{sizes[0], sizes[1], {}};
     const Array *starts[] = {&start0, &start1, &start2}, *stops[] = {&stop0, &stop1, &stop2};
     i64 volume = 1;
     for (int i = 0; i < 3; ++i) {
-      i64 size = sizes[2 + i], outputs = sizes[5 + i],
-          wanted = per_plane ? product({g.n, outputs, g.channels}) : outputs;
+      i64 size = sizes[2 + i], outputs = sizes[5 + i], widest = 1;
       if (starts[i]->element_type() != ffi::S32 || stops[i]->element_type() != ffi::S32)
         throw Refused("bounds are not int32");
-      if (count(*starts[i]) != wanted || count(*stops[i]) != wanted)
+      if (count(*starts[i]) != outputs || count(*stops[i]) != outputs)
         throw Refused("bounds and windows have different sizes");
-      if (size < 1 && wanted) throw Refused("windows on nothing");
+      if (size < 1 && outputs) throw Refused("windows on nothing");
       g.axes[i] = {size, outputs, reinterpret_cast<const int32_t*>(data(*starts[i])),
                    reinterpret_cast<const int32_t*>(data(*stops[i]))};
-      i64 widest = 1;
-      if (!per_plane)
-        for (i64 o = 0; o < outputs; ++o)
-          widest = std::max(widest, g.range(i, 0, o, 0).stop - g.range(i, 0, o, 0).start);
+      for (i64 o = 0; o < outputs; ++o)
+        widest = std::max(widest, g.range(i, o).stop - g.range(i, o).start);
       volume = product({volume, widest});
     }
     const auto &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
@@ -714,42 +709,35 @@ ffi::Error SelectUneven(ffi::ThreadPool pool, Array x, Array start0, Array start
         product({g.n, g.channels, d.outputs, h.outputs, w.outputs}) != count(*y) ||
         flat->element_type() != ffi::S32)
       throw Refused("arrays and windows have different sizes");
-    i64 rows = g.n * d.outputs * h.outputs,
-        tasks = std::clamp<i64>(tasks_for(bytes(x, *y)), 1, std::max<i64>(rows, 1));
     if (!count(*y)) return;
-    auto* positions = reinterpret_cast<int32_t*>(data(flat));
-    auto each_row = [&](auto body) {
-      in_parallel(pool, tasks, [&](i64 task) {
-        for (i64 row = rows * task / tasks; row < rows * (task + 1) / tasks; ++row) body(row);
-      });
-    };
-    auto shared = [&](auto offset, ffi::DataType type) {
+    i64 rows = g.n * d.outputs * h.outputs, tasks = std::min(tasks_for(bytes(x, *y)), rows);
+    auto select = [&](auto offset, ffi::DataType type) {
       Runs runs = runs_of(x.element_type(), type);
-      each_row([&](i64 row) {
-        select_shared<decltype(offset)>(g, row, data(x), item(x), data(y), positions, runs.select);
+      in_parallel(pool, tasks, [&](i64 task) {
+        for (i64 row = rows * task / tasks; row < rows * (task + 1) / tasks; ++row)
+          select_uneven<decltype(offset)>(g, row, data(x), item(x), data(y),
+                                          reinterpret_cast<int32_t*>(data(flat)), runs.select);
       });
     };
-    if (!per_plane && volume <= 255) return shared(uint8_t{}, ffi::U8);
-    if (!per_plane && volume <= 65535) return shared(uint16_t{}, ffi::U16);
-    if (!per_plane) return shared(uint32_t{}, ffi::U32);
-    with_type(x.element_type(), [&](auto value) {
-      using T = decltype(value);
-      using Order = baseline::Order<T>;
-      auto takes = [](const T& a, const T& b) {
-        auto key = [](const T& v) {
-          return Order::template keys<1>(baseline::load<baseline::Bits<T>, 1>(&v));
-        };
-        if constexpr (Order::has_nan)
-          return ((key(b) > key(a)) | Order::nans(key(b)))[0] != 0;
-        else
-          return (key(b) > key(a))[0] != 0;
-      };
-      each_row([&](i64 row) {
-        select_per_plane(g, row, reinterpret_cast<const T*>(data(x)), reinterpret_cast<T*>(data(y)),
-                         positions, takes);
-      });
-    });
+    if (volume <= 255) return select(uint8_t{}, ffi::U8);
+    if (volume <= 65535) return select(uint16_t{}, ffi::U16);
+    select(uint32_t{}, ffi::U32);
   });
+}
+
+// What a handler is given: the pool, so many arrays, so many results, and sizes.
+template <int ARRAYS, int RESULTS, typename Binding>
+auto with_sizes(Binding&& binding) {
+  if constexpr (ARRAYS > 0)
+    return with_sizes<ARRAYS - 1, RESULTS>(std::move(binding).template Arg<Array>());
+  else if constexpr (RESULTS > 0)
+    return with_sizes<0, RESULTS - 1>(std::move(binding).template Ret<Array>());
+  else
+    return std::move(binding).template Attr<Sizes>("sizes");
+}
+template <int ARRAYS, int RESULTS>
+auto with_sizes() {
+  return with_sizes<ARRAYS, RESULTS>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>());
 }
 
 }  // namespace
@@ -764,69 +752,15 @@ extern "C" __attribute__((visibility("default"))) const char* jaxunpool_sources(
 }
 
 using namespace jaxunpool;
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    jaxunpool_select, Select,
-    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Ret<Array>().Ret<Array>().Attr<Sizes>(
-        "sizes"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_gather, Gather,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Attr<Sizes>("sizes")
-                                  .Attr<bool>("winners"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_scatter, Scatter,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Attr<Sizes>("sizes")
-                                  .Attr<bool>("last"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_select, Select, (with_sizes<1, 2>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_gather, Gather, (with_sizes<2, 1>()).Attr<bool>("winners"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_scatter, Scatter, (with_sizes<2, 1>()).Attr<bool>("last"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_reduce, Reduce,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Attr<Sizes>("sizes")
-                                  .Attr<i64>("weighting"));
+                              (with_sizes<2, 1>()).Attr<i64>("weighting"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_replicate, Replicate,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Attr<Sizes>("sizes")
-                                  .Attr<i64>("weighting"));
+                              (with_sizes<2, 1>()).Attr<i64>("weighting"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_gather_flat, GatherFlat,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Attr<Sizes>("sizes")
-                                  .Attr<bool>("winners"));
+                              (with_sizes<2, 1>()).Attr<bool>("winners"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_scatter_flat, ScatterFlat,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Attr<Sizes>("sizes")
-                                  .Attr<bool>("last"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_select_uneven, SelectUneven,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Ret<Array>()
-                                  .Attr<Sizes>("sizes")
-                                  .Attr<bool>("per_plane"));
+                              (with_sizes<2, 1>()).Attr<bool>("last"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_select_uneven, SelectUneven, (with_sizes<7, 2>()));

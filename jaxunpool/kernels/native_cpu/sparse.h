@@ -74,17 +74,12 @@ void scatter_sparse(const Geometry& g, i64 first_row, i64 end_row, const T* y, c
   std::memset(static_cast<void*>(u + first_row * row_length), 0,
               (end_row - first_row) * row_length * sizeof(T));
   Distances distances(g);
-  // The windows along an axis that have an element from `begin` to `end`.
-  auto reaching = [](const Axis& a, i64 begin, i64 end, i64* first, i64* last) {
-    *first = std::clamp<i64>(ceil_div(begin + a.low - a.span() + 1, a.stride), 0, a.outputs);
-    *last = std::clamp<i64>(floor_div(end - 1 + a.low, a.stride) + 1, *first, a.outputs);
-  };
   for (i64 n = first_row / plane; n * plane < end_row; ++n) {
     i64 begin = std::max<i64>(0, first_row - n * plane), end = std::min(plane, end_row - n * plane);
-    i64 od0, od1, oh0 = 0, oh1 = h.outputs;
-    reaching(d, begin / h.size, (end - 1) / h.size + 1, &od0, &od1);
-    if (begin / h.size == (end - 1) / h.size)
-      reaching(h, begin % h.size, (end - 1) % h.size + 1, &oh0, &oh1);
+    i64 z0 = begin / h.size, z1 = (end - 1) / h.size + 1;
+    auto [od0, od1] = d.reaching(z0, z1);
+    auto [oh0, oh1] =
+        z1 - z0 > 1 ? h.reaching(0, h.size) : h.reaching(begin % h.size, (end - 1) % h.size + 1);
     for (i64 od = od0; od < od1; ++od)
       for (i64 oh = oh0; oh < oh1; ++oh) {
         distances.enter_row(n, od, oh, begin, end);
