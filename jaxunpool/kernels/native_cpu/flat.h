@@ -111,7 +111,7 @@ struct Uneven {
   }
 };
 
-// A row of windows: select(x, taps, length, y, offsets) takes a run of channels.
+// A row of windows: select(x, taps, extent, y, offsets) takes runs of channels.
 template <typename O, typename Select>
 void select_uneven(const Uneven& g, i64 row, const char* x, i64 size, char* y, int32_t* flat,
                    Select select) {
@@ -126,9 +126,10 @@ void select_uneven(const Uneven& g, i64 row, const char* x, i64 size, char* y, i
     for (i64 a = dr.start; a < dr.stop; ++a)
       for (i64 b = hr.start; b < hr.stop; ++b)
         for (i64 c = wr.start; c < wr.stop; ++c)
-          taps.push_back({((a * h.size + b) * w.size + c) * g.channels, uint32_t(taps.size()), 1});
+          taps.emplace_back(((a * h.size + b) * w.size + c) * g.channels, i64(taps.size()));
     i64 to = (row * w.outputs + ow) * g.channels;
-    select(x, Taps{taps.data(), int(taps.size())}, g.channels, y + to * size, offsets.data());
+    select(x, Taps{taps.data(), int(taps.size())}, Extent{g.channels}, y + to * size,
+           offsets.data());
     for (i64 c = 0; c < g.channels; ++c)
       flat[to + c] = int32_t(taps[offsets[c]].distance / g.channels);
   }

@@ -6,6 +6,9 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 #include <atomic>
 #include <cfenv>
 #include <condition_variable>
@@ -44,16 +47,17 @@ struct Refused : std::exception {
 
 // The kernels of runs, for one type of values and one of offsets.
 struct Runs {
-  using Indexed = void (*)(const void* from, const void* offsets, Taps taps, i64 length, void* to);
+  using Indexed = void (*)(const void* from, const void* offsets, Taps taps, Extent extent,
+                           void* to);
 
-  void (*select)(const void* x, Taps taps, i64 length, void* y, void* offsets);
+  void (*select)(const void* x, Taps taps, Extent extent, void* y, void* offsets);
   Indexed gather, fetch, scatter_last, scatter_sum;
   // Of values, from values to sums, and from sums to values: 16-bit floats are summed in float32.
-  using Weighted = void (*)(const void* from, const void* factors, Taps taps, i64 length,
+  using Weighted = void (*)(const void* from, const void* factors, Taps taps, Extent extent,
                             i64 divisor, void* to);
   Weighted weighted, widened, narrowed;
-  void (*encode)(const void* offsets, i64 length, const Digits& digits, void* codes);
-  using Compare = void (*)(const void* codes, const void* offsets, Taps later, i64 length,
+  void (*encode)(const void* offsets, Extent extent, const Digits& digits, void* codes);
+  using Compare = void (*)(const void* codes, const void* offsets, Taps later, Extent extent,
                            void* winners);
   Compare winners8, winners16, winners32;
 };
@@ -220,10 +224,11 @@ void in_parallel(ffi::ThreadPool& pool, i64 n, const std::function<void(i64)>& b
 }
 
 // Tasks for so many bytes of operands and results. To wake another thread takes as long as one
-// thread needs for some MB: smaller calls stay on the caller's.
-i64 tasks_for(i64 bytes) {
-  constexpr i64 SMALL = 2 << 20, EACH = 1 << 18;
-  return bytes < SMALL ? 1 : bytes / EACH;
+// thread needs for some MB: smaller calls stay on the caller's. Where tasks meet both of them look
+// at the same rows, so that they are few.
+i64 tasks_for(ffi::ThreadPool& pool, i64 bytes) {
+  constexpr i64 SMALL = 2 << 20, EACH = 1 << 18, OF_A_THREAD = 4;
+  return bytes < SMALL ? 1 : std::min(bytes / EACH, pool.num_threads() * OF_A_THREAD);
 }
 
 // Products of sizes, refused where they overflow.
@@ -256,18 +261,6 @@ Geometry geometry_of(ffi::Span<const i64> sizes, i64 unpooled, i64 pooled) {
   return g;
 }
 
-template <typename F>
-ffi::Error guarded(F f) {
-  try {
-    f();
-    return ffi::Error::Success();
-  } catch (const Refused& refused) {
-    return ffi::Error::InvalidArgument(refused.message);
-  } catch (const std::exception& error) {
-    return ffi::Error::Internal(std::string("jaxunpool: ") + error.what());
-  }
-}
-
 // Shares the rows of what is written: body(first row, end row, begin, end), whole rows each, or
 // parts of rows where these are few and long.
 template <typename F>
@@ -276,7 +269,7 @@ void share(ffi::ThreadPool& pool, const Geometry& g, bool unpooled, i64 bytes, c
   if (!g.channels) return;  // then products may overflow
   i64 rows = g.n * length(g.axes[0]) * length(g.axes[1]), width = length(g.axes[2]);
   if (!rows || !width) return;
-  i64 tasks = tasks_for(bytes), parts = tasks > rows ? std::min(width, tasks / rows) : 1;
+  i64 tasks = tasks_for(pool, bytes), parts = tasks > rows ? std::min(width, tasks / rows) : 1;
   i64 step = unpooled ? g.axes[2].stride : 1, part = ceil_div(ceil_div(width, parts), step) * step;
   tasks = std::min(tasks, rows);
   parts = ceil_div(width, part);
@@ -295,6 +288,31 @@ i64 bytes(const Array& a, const Array& b) { return i64(a.size_bytes() + b.size_b
 i64 item(const Array& array) { return i64(ffi::ByteWidth(array.element_type())); }
 const char* data(const Array& array) { return static_cast<const char*>(array.untyped_data()); }
 char* data(Result& array) { return static_cast<char*>(array->untyped_data()); }
+// Asks for pages of 2 MB under a large result: the first write to a page costs a fault.
+void use_large_pages(ffi::AnyBuffer& array) {
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t PAGE = 2 << 20;
+  uintptr_t begin = reinterpret_cast<uintptr_t>(array.untyped_data()),
+            first = (begin + PAGE - 1) / PAGE * PAGE,
+            end = (begin + array.size_bytes()) / PAGE * PAGE;
+  if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+#endif
+}
+
+// Runs a handler that writes these results.
+template <typename F>
+ffi::Error guarded(std::initializer_list<Result*> results, F f) {
+  try {
+    for (Result* result : results) use_large_pages(**result);
+    f();
+    return ffi::Error::Success();
+  } catch (const Refused& refused) {
+    return ffi::Error::InvalidArgument(refused.message);
+  } catch (const std::exception& error) {
+    return ffi::Error::Internal(std::string("jaxunpool: ") + error.what());
+  }
+}
+
 void check_types(ffi::DataType a, ffi::DataType b) {
   if (a != b) throw Refused("arrays of different types");
 }
@@ -306,7 +324,7 @@ void check_offsets(const Geometry& g, const Array& offsets, i64 pooled) {
 }
 
 ffi::Error Select(ffi::ThreadPool pool, Array x, Result y, Result offsets, Sizes sizes) {
-  return guarded([&] {
+  return guarded({&y, &offsets}, [&] {
     Geometry g = geometry_of(sizes, count(x), count(*y));
     Runs runs = runs_of(x.element_type(), offsets->element_type());
     check_types(x.element_type(), y->element_type());
@@ -316,12 +334,12 @@ ffi::Error Select(ffi::ThreadPool pool, Array x, Result y, Result offsets, Sizes
       Scratch s;
       for (i64 row = first; row < last; ++row)
         read_row(g, data(x), size, row, begin, end, s,
-                 [&](const char* from, Taps taps, i64 o, i64 n) {
-                   i64 at = (row * g.axes[2].outputs + o) * g.channels, length = n * g.channels;
+                 [&](const char* from, Taps taps, i64 o, Extent extent) {
+                   i64 at = (row * g.axes[2].outputs + o) * g.channels;
                    char *to = data(y) + at * size, *named = data(offsets) + at * offset_size;
-                   if (taps.count) return runs.select(from, taps, length, to, named);
-                   std::memset(to, 0, length * size);  // a window of padding alone
-                   std::memset(named, 0, length * offset_size);
+                   if (taps.count) return runs.select(from, taps, extent, to, named);
+                   std::memset(to, 0, extent.size() * size);  // a window of padding alone
+                   std::memset(named, 0, extent.size() * offset_size);
                  });
     });
   });
@@ -329,8 +347,11 @@ ffi::Error Select(ffi::ThreadPool pool, Array x, Result y, Result offsets, Sizes
 
 constexpr int MANY_TAPS = 32;  // more than these are not compared one by one
 
-// Whether windows are so large that each offset is followed by itself.
-bool follows(const Geometry& g) { return g.volume() > MANY_TAPS && g.volume() <= 4096; }
+// Whether each offset is followed by itself: windows are large, or rows would be taken apart first.
+bool follows(const Geometry& g) {
+  bool apart = g.channels < MANY_CHANNELS && g.axes[2].stride > 1;
+  return g.volume() > (apart ? 8 : MANY_TAPS) && g.volume() <= 4096;
+}
 
 template <typename F>
 void with_bits(i64 bytes, F f) {
@@ -363,11 +384,12 @@ void gather_rows(const Geometry& g, const Runs& runs, const char* u, i64 size, c
   for (i64 row = first; row < last; ++row) {
     const O* named = names(row);
     char* to = row_of(row);
-    read_row(g, u, size, row, begin, end, s, [&](const char* from, Taps taps, i64 o, i64 n) {
-      i64 at = (o - begin) * g.channels;
-      bool fetch = taps.count > MANY_TAPS && taps.count == g.volume();
-      (fetch ? runs.fetch : runs.gather)(from, named + at, taps, n * g.channels, to + at * size);
-    });
+    read_row(g, u, size, row, begin, end, s,
+             [&](const char* from, Taps taps, i64 o, Extent extent) {
+               i64 at = (o - begin) * g.channels;
+               bool fetch = taps.count > MANY_TAPS && taps.count == g.volume();
+               (fetch ? runs.fetch : runs.gather)(from, named + at, taps, extent, to + at * size);
+             });
   }
 }
 
@@ -396,7 +418,7 @@ void gather(ffi::ThreadPool& pool, const Geometry& g, const Runs& runs, const Ar
 
 ffi::Error Gather(ffi::ThreadPool pool, Array u, Array offsets, Result y, Sizes sizes,
                   bool winners) {
-  return guarded([&] {
+  return guarded({&y}, [&] {
     Geometry g = geometry_of(sizes, count(u), count(*y));
     Runs runs = runs_of(u.element_type(), offsets.element_type());
     check_types(u.element_type(), y->element_type());
@@ -443,7 +465,7 @@ void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Array& y, const
   const Axis &d = g.axes[0], &h = g.axes[1];
   i64 rows = g.n * d.size * h.size,
       band = d.size > 1 ? d.stride * h.size : std::min(h.stride, h.size);
-  i64 bands = ceil_div(rows, band), tasks = std::min(tasks_for(bytes(*u, y)), bands);
+  i64 bands = ceil_div(rows, band), tasks = std::min(tasks_for(pool, bytes(*u, y)), bands);
   with_type(y.element_type(), [&](auto value) {
     using T = Wraps<decltype(value)>;
     auto run = [&](auto offset, auto put) {
@@ -472,23 +494,21 @@ void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Array& y, const
 
 ffi::Error Scatter(ffi::ThreadPool pool, Array y, Array offsets, Result u, Sizes sizes,
                    bool last_wins) {
-  return guarded([&] {
+  return guarded({&u}, [&] {
     Geometry g = geometry_of(sizes, count(*u), count(y));
     Runs runs = runs_of(y.element_type(), offsets.element_type());
     check_types(y.element_type(), u->element_type());
     check_offsets(g, offsets, count(y));
     if (is_sparse(g, y.element_type(), offsets, last_wins))
       return scatter_few(pool, g, y, offsets, u, last_wins);
-    i64 size = item(y), offset_size = item(offsets);
+    i64 size = item(y);
     share(pool, g, true, bytes(*u, y), [&](i64 first, i64 last, i64 begin, i64 end) {
       Scratch s;
       for (i64 row = first; row < last; ++row)
         write_row(g, data(u), size, row, begin, end, s, in_place(g),
-                  [&](Taps taps, i64 further, i64 n, char* to) {
-                    i64 at = further * g.channels;
-                    (last_wins ? runs.scatter_last : runs.scatter_sum)(
-                        data(y) + at * size, data(offsets) + at * offset_size, taps, n * g.channels,
-                        to);
+                  [&](Taps taps, Extent extent, char* to) {
+                    (last_wins ? runs.scatter_last : runs.scatter_sum)(data(y), data(offsets), taps,
+                                                                       extent, to);
                   });
     });
   });
@@ -507,7 +527,7 @@ const void* pattern_of(const Array& pattern, Geometry& g, i64 weighting, ffi::Da
 
 ffi::Error Reduce(ffi::ThreadPool pool, Array u, Array pattern, Result y, Sizes sizes,
                   i64 weighting) {
-  return guarded([&] {
+  return guarded({&y}, [&] {
     Geometry g = geometry_of(sizes, count(u), count(*y));
     const void* factors = pattern_of(pattern, g, weighting, u.element_type());
     Runs runs = runs_of(u.element_type(), ffi::U8);
@@ -520,11 +540,10 @@ ffi::Error Reduce(ffi::ThreadPool pool, Array u, Array pattern, Result y, Sizes 
         i64 od = row / h.outputs % d.outputs,
             rows = divides ? d.count(od, padded) * h.count(row % h.outputs, padded) : 1;
         read_row(g, data(u), item(u), row, begin, end, s,
-                 [&](const char* from, Taps taps, i64 o, i64 n) {
+                 [&](const char* from, Taps taps, i64 o, Extent extent) {
                    i64 divisor = divides ? rows * w.count(o, padded) : 1,
                        at = (row * w.outputs + o) * g.channels;
-                   runs.weighted(from, factors, taps, n * g.channels, divisor,
-                                 data(y) + at * item(u));
+                   runs.weighted(from, factors, taps, extent, divisor, data(y) + at * item(u));
                  });
       }
     });
@@ -557,12 +576,12 @@ class Divided {
     bool padded = g_.weighting == MEAN;
     i64 rows = d.count(od, padded) * h.count(oh, padded),
         bytes = std::max<i64>(4, size_);  // of sums
-    const Tap itself{0, 0, 1};
+    const Tap itself{0, 0};
     for (i64 o = first_, next; o < first_ + count_; o = next) {
       i64 divisor = w.count(o, padded);
       for (next = o + 1; next < first_ + count_ && w.count(next, padded) == divisor;) ++next;
       runs_.widened(y_ + (number * w.outputs + o) * g_.channels * size_, nullptr, Taps{&itself, 1},
-                    (next - o) * g_.channels, rows * divisor,
+                    Extent{(next - o) * g_.channels}, rows * divisor,
                     values_.data() + (start + o - first_) * g_.channels * bytes);
     }
     return start - first_;
@@ -580,30 +599,29 @@ class Divided {
 
 ffi::Error Replicate(ffi::ThreadPool pool, Array y, Array pattern, Result u, Sizes sizes,
                      i64 weighting) {
-  return guarded([&] {
+  return guarded({&u}, [&] {
     Geometry g = geometry_of(sizes, count(*u), count(y));
     const void* factors = pattern_of(pattern, g, weighting, y.element_type());
     Runs runs = runs_of(y.element_type(), ffi::U8);
     check_types(y.element_type(), u->element_type());
     bool divides = g.weighting == MEAN || g.weighting == MEAN_INSIDE;
-    i64 size = item(y), sum_size = std::max<i64>(4, size);
+    i64 size = item(y);
     share(pool, g, true, bytes(*u, y), [&](i64 first, i64 last, i64 begin, i64 end) {
       Scratch s;
-      auto rows = [&](auto find, const char* from, i64 from_size, Runs::Weighted run) {
+      auto rows = [&](auto find, const char* from, Runs::Weighted run) {
         for (i64 row = first; row < last; ++row)
           write_row(g, data(u), size, row, begin, end, s, find,
-                    [&](Taps taps, i64 further, i64 n, char* to) {
+                    [&](Taps taps, Extent extent, char* to) {
                       if (g.weighting == LAST && taps.count)
                         taps = Taps{taps.begin + taps.count - 1, 1};
                       i64 divisor = g.weighting == COVER ? std::max(taps.count, 1) : 1;
-                      run(from + further * g.channels * from_size, factors, taps, n * g.channels,
-                          divisor, to);
+                      run(from, factors, taps, extent, divisor, to);
                     });
       };
-      if (!divides) return rows(in_place(g), data(y), size, runs.weighted);
+      if (!divides) return rows(in_place(g), data(y), runs.weighted);
       Divided divided(g, runs, data(y), size, begin, end);
       rows([&](i64 od, i64 oh, i64 number) { return divided.find(od, oh, number); },
-           divided.values(), sum_size, runs.narrowed);
+           divided.values(), runs.narrowed);
     });
   });
 }
@@ -619,7 +637,7 @@ void share_planes(ffi::ThreadPool& pool, const Array& values, const Array& posit
   if (!g.n || !g.channels) return;
   constexpr i64 CACHE_LINE = 64;
   i64 width = std::max<i64>(1, CACHE_LINE / item(values)), chunks = ceil_div(g.channels, width);
-  i64 tasks = tasks_for(bytes), parts = std::clamp<i64>(tasks / g.n, 1, chunks);
+  i64 tasks = tasks_for(pool, bytes), parts = std::clamp<i64>(tasks / g.n, 1, chunks);
   tasks = std::min(tasks, g.n);
   const int32_t* p = reinterpret_cast<const int32_t*>(data(positions));
   with_type(values.element_type(), [&](auto value) {
@@ -645,7 +663,7 @@ Planes planes_of(Sizes sizes, const Array& u, const Array& y, const Array& posit
 
 ffi::Error GatherFlat(ffi::ThreadPool pool, Array u, Array positions, Result y, Sizes sizes,
                       bool winners) {
-  return guarded([&] {
+  return guarded({&y}, [&] {
     Planes g = planes_of(sizes, u, *y, positions);
     check_types(u.element_type(), y->element_type());
     share_planes(pool, u, positions, g, bytes(u, *y), [&](auto value, const int32_t* p, Part part) {
@@ -659,7 +677,7 @@ ffi::Error GatherFlat(ffi::ThreadPool pool, Array u, Array positions, Result y, 
 
 ffi::Error ScatterFlat(ffi::ThreadPool pool, Array y, Array positions, Result u, Sizes sizes,
                        bool last) {
-  return guarded([&] {
+  return guarded({&u}, [&] {
     Planes g = planes_of(sizes, *u, y, positions);
     check_types(u->element_type(), y.element_type());
     share_planes(pool, y, positions, g, bytes(*u, y), [&](auto value, const int32_t* p, Part part) {
@@ -684,7 +702,7 @@ ffi::Error ScatterFlat(ffi::ThreadPool pool, Array y, Array positions, Result u,
 // Maxima over windows that start and stop where they like.
 ffi::Error SelectUneven(ffi::ThreadPool pool, Array x, Array start0, Array start1, Array start2,
                         Array stop0, Array stop1, Array stop2, Result y, Result flat, Sizes sizes) {
-  return guarded([&] {
+  return guarded({&y, &flat}, [&] {
     if (sizes.size() != 8) throw Refused("expected 8 sizes");
     Uneven g{sizes[0], sizes[1], {}};
     const Array *starts[] = {&start0, &start1, &start2}, *stops[] = {&stop0, &stop1, &stop2};
@@ -710,7 +728,7 @@ ffi::Error SelectUneven(ffi::ThreadPool pool, Array x, Array start0, Array start
         flat->element_type() != ffi::S32)
       throw Refused("arrays and windows have different sizes");
     if (!count(*y)) return;
-    i64 rows = g.n * d.outputs * h.outputs, tasks = std::min(tasks_for(bytes(x, *y)), rows);
+    i64 rows = g.n * d.outputs * h.outputs, tasks = std::min(tasks_for(pool, bytes(x, *y)), rows);
     auto select = [&](auto offset, ffi::DataType type) {
       Runs runs = runs_of(x.element_type(), type);
       in_parallel(pool, tasks, [&](i64 task) {

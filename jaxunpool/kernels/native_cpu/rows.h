@@ -13,12 +13,28 @@ struct Tap {
   i64 distance;     // from the run's start, in elements
   uint32_t offset;  // that names it
   i64 divisor;      // of its own, in weighted sums
+
+  Tap(i64 distance, i64 offset, i64 divisor = 1)
+      : distance(distance), offset(uint32_t(offset)), divisor(divisor) {}
 };
 struct Taps {
   const Tap* begin;
   int count;
   bool divided = false;  // whether any has a divisor
   const Tap& operator[](int i) const { return begin[i]; }
+};
+
+// Runs alike: of so many results each, so many of them, and how far it is from one to the next in
+// what is read and in what is written.
+struct Extent {
+  i64 length, count = 1, from = 0, to = 0;
+
+  i64 size() const { return length * count; }
+  template <typename F>
+  INLINE void each(F f) const {  // f(where it is read, where it is written)
+    for (i64 run = 0; run < count; ++run)
+      for (i64 i = 0; i < length; ++i) f(run * from + i, run * to + i);
+  }
 };
 
 // From here on rows are taken channels by channels, below as a whole.
@@ -34,15 +50,20 @@ struct Scratch {
   Taps list() const { return {taps.data(), int(taps.size())}; }
 };
 
-template <int BYTES, i64 STRIDE = 0>
+// STRIDE: where it is known, in elements, and that the copies are side by side. MOVED: so many
+// bytes at once, where what is beyond an element is written over by the next.
+template <int BYTES, i64 STRIDE = 0, int MOVED = BYTES>
 void copy_elements(char* to, i64 to_step, const char* from, i64 from_step, i64 count) {
   if (STRIDE) from_step = STRIDE * BYTES, to_step = BYTES;
-  for (i64 i = 0; i < count; ++i) std::memcpy(to + i * to_step, from + i * from_step, BYTES);
+  i64 i = 0;
+  if (MOVED > BYTES)
+    for (; i + 1 < count; ++i) std::memcpy(to + i * to_step, from + i * from_step, MOVED);
+  for (; i < count; ++i) std::memcpy(to + i * to_step, from + i * from_step, BYTES);
 }
 // Elements of so many bytes, all channels of them; `steps` are in bytes too.
 inline void copy_every(char* to, i64 to_step, const char* from, i64 from_step, i64 count,
                        i64 bytes) {
-  bool every_second = to_step == bytes && from_step == 2 * bytes;
+  bool packed = to_step == bytes, every_second = packed && from_step == 2 * bytes;
   switch (bytes) {
     case 1:
       return (every_second ? copy_elements<1, 2> : copy_elements<1>)(to, to_step, from, from_step,
@@ -54,13 +75,16 @@ inline void copy_every(char* to, i64 to_step, const char* from, i64 from_step, i
       return (every_second ? copy_elements<4, 2> : copy_elements<4>)(to, to_step, from, from_step,
                                                                      count);
     case 3:
-      return copy_elements<3>(to, to_step, from, from_step, count);
+      return (packed ? copy_elements<3, 0, 4> : copy_elements<3>)(to, to_step, from, from_step,
+                                                                  count);
     case 6:
-      return copy_elements<6>(to, to_step, from, from_step, count);
+      return (packed ? copy_elements<6, 0, 8> : copy_elements<6>)(to, to_step, from, from_step,
+                                                                  count);
     case 8:
       return copy_elements<8>(to, to_step, from, from_step, count);
     case 12:
-      return copy_elements<12>(to, to_step, from, from_step, count);
+      return (packed ? copy_elements<12, 0, 16> : copy_elements<12>)(to, to_step, from, from_step,
+                                                                     count);
     case 16:
       return copy_elements<16>(to, to_step, from, from_step, count);
     default:
@@ -68,7 +92,7 @@ inline void copy_every(char* to, i64 to_step, const char* from, i64 from_step, i
   }
 }
 
-// Windows that read. Calls run(source, taps, first window, windows) for parts of a row of windows,
+// Windows that read. Calls run(source, taps, first window, extent) for parts of a row of windows,
 // of elements of `bytes` bytes; the windows of a part see the same taps, at distances from the
 // first one.
 template <typename Run>
@@ -82,8 +106,8 @@ void read_row(const Geometry& g, const char* x, i64 bytes, i64 row, i64 first, i
     for (i64 b = h.first_tap(oh); b < h.end_tap(oh); ++b) {
       if (only_last && !(d.is_last(od, a) && h.is_last(oh, b))) continue;
       i64 divisor = cover ? d.covers(d.position(od, a)) * h.covers(h.position(oh, b)) : 1;
-      s.rows.push_back({(n * d.size + d.position(od, a)) * h.size + h.position(oh, b),
-                        uint32_t((a * h.window + b) * w.window), divisor});
+      s.rows.emplace_back((n * d.size + d.position(od, a)) * h.size + h.position(oh, b),
+                          (a * h.window + b) * w.window, divisor);
     }
   auto find_taps = [&](i64 o, i64 begin, i64 end) {  // of window o
     s.taps.clear();
@@ -92,13 +116,13 @@ void read_row(const Geometry& g, const char* x, i64 bytes, i64 row, i64 first, i
         if (only_last && !w.is_last(o, c)) continue;
         i64 divisor = cover ? r.divisor * w.covers(w.position(o, c)) : 1;
         i64 distance = (r.distance * w.size + w.position(o, c)) * g.channels;
-        s.taps.push_back({distance, uint32_t(r.offset + c), divisor});
+        s.taps.emplace_back(distance, r.offset + c, divisor);
       }
   };
   auto one_by_one = [&](i64 begin, i64 end) {
     for (i64 o = begin; o < end; ++o) {
       find_taps(o, w.first_tap(o), w.end_tap(o));
-      run(x, Taps{s.taps.data(), int(s.taps.size()), cover}, o, i64(1));
+      run(x, Taps{s.taps.data(), int(s.taps.size()), cover}, o, Extent{g.channels});
     }
   };
   if (cover || only_last) return one_by_one(first, last);
@@ -111,10 +135,9 @@ void read_row(const Geometry& g, const char* x, i64 bytes, i64 row, i64 first, i
       g.channels >= MANY_CHANNELS || std::max({d.dilation, h.dilation, w.dilation}) > 1;
   if (w.stride == 1 || by_channels) {
     find_taps(begin, 0, w.window);
-    if (w.stride == 1) return run(x, s.list(), begin, end - begin);
-    for (i64 o = begin; o < end; ++o)
-      run(x + (o - begin) * w.stride * g.channels * bytes, s.list(), o, i64(1));
-    return;
+    if (w.stride == 1) return run(x, s.list(), begin, Extent{(end - begin) * g.channels});
+    i64 step = w.stride * g.channels;
+    return run(x, s.list(), begin, Extent{g.channels, end - begin, step, g.channels});
   }
   // Few channels: in phases the elements of a tap are next to each other.
   i64 width = last - first + (w.window - 1) / w.stride, phases = std::min(w.stride, w.window);
@@ -140,10 +163,11 @@ void read_row(const Geometry& g, const char* x, i64 bytes, i64 row, i64 first, i
     }
     for (i64 c = 0; c < w.window; ++c) {
       i64 at = c % w.stride * width + c / w.stride + begin - first;
-      s.taps.push_back({slot * length + at * g.channels, uint32_t(r.offset + c), 1});
+      s.taps.emplace_back(slot * length + at * g.channels, r.offset + c);
     }
   }
-  run(static_cast<const char*>(s.bytes.data()), s.list(), begin, end - begin);
+  run(static_cast<const char*>(s.bytes.data()), s.list(), begin,
+      Extent{(end - begin) * g.channels});
 }
 
 // Rows of windows where they are.
@@ -151,10 +175,9 @@ inline auto in_place(const Geometry& g) {
   return [outputs = g.axes[2].outputs](i64, i64, i64 number) { return number * outputs; };
 }
 
-// Windows that write. Calls write(taps, windows further on, elements, to) for parts of a row of u,
-// of elements of `bytes` bytes: their taps are in raster order, as many windows further on than the
-// taps' distances say. `find(od, oh, number)`: where window 0 of a row of windows is, counted in
-// windows.
+// Windows that write. Calls write(taps, extent, to) for parts of a row of u, of elements of `bytes`
+// bytes: their taps are in raster order. `find(od, oh, number)`: where window 0 of a row of windows
+// is, counted in windows.
 template <typename Find, typename Write>
 void write_row(const Geometry& g, char* u, i64 bytes, i64 row, i64 first, i64 last, Scratch& s,
                Find find, Write write) {
@@ -166,20 +189,20 @@ void write_row(const Geometry& g, char* u, i64 bytes, i64 row, i64 first, i64 la
   d.covering(z, [&](i64 od, i64 a) {
     h.covering(y, [&](i64 oh, i64 b) {
       i64 number = (n * d.outputs + od) * h.outputs + oh;
-      s.rows.push_back({find(od, oh, number), uint32_t((a * h.window + b) * w.window), 1});
+      s.rows.emplace_back(find(od, oh, number), (a * h.window + b) * w.window);
     });
   });
   auto find_taps = [&](i64 x) {  // of element x
     s.taps.clear();
     for (const Tap& r : s.rows)
       w.covering(x, [&](i64 o, i64 c) {
-        s.taps.push_back({(r.distance + o) * g.channels, uint32_t(r.offset + c), 1});
+        s.taps.emplace_back((r.distance + o) * g.channels, r.offset + c);
       });
   };
   auto one_by_one = [&](i64 begin, i64 end) {
     for (i64 x = begin; x < end; ++x) {
       find_taps(x);
-      write(s.list(), i64(0), i64(1), to + x * element);
+      write(s.list(), Extent{g.channels}, to + x * element);
     }
   };
   i64 begin = std::min(last, std::max(first, w.covered_begin()));
@@ -190,12 +213,13 @@ void write_row(const Geometry& g, char* u, i64 bytes, i64 row, i64 first, i64 la
     i64 count = ceil_div(end - x, w.stride);
     find_taps(x);
     if (w.stride == 1) {
-      write(s.list(), i64(0), count, to + x * element);
+      write(s.list(), Extent{count * g.channels}, to + x * element);
     } else if (g.channels >= MANY_CHANNELS) {
-      for (i64 k = 0; k < count; ++k) write(s.list(), k, i64(1), to + (x + k * w.stride) * element);
+      write(s.list(), Extent{g.channels, count, g.channels, w.stride * g.channels},
+            to + x * element);
     } else {
       s.bytes.resize(count * element);
-      write(s.list(), i64(0), count, s.bytes.data());
+      write(s.list(), Extent{count * g.channels}, s.bytes.data());
       copy_every(to + x * element, w.stride * element, s.bytes.data(), element, count, element);
     }
   }

@@ -42,13 +42,24 @@ class Distances {
           row_[offset] = there ? everywhere_[offset] : NOWHERE;
       }
   }
-  // Where a window of the row begins, in elements, and its table.
-  i64 start(i64 ow) const { return (first_ + g_.axes[2].position(ow, 0)) * g_.channels; }
-  const i64* of_window(i64 ow) {
+  // Calls window(start, table) for the windows `begin` to `end` of the row: where each begins, in
+  // elements, and where its offsets lead from there.
+  template <typename Window>
+  INLINE void windows(i64 begin, i64 end, Window window) {
     const Axis& w = g_.axes[2];
     const std::vector<i64>& table = inside_ ? everywhere_ : row_;
+    i64 first = std::min(end, std::max(begin, w.interior_begin())),
+        last = std::max(first, std::min(end, w.interior_end()));
+    for (i64 ow = begin; ow < first; ++ow) window(start(ow), of_border(ow, table));
+    for (i64 ow = first; ow < last; ++ow) window(start(ow), table.data());
+    for (i64 ow = last; ow < end; ++ow) window(start(ow), of_border(ow, table));
+  }
+
+ private:
+  i64 start(i64 ow) const { return (first_ + g_.axes[2].position(ow, 0)) * g_.channels; }
+  const i64* of_border(i64 ow, const std::vector<i64>& table) {
+    const Axis& w = g_.axes[2];
     i64 x = w.position(ow, 0);
-    if (x >= 0 && x + w.span() <= w.size) return table.data();
     for (i64 c = 0; c < w.window; ++c) {
       bool there = x + c * w.dilation >= 0 && x + c * w.dilation < w.size;
       for (i64 offset = c; offset < g_.volume(); offset += w.window)
@@ -57,12 +68,21 @@ class Distances {
     return window_.data();
   }
 
- private:
   const Geometry& g_;
   std::vector<i64> everywhere_, row_, window_;
   i64 first_ = 0;
   bool inside_ = true;
 };
+
+// Element `distance` from another, or what stands for nowhere. Chosen by arithmetic: which it is
+// cannot be predicted where windows are cut or lose, and a wrong guess takes longer than a load.
+template <typename T>
+INLINE T& element(T* from, i64 distance, T& nowhere) {
+  uintptr_t there = -uintptr_t(distance != NOWHERE),
+            address = reinterpret_cast<uintptr_t>(from) + uintptr_t(distance) * sizeof(T);
+  return *reinterpret_cast<T*>((address & there) |
+                               (reinterpret_cast<uintptr_t>(&nowhere) & ~there));
+}
 
 // Writes rows `first_row` to `end_row` of u: zeros, and then what windows name, in raster order of
 // the windows: put(target, value). Windows of other rows are visited where they reach into these.
@@ -84,14 +104,14 @@ void scatter_sparse(const Geometry& g, i64 first_row, i64 end_row, const T* y, c
       for (i64 oh = oh0; oh < oh1; ++oh) {
         distances.enter_row(n, od, oh, begin, end);
         i64 at = ((n * d.outputs + od) * h.outputs + oh) * w.outputs * g.channels;
-        for (i64 ow = 0; ow < w.outputs; ++ow, at += g.channels) {
-          const i64* table = distances.of_window(ow);
-          T* from = u + distances.start(ow);
-          for (i64 c = 0; c < g.channels; ++c) {
-            i64 distance = table[std::min<i64>(o[at + c], volume)];
-            if (distance != NOWHERE) put(from[distance + c], y[at + c]);
+        T nowhere{};
+        distances.windows(0, w.outputs, [&](i64 start, const i64* table) {
+          T* from = u + start;
+          for (i64 c = 0; c < g.channels; ++c, ++at) {
+            i64 distance = table[std::min<i64>(o[at], volume)];
+            put(element(from + c, distance, nowhere), y[at]);
           }
-        }
+        });
       }
   }
 }
@@ -103,14 +123,14 @@ void gather_sparse(const Geometry& g, Distances& distances, i64 row, i64 begin, 
   const Axis &d = g.axes[0], &h = g.axes[1];
   i64 oh = row % h.outputs, od = row / h.outputs % d.outputs, volume = g.volume();
   distances.enter_row(row / h.outputs / d.outputs, od, oh, 0, d.size * h.size);
-  for (i64 ow = begin; ow < end; ++ow) {
-    const i64* table = distances.of_window(ow);
-    const B* from = u + distances.start(ow);
+  const B zero{};
+  distances.windows(begin, end, [&](i64 start, const i64* table) {
+    const B* from = u + start;
     for (i64 c = 0; c < g.channels; ++c, ++named, ++y) {
       i64 distance = table[std::min<i64>(*named, volume)];
-      *y = distance == NOWHERE ? B(0) : from[distance + c];
+      *y = element(from + c, distance, zero);
     }
-  }
+  });
 }
 
 }  // namespace jaxunpool

@@ -19,8 +19,8 @@ struct Digits {
 template <typename C, typename O>
 class Winners {
  public:
-  using Encode = void (*)(const void* offsets, i64 length, const Digits& digits, void* codes);
-  using Compare = void (*)(const void* codes, const void* offsets, Taps later, i64 length,
+  using Encode = void (*)(const void* offsets, Extent extent, const Digits& digits, void* codes);
+  using Compare = void (*)(const void* codes, const void* offsets, Taps later, Extent extent,
                            void* winners);
 
   Winners(const Geometry& g, Encode encode, Compare compare)
@@ -34,6 +34,12 @@ class Winners {
       i64 most = std::min((a.window - 1) / a.next_taps(), (a.outputs - 1) / a.next());
       most_[i] = most * a.next();
     }
+    auto code = [](const Axis& a, i64 windows) { return windows / a.next() * a.next_taps(); };
+    for (i64 z = 0; z <= most_[0]; z += d.next())
+      for (i64 y = z ? -most_[1] : 0; y <= most_[1]; y += h.next())
+        for (i64 x = z || y ? -most_[2] : w.next(); x <= most_[2]; x += w.next())
+          neighbours_.push_back(
+              {z, y, x * g.channels, code(d, z) * pitch_[0] + code(h, y) * pitch_[1] + code(w, x)});
     for (i64 a = 0; a < d.window; ++a)
       for (i64 b = 0; b < h.window; ++b)
         for (i64 c = 0; c < w.window; ++c) codes_.push_back(C(a * pitch_[0] + b * pitch_[1] + c));
@@ -84,28 +90,29 @@ class Winners {
       }
       return to + most_[2] * g_.channels;
     };
-    const C* here = coded(od, oh);
+    const C *here = coded(od, oh), *there = here;
     later_.clear();
-    for (i64 z = 0; z <= most_[0] && od + z < d.outputs; z += d.next())
-      for (i64 y = z ? -most_[1] : 0; y <= most_[1]; y += h.next()) {
-        if (oh + y < 0 || oh + y >= h.outputs) continue;
-        const C* there = coded(od + z, oh + y);
-        for (i64 x = z || y ? -most_[2] : w.next(); x <= most_[2]; x += w.next()) {
-          i64 code = taps(d, z) * pitch_[0] + taps(h, y) * pitch_[1] + taps(w, x);
-          later_.push_back({there - here + x * g_.channels, uint32_t(code), 1});
-        }
-      }
+    i64 z = 0, y = 0;  // of `there`
+    for (const Neighbour& next : neighbours_) {
+      if (od + next.z >= d.outputs || oh + next.y < 0 || oh + next.y >= h.outputs) continue;
+      if (next.z != z || next.y != y) z = next.z, y = next.y, there = coded(od + z, oh + y);
+      later_.emplace_back(there - here + next.distance, next.code);
+    }
     const O* own = o + (row * w.outputs + first) * g_.channels;
-    compare_(here, own, Taps{later_.data(), int(later_.size())}, count, winners_.data());
+    compare_(here, own, Taps{later_.data(), int(later_.size())}, Extent{count}, winners_.data());
     return winners_.data();
   }
 
  private:
-  static i64 taps(const Axis& a, i64 windows) { return windows / a.next() * a.next_taps(); }
+  // A later window that shares elements with this one: layers, rows and elements further on, and by
+  // how much smaller its code for the same element is.
+  struct Neighbour {
+    i64 z, y, distance, code;
+  };
 
   void encode(const O* o, i64 count, C* to) const {
     if constexpr (sizeof(C) == 1) {
-      encode_(o, count, digits_, to);
+      encode_(o, Extent{count}, digits_, to);
     } else {
       for (i64 i = 0; i < count; ++i) to[i] = codes_[std::min<i64>(o[i], g_.volume())];
     }
@@ -119,6 +126,7 @@ class Winners {
   std::vector<C> codes_, rows_;
   std::vector<O> winners_;
   std::vector<i64> held_;
+  std::vector<Neighbour> neighbours_;
   std::vector<Tap> later_;
 };
 
