@@ -52,7 +52,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--implementation", help="of ours, in the grid; default: its own choice")
     parser.add_argument(
-        "--repeats", type=int, help="timed rounds at most (default 7; 15 with --full and on GPU)"
+        "--repeats", type=int, help="timed rounds at most (default 5; 15 with --full and on GPU)"
     )
     return parser.parse_args(arguments)
 
@@ -110,7 +110,7 @@ def main() -> None:
         device = "cuda" if backend == "gpu" else "cpu"
         cases = list(kernels.cases(options.shapes, options.dtypes, device))
         limits = {"warmup": 3}
-    limits["repeats"] = options.repeats or (15 if options.full or suite == "kernels" else 7)
+    limits["repeats"] = options.repeats or (15 if options.full or suite == "kernels" else 5)
     cases = [case for case in cases if all(part in case.name for part in options.only)]
     gc.collect()
     gc.freeze()  # what was imported needs no look at every case

@@ -1,7 +1,7 @@
 """Interleaved timing: every contender once per round, so that all see the same machine.
 
-The order changes from round to round: what a call finds in caches and in the allocator depends on
-the one before it.
+The order changes from round to round: what a call finds in the allocator depends on the one before
+it. Caches are each contender's own: its first calls of a round do not count.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Runs = dict[str, Run]
 
 # A process is quiet when it worked for less than a tenth of this, and is not waited for for ever.
 QUIET_SECONDS, QUIET_TRIALS = 0.002, 20
-# A timing of short calls is a row of them that takes this long.
-ROW_SECONDS = 0.005
+# A timing of short calls is a row of them that takes this long, after some that fill the caches.
+ROW_SECONDS, FILL_SECONDS = 0.005, 0.002
 LEAST_ROUNDS = 3
 
 
@@ -79,8 +79,8 @@ def measure(
         repeats: at most so many rounds.
         warmup: rounds before them that do not count.
         calls: a timing is so many of them, and waits for their results together. None: each waits
-            for its own, as a program's steps do, and as many of them as a timing needs to be long
-            enough.
+            for its own, as a program's steps do, as many of them as a timing needs to be long
+            enough, after some that do not count.
         seconds: where `calls` is None, and when they have passed, there are no more than
             `LEAST_ROUNDS` rounds.
     """
@@ -90,13 +90,13 @@ def measure(
     gc.collect()
     gc.disable()
     try:
-        rows = {name: _row(run) if calls is None else calls for name, run in contenders.items()}
+        rows = {name: _row(run, calls) for name, run in contenders.items()}
         start = time.perf_counter()
         for number in range(-warmup, repeats):
             if number >= LEAST_ROUNDS and time.perf_counter() - start > seconds:
                 break
-            for name, run in order.sample(list(contenders.items()), len(contenders)):
-                taken = _seconds(run, rows[name], together=calls is not None) / rows[name]
+            for name, row in order.sample(list(rows.items()), len(rows)):
+                taken = row.seconds(together=calls is not None)
                 if number >= 0:
                     times[name].append(taken)
     finally:
@@ -113,31 +113,48 @@ def _settle() -> None:
             return
 
 
-def _row(run: Run) -> int:
-    """How many calls make a timing that is long enough."""
-    once = _seconds(run, 1)
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    """Calls one after the other: so many that only fill the caches, and so many that count."""
+
+    run: Run
+    wait: Callable[[object], object]
+    filling: int
+    counted: int
+
+    def seconds(self, *, together: bool = False) -> float:
+        """How long a call takes."""
+        _settle()
+        for _ in range(self.filling):
+            self.wait(self.run())
+        start = time.perf_counter()
+        if together:
+            self.wait([self.run() for _ in range(self.counted)])
+        else:
+            for _ in range(self.counted):
+                self.wait(self.run())
+        return (time.perf_counter() - start) / self.counted
+
+
+def _row(run: Run, calls: int | None) -> _Row:
+    """So many calls, or as many as make a timing that is long enough."""
+    row = _Row(run, _waiting_for(run()), 0, calls or 1)
+    if calls is not None:
+        return row
+    once = row.seconds()
     if once < ROW_SECONDS:  # what was not yet warm is now
-        once = min(once, _seconds(run, 1))
-    return math.ceil(ROW_SECONDS / once)
+        once = min(once, row.seconds())
+    filling, counted = (math.ceil(seconds / once) for seconds in (FILL_SECONDS, ROW_SECONDS))
+    return dataclasses.replace(row, filling=filling, counted=counted)
 
 
-def _seconds(run: Run, calls: int, *, together: bool = False) -> float:
-    """How long so many calls take."""
-    _settle()
-    start = time.perf_counter()
-    if together:
-        wait_for([run() for _ in range(calls)])
-    else:
-        for _ in range(calls):
-            wait_for(run())
-    return time.perf_counter() - start
-
-
-def wait_for(results: object) -> None:
-    """Wait for asynchronous results, of JAX and of PyTorch on a GPU."""
-    jax.block_until_ready(results)
-    leaves = jax.tree.leaves(results)
-    if leaves and getattr(leaves[0], "is_cuda", False):
+def _waiting_for(result: object) -> Callable[[object], object]:
+    """What waits for such results: those of JAX are asynchronous, and of PyTorch on a GPU."""
+    leaves = jax.tree.leaves(result)
+    if any(isinstance(leaf, jax.Array) for leaf in leaves):
+        return jax.block_until_ready
+    if any(getattr(leaf, "is_cuda", False) for leaf in leaves):
         import torch
 
-        torch.cuda.synchronize()
+        return lambda _: torch.cuda.synchronize()
+    return lambda _: None

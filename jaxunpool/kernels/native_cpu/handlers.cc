@@ -366,7 +366,7 @@ void with_bits(i64 bytes, F f) {
 }
 
 // names(row): the offsets of a row of windows from `begin` on.
-template <typename O, typename Names>
+template <bool ALL_NAME, typename O, typename Names>
 void gather_rows(const Geometry& g, const Runs& runs, const char* u, i64 size, char* y, i64 first,
                  i64 last, i64 begin, i64 end, Names names) {
   auto row_of = [&](i64 row) { return y + (row * g.axes[2].outputs + begin) * g.channels * size; };
@@ -375,8 +375,8 @@ void gather_rows(const Geometry& g, const Runs& runs, const char* u, i64 size, c
     with_bits(size, [&](auto bits) {
       using B = decltype(bits);
       for (i64 row = first; row < last; ++row)
-        gather_sparse(g, distances, row, begin, end, reinterpret_cast<const B*>(u), names(row),
-                      reinterpret_cast<B*>(row_of(row)));
+        gather_sparse<ALL_NAME>(g, distances, row, begin, end, reinterpret_cast<const B*>(u),
+                                names(row), reinterpret_cast<B*>(row_of(row)));
     });
     return;
   }
@@ -398,14 +398,15 @@ void gather(ffi::ThreadPool& pool, const Geometry& g, const Runs& runs, const Ar
             const Array& offsets, Result& y, bool winners) {
   const O* o = reinterpret_cast<const O*>(data(offsets));
   share(pool, g, false, bytes(u, *y), [&](i64 first, i64 last, i64 begin, i64 end) {
-    auto rows = [&](auto names) {
-      gather_rows<O>(g, runs, data(u), item(u), data(y), first, last, begin, end, names);
+    auto rows = [&](auto all_name, auto names) {
+      gather_rows<all_name, O>(g, runs, data(u), item(u), data(y), first, last, begin, end, names);
     };
     auto of_winners = [&](auto&& found) {
-      rows([&](i64 row) { return found.of_row(o, row, begin, end); });
+      rows(std::false_type(), [&](i64 row) { return found.of_row(o, row, begin, end); });
     };
     if (!winners || !g.overlaps()) {
-      rows([&](i64 row) { return o + (row * g.axes[2].outputs + begin) * g.channels; });
+      rows(std::true_type(),
+           [&](i64 row) { return o + (row * g.axes[2].outputs + begin) * g.channels; });
     } else if (sizeof(O) == 1 && Winners<uint8_t, uint8_t>::fits(g)) {
       of_winners(Winners<uint8_t, O>(g, runs.encode, runs.winners8));
     } else if (sizeof(O) <= 2 && Winners<uint16_t, O>::fits(g)) {

@@ -84,15 +84,21 @@ INLINE T& element(T* from, i64 distance, T& nowhere) {
                                (reinterpret_cast<uintptr_t>(&nowhere) & ~there));
 }
 
-// Writes rows `first_row` to `end_row` of u: zeros, and then what windows name, in raster order of
-// the windows: put(target, value). Windows of other rows are visited where they reach into these.
+// Writes rows `first_row` to `end_row` of u: what windows name, in raster order of the windows:
+// put(target, value), and zeros before, just ahead of the windows, so that these find them in
+// caches. Windows of other rows are visited where they reach into these.
 template <typename T, typename O, typename Put>
 void scatter_sparse(const Geometry& g, i64 first_row, i64 end_row, const T* y, const O* o, T* u,
                     Put put) {
   const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
   i64 row_length = w.size * g.channels, volume = g.volume(), plane = d.size * h.size;
-  std::memset(static_cast<void*>(u + first_row * row_length), 0,
-              (end_row - first_row) * row_length * sizeof(T));
+  i64 cleared = first_row;
+  auto clear_to = [&](i64 row) {
+    if (row <= cleared) return;
+    std::memset(static_cast<void*>(u + cleared * row_length), 0,
+                (row - cleared) * row_length * sizeof(T));
+    cleared = row;
+  };
   Distances distances(g);
   for (i64 n = first_row / plane; n * plane < end_row; ++n) {
     i64 begin = std::max<i64>(0, first_row - n * plane), end = std::min(plane, end_row - n * plane);
@@ -103,6 +109,9 @@ void scatter_sparse(const Geometry& g, i64 first_row, i64 end_row, const T* y, c
     for (i64 od = od0; od < od1; ++od)
       for (i64 oh = oh0; oh < oh1; ++oh) {
         distances.enter_row(n, od, oh, begin, end);
+        i64 z = d.position(od, 0) + d.span(), y_end = h.position(oh, 0) + h.span();
+        clear_to(n * plane +
+                 std::min(end, (std::min(d.size, z) - 1) * h.size + std::min(h.size, y_end)));
         i64 at = ((n * d.outputs + od) * h.outputs + oh) * w.outputs * g.channels;
         T nowhere{};
         distances.windows(0, w.outputs, [&](i64 start, const i64* table) {
@@ -113,11 +122,13 @@ void scatter_sparse(const Geometry& g, i64 first_row, i64 end_row, const T* y, c
           }
         });
       }
+    clear_to(n * plane + end);
   }
 }
 
-// The windows `begin` to `end` of a row, from their offsets on.
-template <typename B, typename O>
+// The windows `begin` to `end` of a row, from their offsets on. `ALL_NAME`: nearly every one names
+// an element, which can be predicted.
+template <bool ALL_NAME, typename B, typename O>
 void gather_sparse(const Geometry& g, Distances& distances, i64 row, i64 begin, i64 end, const B* u,
                    const O* named, B* y) {
   const Axis &d = g.axes[0], &h = g.axes[1];
@@ -128,7 +139,10 @@ void gather_sparse(const Geometry& g, Distances& distances, i64 row, i64 begin, 
     const B* from = u + start;
     for (i64 c = 0; c < g.channels; ++c, ++named, ++y) {
       i64 distance = table[std::min<i64>(*named, volume)];
-      *y = element(from + c, distance, zero);
+      if (ALL_NAME)
+        *y = distance == NOWHERE ? zero : from[distance + c];
+      else
+        *y = element(from + c, distance, zero);
     }
   });
 }

@@ -71,7 +71,7 @@ class Winners {
     const Axis &d = g_.axes[0], &h = g_.axes[1], &w = g_.axes[2];
     i64 oh = row % h.outputs, od = row / h.outputs % d.outputs, n = row / h.outputs / d.outputs;
     i64 length = (last - first + 2 * most_[2]) * g_.channels, count = (last - first) * g_.channels;
-    i64 ring = 2 * most_[1] + 1, slots = (most_[0] + 1) * ring;
+    i64 ring = most_[0] ? h.outputs : 2 * most_[1] + 1, slots = (most_[0] + 1) * ring;
     if (held_.empty()) {
       held_.assign(slots, -1);
       rows_.resize(slots * length);
