@@ -20,6 +20,7 @@ import sys
 import time
 from typing import Any
 
+SAVE_SECONDS = 30  # from one time to the next that what was measured so far is written
 PACKAGES = ("jaxunpool", "jax", "jaxlib", "flax", "numpy", "torch")
 
 
@@ -27,7 +28,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--platform", choices=("cpu", "gpu", "tpu"), help="default: what JAX finds")
-    parser.add_argument("--json", type=pathlib.Path, help="also write the results to this file")
+    parser.add_argument(
+        "--json", type=pathlib.Path, help="also write the results to this file, as they come"
+    )
     parser.add_argument(
         "--suite", choices=("grid", "kernels"), help="default: grid on CPU, kernels elsewhere"
     )
@@ -114,7 +117,33 @@ def main() -> None:
     cases = [case for case in cases if all(part in case.name for part in options.only)]
     gc.collect()
     gc.freeze()  # what was imported needs no look at every case
-    started, results = time.perf_counter(), []
+    started = saved = time.perf_counter()
+    results: list[dict[str, Any]] = []
+    measured = {
+        "date": datetime.date.today().isoformat(),
+        "device": jax.devices()[0].device_kind,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in PACKAGES
+            if importlib.util.find_spec(name)
+        },
+        "suite": suite,
+        "implementation": options.implementation,
+        "checked": checked,
+        "repeats": limits["repeats"],
+        "took_seconds": 0,
+        "results": results,
+    }
+
+    def save() -> None:
+        measured["took_seconds"] = round(time.perf_counter() - started)
+        if options.json:
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            options.json.write_text(report.dump(measured))
+
     for case in track(cases, "measuring", console=console, transient=True):
         contenders = case.make()
         if len(contenders) < 2 or (suite == "grid" and "jaxunpool" not in contenders):
@@ -134,30 +163,14 @@ def main() -> None:
                 },
             }
         )
-    measured = {
-        "date": datetime.date.today().isoformat(),
-        "device": jax.devices()[0].device_kind,
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in PACKAGES
-            if importlib.util.find_spec(name)
-        },
-        "suite": suite,
-        "implementation": options.implementation,
-        "checked": checked,
-        "repeats": limits["repeats"],
-        "took_seconds": round(time.perf_counter() - started),
-        "results": results,
-    }
+        if time.perf_counter() - saved > SAVE_SECONDS:
+            saved = time.perf_counter()
+            save()
     if not results:
         sys.exit("nothing to measure")
     console.print(Markdown(report.overview(measured)))
+    save()
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(report.dump(measured))
         console.print(f"wrote {options.json} in {measured['took_seconds']} s")
 
 
