@@ -83,6 +83,10 @@ struct Geometry {
   Axis axes[3];
   Weighting weighting = SUM;
 
+  i64 unpooled() const { return axes[0].size * axes[1].size * axes[2].size; }  // of a plane
+  i64 pooled() const { return axes[0].outputs * axes[1].outputs * axes[2].outputs; }
+  // Elements from one window to the next.
+  i64 cell() const { return axes[0].stride * axes[1].stride * axes[2].stride; }
   i64 volume() const { return axes[0].window * axes[1].window * axes[2].window; }
   bool overlaps() const { return axes[0].overlaps() || axes[1].overlaps() || axes[2].overlaps(); }
 };

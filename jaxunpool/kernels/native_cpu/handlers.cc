@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "flat.h"
+#include "planes.h"
 #include "rows.h"
 #include "sparse.h"
 #include "winners.h"
@@ -261,21 +262,56 @@ Geometry geometry_of(ffi::Span<const i64> sizes, i64 unpooled, i64 pooled) {
   return g;
 }
 
-// Shares the rows of what is written: body(first row, end row, begin, end), whole rows each, or
-// parts of rows where these are few and long.
+// Blocks of planes, turned: body(channels, where the operands are). Whether that pays, with so much
+// scratch memory at most.
 template <typename F>
-void share(ffi::ThreadPool& pool, const Geometry& g, bool unpooled, i64 bytes, const F& body) {
+bool share_turned(ffi::ThreadPool& pool, i64 n, i64 channels, i64 row, i64 most, i64 tasks,
+                  const Operands& operands, const F& body) {
+  if (!Turned::pays(n, channels, row, most, operands)) return false;
+  i64 blocks = Turned::blocks(n, operands);
+  tasks = std::min(tasks, blocks);
+  in_parallel(pool, tasks, [&](i64 task) {
+    Turned turned(n, operands);
+    for (i64 block = blocks * task / tasks; block < blocks * (task + 1) / tasks; ++block)
+      turned.block(block, body);
+  });
+  return true;
+}
+
+constexpr i64 CACHE = 1 << 18, ANY_CACHE = 1 << 25;
+
+// Shares the rows of what is written: body(geometry, where the operands are, first row, end row,
+// begin, end), whole rows each, or parts of rows where these are few and long. With `band` rows
+// stay together, so many, and whole. Planes are turned in `scratch` bytes at most.
+template <typename F>
+void share(ffi::ThreadPool& pool, const Geometry& g, bool unpooled, i64 band, i64 scratch,
+           const Operands& operands, const F& body) {
   auto length = [&](const Axis& a) { return unpooled ? a.size : a.outputs; };
   if (!g.channels) return;  // then products may overflow
-  i64 rows = g.n * length(g.axes[0]) * length(g.axes[1]), width = length(g.axes[2]);
+  i64 plane = length(g.axes[0]) * length(g.axes[1]), rows = g.n * plane, width = length(g.axes[2]);
   if (!rows || !width) return;
-  i64 tasks = tasks_for(pool, bytes), parts = tasks > rows ? std::min(width, tasks / rows) : 1;
+  i64 bytes = 0;
+  for (const Operand& o : operands) bytes += g.n * g.channels * o.plane * o.bytes;
+  i64 tasks = tasks_for(pool, bytes);
+  if (share_turned(pool, g.n, g.channels, g.axes[2].size, scratch, tasks, operands,
+                   [&](i64 channels, char* const* at) {
+                     Geometry block = g;
+                     block.n = 1, block.channels = channels;
+                     body(block, at, i64(0), plane, i64(0), width);
+                   }))
+    return;
+  std::vector<char*> at;
+  for (const Operand& o : operands) at.push_back(o.data);
+  i64 parts = !band && tasks > rows ? std::min(width, tasks / rows) : 1;
   i64 step = unpooled ? g.axes[2].stride : 1, part = ceil_div(ceil_div(width, parts), step) * step;
-  tasks = std::min(tasks, rows);
+  band = std::max<i64>(1, band);
+  i64 bands = ceil_div(rows, band);
+  tasks = std::min(tasks, bands);
   parts = ceil_div(width, part);
   in_parallel(pool, tasks * parts, [&](i64 i) {
     i64 task = i / parts, begin = i % parts * part;
-    body(rows * task / tasks, rows * (task + 1) / tasks, begin, std::min(width, begin + part));
+    body(g, at.data(), bands * task / tasks * band,
+         std::min(rows, bands * (task + 1) / tasks * band), begin, std::min(width, begin + part));
   });
 }
 
@@ -288,6 +324,10 @@ i64 bytes(const Array& a, const Array& b) { return i64(a.size_bytes() + b.size_b
 i64 item(const Array& array) { return i64(ffi::ByteWidth(array.element_type())); }
 const char* data(const Array& array) { return static_cast<const char*>(array.untyped_data()); }
 char* data(Result& array) { return static_cast<char*>(array->untyped_data()); }
+Operand reads(const Array& array, i64 plane) {
+  return {static_cast<char*>(array.untyped_data()), item(array), plane, false};
+}
+Operand writes(Result& array, i64 plane) { return {data(array), item(*array), plane, true}; }
 // Asks for pages of 2 MB under a large result: the first write to a page costs a fault.
 void use_large_pages(ffi::AnyBuffer& array) {
 #ifdef MADV_HUGEPAGE
@@ -330,18 +370,20 @@ ffi::Error Select(ffi::ThreadPool pool, Array x, Result y, Result offsets, Sizes
     check_types(x.element_type(), y->element_type());
     check_offsets(g, *offsets, count(*y));
     i64 size = item(x), offset_size = item(*offsets);
-    share(pool, g, false, bytes(x, *y), [&](i64 first, i64 last, i64 begin, i64 end) {
-      Scratch s;
-      for (i64 row = first; row < last; ++row)
-        read_row(g, data(x), size, row, begin, end, s,
-                 [&](const char* from, Taps taps, i64 o, Extent extent) {
-                   i64 at = (row * g.axes[2].outputs + o) * g.channels;
-                   char *to = data(y) + at * size, *named = data(offsets) + at * offset_size;
-                   if (taps.count) return runs.select(from, taps, extent, to, named);
-                   std::memset(to, 0, extent.size() * size);  // a window of padding alone
-                   std::memset(named, 0, extent.size() * offset_size);
-                 });
-    });
+    share(pool, g, false, 0, ANY_CACHE,
+          {reads(x, g.unpooled()), writes(y, g.pooled()), writes(offsets, g.pooled())},
+          [&](const Geometry& g, char* const* at, i64 first, i64 last, i64 begin, i64 end) {
+            Scratch s;
+            for (i64 row = first; row < last; ++row)
+              read_row(g, at[0], size, row, begin, end, s,
+                       [&](const char* from, Taps taps, i64 o, Extent extent) {
+                         i64 i = (row * g.axes[2].outputs + o) * g.channels;
+                         char *to = at[1] + i * size, *named = at[2] + i * offset_size;
+                         if (taps.count) return runs.select(from, taps, extent, to, named);
+                         std::memset(to, 0, extent.size() * size);  // a window of padding alone
+                         std::memset(named, 0, extent.size() * offset_size);
+                       });
+          });
   });
 }
 
@@ -394,27 +436,25 @@ void gather_rows(const Geometry& g, const Runs& runs, const char* u, i64 size, c
 }
 
 template <typename O>
-void gather(ffi::ThreadPool& pool, const Geometry& g, const Runs& runs, const Array& u,
-            const Array& offsets, Result& y, bool winners) {
-  const O* o = reinterpret_cast<const O*>(data(offsets));
-  share(pool, g, false, bytes(u, *y), [&](i64 first, i64 last, i64 begin, i64 end) {
-    auto rows = [&](auto all_name, auto names) {
-      gather_rows<all_name, O>(g, runs, data(u), item(u), data(y), first, last, begin, end, names);
-    };
-    auto of_winners = [&](auto&& found) {
-      rows(std::false_type(), [&](i64 row) { return found.of_row(o, row, begin, end); });
-    };
-    if (!winners || !g.overlaps()) {
-      rows(std::true_type(),
-           [&](i64 row) { return o + (row * g.axes[2].outputs + begin) * g.channels; });
-    } else if (sizeof(O) == 1 && Winners<uint8_t, uint8_t>::fits(g)) {
-      of_winners(Winners<uint8_t, O>(g, runs.encode, runs.winners8));
-    } else if (sizeof(O) <= 2 && Winners<uint16_t, O>::fits(g)) {
-      of_winners(Winners<uint16_t, O>(g, runs.encode, runs.winners16));
-    } else {
-      of_winners(Winners<uint32_t, O>(g, runs.encode, runs.winners32));
-    }
-  });
+void gather(const Geometry& g, const Runs& runs, i64 size, char* const* at, i64 first, i64 last,
+            i64 begin, i64 end, bool winners) {
+  const O* o = reinterpret_cast<const O*>(at[1]);
+  auto rows = [&](auto all_name, auto names) {
+    gather_rows<all_name, O>(g, runs, at[0], size, at[2], first, last, begin, end, names);
+  };
+  auto of_winners = [&](auto&& found) {
+    rows(std::false_type(), [&](i64 row) { return found.of_row(o, row, begin, end); });
+  };
+  if (!winners || !g.overlaps()) {
+    rows(std::true_type(),
+         [&](i64 row) { return o + (row * g.axes[2].outputs + begin) * g.channels; });
+  } else if (sizeof(O) == 1 && Winners<uint8_t, uint8_t>::fits(g)) {
+    of_winners(Winners<uint8_t, O>(g, runs.encode, runs.winners8));
+  } else if (sizeof(O) <= 2 && Winners<uint16_t, O>::fits(g)) {
+    of_winners(Winners<uint16_t, O>(g, runs.encode, runs.winners16));
+  } else {
+    of_winners(Winners<uint32_t, O>(g, runs.encode, runs.winners32));
+  }
 }
 
 ffi::Error Gather(ffi::ThreadPool pool, Array u, Array offsets, Result y, Sizes sizes,
@@ -424,12 +464,14 @@ ffi::Error Gather(ffi::ThreadPool pool, Array u, Array offsets, Result y, Sizes 
     Runs runs = runs_of(u.element_type(), offsets.element_type());
     check_types(u.element_type(), y->element_type());
     check_offsets(g, offsets, count(*y));
-    if (item(offsets) == 1)
-      gather<uint8_t>(pool, g, runs, u, offsets, y, winners);
-    else if (item(offsets) == 2)
-      gather<uint16_t>(pool, g, runs, u, offsets, y, winners);
-    else
-      gather<uint32_t>(pool, g, runs, u, offsets, y, winners);
+    share(pool, g, false, 0, g.cell() >= 25 ? CACHE : ANY_CACHE,
+          {reads(u, g.unpooled()), reads(offsets, g.pooled()), writes(y, g.pooled())},
+          [&](const Geometry& g, char* const* at, i64 first, i64 last, i64 begin, i64 end) {
+            auto of = item(offsets) == 1   ? gather<uint8_t>
+                      : item(offsets) == 2 ? gather<uint16_t>
+                                           : gather<uint32_t>;
+            of(g, runs, item(u), at, first, last, begin, end, winners);
+          });
   });
 }
 
@@ -450,37 +492,31 @@ struct Add {  // to zero at first, so that no sum is -0
 };
 
 // Whether windows write so few elements that zeros and one write for each window cost less.
-bool is_sparse(const Geometry& g, ffi::DataType type, const Array& offsets, bool last) {
-  const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
+bool is_sparse(const Geometry& g, ffi::DataType type, i64 offset_bytes, bool last) {
   bool narrow = type == ffi::F16 || type == ffi::BF16;  // sums of these are kept in float32
-  i64 cell = d.stride * h.stride * w.stride;
   bool few =
-      cell >= (g.channels >= MANY_CHANNELS ? 25 : 4) && g.volume() <= 4096 && item(offsets) < 4;
+      g.cell() >= (g.channels >= MANY_CHANNELS ? 25 : 4) && g.volume() <= 4096 && offset_bytes < 4;
   return few && (last || !narrow || !g.overlaps());
 }
 
-void scatter_few(ffi::ThreadPool& pool, const Geometry& g, const Array& y, const Array& offsets,
-                 Result& u, bool last) {
-  if (!count(*u)) return;
-  // Bands of whole windows, so that few of these reach into two of them.
+// Rows of whole windows, so that few of these reach into two parts.
+i64 band_of(const Geometry& g) {
   const Axis &d = g.axes[0], &h = g.axes[1];
-  i64 rows = g.n * d.size * h.size,
-      band = d.size > 1 ? d.stride * h.size : std::min(h.stride, h.size);
-  i64 bands = ceil_div(rows, band), tasks = std::min(tasks_for(pool, bytes(*u, y)), bands);
-  with_type(y.element_type(), [&](auto value) {
+  return d.size > 1 ? d.stride * h.size : std::min(h.stride, h.size);
+}
+
+void scatter_few(const Geometry& g, ffi::DataType type, i64 offset_bytes, bool last,
+                 char* const* at, i64 first_row, i64 end_row) {
+  with_type(type, [&](auto value) {
     using T = Wraps<decltype(value)>;
     auto run = [&](auto offset, auto put) {
       using O = decltype(offset);
       using V = typename decltype(put)::Value;
-      in_parallel(pool, tasks, [&](i64 i) {
-        i64 first = bands * i / tasks * band, end = std::min(rows, bands * (i + 1) / tasks * band);
-        scatter_sparse(g, first, end, reinterpret_cast<const V*>(data(y)),
-                       reinterpret_cast<const O*>(data(offsets)), reinterpret_cast<V*>(data(u)),
-                       put);
-      });
+      scatter_sparse(g, first_row, end_row, reinterpret_cast<const V*>(at[0]),
+                     reinterpret_cast<const O*>(at[1]), reinterpret_cast<V*>(at[2]), put);
     };
     auto each_offset = [&](auto put) {
-      if (item(offsets) == 1)
+      if (offset_bytes == 1)
         run(uint8_t{}, put);
       else
         run(uint16_t{}, put);
@@ -500,18 +536,23 @@ ffi::Error Scatter(ffi::ThreadPool pool, Array y, Array offsets, Result u, Sizes
     Runs runs = runs_of(y.element_type(), offsets.element_type());
     check_types(y.element_type(), u->element_type());
     check_offsets(g, offsets, count(y));
-    if (is_sparse(g, y.element_type(), offsets, last_wins))
-      return scatter_few(pool, g, y, offsets, u, last_wins);
+    auto few = [&](const Geometry& g) {
+      return is_sparse(g, y.element_type(), item(offsets), last_wins);
+    };
     i64 size = item(y);
-    share(pool, g, true, bytes(*u, y), [&](i64 first, i64 last, i64 begin, i64 end) {
-      Scratch s;
-      for (i64 row = first; row < last; ++row)
-        write_row(g, data(u), size, row, begin, end, s, in_place(g),
-                  [&](Taps taps, Extent extent, char* to) {
-                    (last_wins ? runs.scatter_last : runs.scatter_sum)(data(y), data(offsets), taps,
-                                                                       extent, to);
-                  });
-    });
+    share(pool, g, true, few(g) ? band_of(g) : 0, g.cell() >= 4 ? CACHE : ANY_CACHE,
+          {reads(y, g.pooled()), reads(offsets, g.pooled()), writes(u, g.unpooled())},
+          [&](const Geometry& g, char* const* at, i64 first, i64 last, i64 begin, i64 end) {
+            if (few(g))
+              return scatter_few(g, y.element_type(), item(offsets), last_wins, at, first, last);
+            Scratch s;
+            for (i64 row = first; row < last; ++row)
+              write_row(g, at[2], size, row, begin, end, s, in_place(g),
+                        [&](Taps taps, Extent extent, char* to) {
+                          (last_wins ? runs.scatter_last : runs.scatter_sum)(at[0], at[1], taps,
+                                                                             extent, to);
+                        });
+          });
   });
 }
 
@@ -533,21 +574,22 @@ ffi::Error Reduce(ffi::ThreadPool pool, Array u, Array pattern, Result y, Sizes 
     const void* factors = pattern_of(pattern, g, weighting, u.element_type());
     Runs runs = runs_of(u.element_type(), ffi::U8);
     check_types(u.element_type(), y->element_type());
-    const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
     bool padded = g.weighting == MEAN, divides = padded || g.weighting == MEAN_INSIDE;
-    share(pool, g, false, bytes(u, *y), [&](i64 first, i64 last, i64 begin, i64 end) {
-      Scratch s;
-      for (i64 row = first; row < last; ++row) {
-        i64 od = row / h.outputs % d.outputs,
-            rows = divides ? d.count(od, padded) * h.count(row % h.outputs, padded) : 1;
-        read_row(g, data(u), item(u), row, begin, end, s,
-                 [&](const char* from, Taps taps, i64 o, Extent extent) {
-                   i64 divisor = divides ? rows * w.count(o, padded) : 1,
-                       at = (row * w.outputs + o) * g.channels;
-                   runs.weighted(from, factors, taps, extent, divisor, data(y) + at * item(u));
-                 });
-      }
-    });
+    share(pool, g, false, 0, ANY_CACHE, {reads(u, g.unpooled()), writes(y, g.pooled())},
+          [&](const Geometry& g, char* const* at, i64 first, i64 last, i64 begin, i64 end) {
+            const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
+            Scratch s;
+            for (i64 row = first; row < last; ++row) {
+              i64 od = row / h.outputs % d.outputs,
+                  rows = divides ? d.count(od, padded) * h.count(row % h.outputs, padded) : 1;
+              read_row(g, at[0], item(u), row, begin, end, s,
+                       [&](const char* from, Taps taps, i64 o, Extent extent) {
+                         i64 divisor = divides ? rows * w.count(o, padded) : 1,
+                             to = (row * w.outputs + o) * g.channels;
+                         runs.weighted(from, factors, taps, extent, divisor, at[1] + to * item(u));
+                       });
+            }
+          });
   });
 }
 
@@ -607,23 +649,24 @@ ffi::Error Replicate(ffi::ThreadPool pool, Array y, Array pattern, Result u, Siz
     check_types(y.element_type(), u->element_type());
     bool divides = g.weighting == MEAN || g.weighting == MEAN_INSIDE;
     i64 size = item(y);
-    share(pool, g, true, bytes(*u, y), [&](i64 first, i64 last, i64 begin, i64 end) {
-      Scratch s;
-      auto rows = [&](auto find, const char* from, Runs::Weighted run) {
-        for (i64 row = first; row < last; ++row)
-          write_row(g, data(u), size, row, begin, end, s, find,
-                    [&](Taps taps, Extent extent, char* to) {
-                      if (g.weighting == LAST && taps.count)
-                        taps = Taps{taps.begin + taps.count - 1, 1};
-                      i64 divisor = g.weighting == COVER ? std::max(taps.count, 1) : 1;
-                      run(from, factors, taps, extent, divisor, to);
-                    });
-      };
-      if (!divides) return rows(in_place(g), data(y), runs.weighted);
-      Divided divided(g, runs, data(y), size, begin, end);
-      rows([&](i64 od, i64 oh, i64 number) { return divided.find(od, oh, number); },
-           divided.values(), runs.narrowed);
-    });
+    share(pool, g, true, 0, ANY_CACHE, {reads(y, g.pooled()), writes(u, g.unpooled())},
+          [&](const Geometry& g, char* const* at, i64 first, i64 last, i64 begin, i64 end) {
+            Scratch s;
+            auto rows = [&](auto find, const char* from, Runs::Weighted run) {
+              for (i64 row = first; row < last; ++row)
+                write_row(g, at[1], size, row, begin, end, s, find,
+                          [&](Taps taps, Extent extent, char* to) {
+                            if (g.weighting == LAST && taps.count)
+                              taps = Taps{taps.begin + taps.count - 1, 1};
+                            i64 divisor = g.weighting == COVER ? std::max(taps.count, 1) : 1;
+                            run(from, factors, taps, extent, divisor, to);
+                          });
+            };
+            if (!divides) return rows(in_place(g), at[0], runs.weighted);
+            Divided divided(g, runs, at[0], size, begin, end);
+            rows([&](i64 od, i64 oh, i64 number) { return divided.find(od, oh, number); },
+                 divided.values(), runs.narrowed);
+          });
   });
 }
 
@@ -729,13 +772,28 @@ ffi::Error SelectUneven(ffi::ThreadPool pool, Array x, Array start0, Array start
         flat->element_type() != ffi::S32)
       throw Refused("arrays and windows have different sizes");
     if (!count(*y)) return;
-    i64 rows = g.n * d.outputs * h.outputs, tasks = std::min(tasks_for(pool, bytes(x, *y)), rows);
+    i64 tasks = tasks_for(pool, bytes(x, *y));
+    Operands operands{reads(x, d.size * h.size * w.size),
+                      writes(y, d.outputs * h.outputs * w.outputs),
+                      writes(flat, d.outputs * h.outputs * w.outputs)};
     auto select = [&](auto offset, ffi::DataType type) {
       Runs runs = runs_of(x.element_type(), type);
-      in_parallel(pool, tasks, [&](i64 task) {
-        for (i64 row = rows * task / tasks; row < rows * (task + 1) / tasks; ++row)
-          select_uneven<decltype(offset)>(g, row, data(x), item(x), data(y),
-                                          reinterpret_cast<int32_t*>(data(flat)), runs.select);
+      auto rows_of = [&](const Uneven& g, char* const* at, i64 first, i64 last) {
+        for (i64 row = first; row < last; ++row)
+          select_uneven<decltype(offset)>(g, row, at[0], item(x), at[1],
+                                          reinterpret_cast<int32_t*>(at[2]), runs.select);
+      };
+      if (share_turned(pool, g.n, g.channels, w.size, ANY_CACHE, tasks, operands,
+                       [&](i64 channels, char* const* at) {
+                         Uneven block = g;
+                         block.n = 1, block.channels = channels;
+                         rows_of(block, at, 0, d.outputs * h.outputs);
+                       }))
+        return;
+      char* const at[] = {operands[0].data, operands[1].data, operands[2].data};
+      i64 rows = g.n * d.outputs * h.outputs, parts = std::min(tasks, rows);
+      in_parallel(pool, parts, [&](i64 part) {
+        rows_of(g, at, rows * part / parts, rows * (part + 1) / parts);
       });
     };
     if (volume <= 255) return select(uint8_t{}, ffi::U8);
