@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from native_calls import ALONE, WEIGHTINGS, call, define, numbers, pooled, unpooled, volume
 from strategies import examples, only
 
+import jaxunpool as jup
 from jaxunpool.core.calls import Call
 from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels.native_cpu import library
@@ -104,9 +105,38 @@ def check_all(sizes: np.ndarray, dtype: np.dtype, rng: np.random.Generator) -> N
 def test_hostile_numbers_are_harmless(data):
     """Windows wholly outside, no windows, no elements, paddings and steps far beyond the sizes."""
     some = data.draw(st.lists(axes, min_size=1, max_size=3))
-    sizes = numbers(data.draw(st.integers(0, 2)), data.draw(st.sampled_from([0, 1, 3, 18])), *some)
+    batch = data.draw(st.integers(0, 2) | st.just(140))  # so many planes are turned around
+    sizes = numbers(batch, data.draw(st.sampled_from([0, 1, 3, 18])), *some)
     dtype = data.draw(st.sampled_from(TESTED["native_cpu"].dtypes))
     check_all(sizes, dtype, np.random.default_rng(data.draw(st.integers(0, 2**32 - 1))))
+
+
+@pytest.mark.parametrize("spatial", only("9x7", among=["9x7", "40", "4x5x6", "3x260"]))
+@pytest.mark.parametrize("dtype", only("bfloat16", among=["bfloat16", "float32", "int8"]))
+def test_channels_first_is_channels_last(dtype, spatial):
+    """Blocks of planes are turned around, the last of them not full; long rows are not."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(-9, 9, (2, 75, *map(int, spatial.split("x")))), dtype)
+
+    @functools.partial(jax.jit, static_argnames="data_format")
+    def everything(x, data_format):
+        window = {"strides": 2, "padding": 1, "data_format": data_format}
+        y, indices = jup.max_pool_with_indices(x, 3, **window)
+        results = [y, indices.offsets, jup.avg_pool(x, 2, data_format=data_format)]
+        results += jup.adaptive_max_pool_with_indices(x, 2, data_format=data_format)[:1]
+        for duplicates in ("last", "sum"):
+            unpool = functools.partial(jup.max_unpool, indices=indices, duplicates=duplicates)
+            results.append(unpool(y))
+            if jnp.issubdtype(dtype, jnp.floating):
+                results += jax.vjp(unpool, y)[1](x)
+        if jnp.issubdtype(dtype, jnp.floating):
+            results += jax.vjp(lambda x: jup.max_pool(x, 3, **window), x)[1](y)
+            results += jax.vjp(lambda x: jup.avg_pool(x, 3, **window), x)[1](y)
+        return results
+
+    last = everything(jnp.moveaxis(x, 1, -1), "channels_last")
+    for ours, wanted in zip(everything(x, "channels_first"), last, strict=True):
+        np.testing.assert_array_equal(ours, jnp.moveaxis(wanted, -1, 1))
 
 
 # Small windows, windows that are compared with 32 bits, and those whose offsets have 16.

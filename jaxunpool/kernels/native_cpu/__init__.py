@@ -3,7 +3,8 @@
 `handlers.cc` has the calls and shares their work among XLA's threads; `rows.h` cuts rows into runs
 of results that look at the same taps; `runs.inc` has the kernels of runs, `winners.h` finds which
 windows have the last word on an element, `sparse.h` follows offsets where few elements are named,
-and `flat.h` is for indices without a window. Values, offsets and sums have the bits of `xla`.
+`planes.h` makes channels of planes (channels first), and `flat.h` is for indices without a window.
+Values, offsets and sums have the bits of `xla`.
 
 `runs.inc` is compiled three times: for any x86-64 or arm64 processor, for AVX2 and for AVX-512. The
 library takes the widest that the machine has.

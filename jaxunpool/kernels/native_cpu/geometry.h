@@ -83,10 +83,17 @@ struct Geometry {
   Axis axes[3];
   Weighting weighting = SUM;
 
-  i64 unpooled() const { return axes[0].size * axes[1].size * axes[2].size; }  // of a plane
-  i64 pooled() const { return axes[0].outputs * axes[1].outputs * axes[2].outputs; }
-  // Elements from one window to the next.
-  i64 cell() const { return axes[0].stride * axes[1].stride * axes[2].stride; }
+  // Elements of a plane, where there are planes: else the product may overflow.
+  i64 unpooled() const { return n && channels ? axes[0].size * axes[1].size * axes[2].size : 0; }
+  i64 pooled() const {
+    return n && channels ? axes[0].outputs * axes[1].outputs * axes[2].outputs : 0;
+  }
+  // Elements from one window to the next; many are as good as more.
+  i64 cell() const {
+    i64 elements = 1;
+    for (const Axis& a : axes) elements *= std::min<i64>(a.stride, 1000);
+    return elements;
+  }
   i64 volume() const { return axes[0].window * axes[1].window * axes[2].window; }
   bool overlaps() const { return axes[0].overlaps() || axes[1].overlaps() || axes[2].overlaps(); }
 };
