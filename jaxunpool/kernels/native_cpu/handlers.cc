@@ -278,6 +278,8 @@ bool share_turned(ffi::ThreadPool& pool, i64 n, i64 channels, i64 row, i64 most,
   return true;
 }
 
+// Scratch memory for turned planes: where windows name few elements only what a cache holds,
+// because turning reads and writes all of them.
 constexpr i64 CACHE = 1 << 18, ANY_CACHE = 1 << 25;
 
 // Shares the rows of what is written: body(geometry, where the operands are, first row, end row,
@@ -329,7 +331,7 @@ Operand reads(const Array& array, i64 plane) {
 }
 Operand writes(Result& array, i64 plane) { return {data(array), item(*array), plane, true}; }
 // Asks for pages of 2 MB under a large result: the first write to a page costs a fault.
-void use_large_pages(ffi::AnyBuffer& array) {
+void use_large_pages([[maybe_unused]] ffi::AnyBuffer& array) {
 #ifdef MADV_HUGEPAGE
   constexpr uintptr_t PAGE = 2 << 20;
   uintptr_t begin = reinterpret_cast<uintptr_t>(array.untyped_data()),
