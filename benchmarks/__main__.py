@@ -142,7 +142,9 @@ def main() -> None:
         measured["took_seconds"] = round(time.perf_counter() - started)
         if options.json:
             options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(report.dump(measured))
+            partial = options.json.with_suffix(".partial")
+            partial.write_text(report.dump(measured))
+            partial.replace(options.json)  # never half a file
 
     for case in track(cases, "measuring", console=console, transient=True):
         contenders = case.make()

@@ -12,7 +12,7 @@ using i64 = int64_t;
 
 enum Weighting : i64 { SUM, MEAN, MEAN_INSIDE, COVER, LAST };
 
-// Of strides and dilations, which are seldom others than these two: division is slow.
+// Divisors are strides and dilations, seldom others than 1 and 2, and division is slow.
 INLINE i64 floor_div(i64 a, i64 b) {
   if (b == 1) return a;
   if (b == 2) return a >> 1;

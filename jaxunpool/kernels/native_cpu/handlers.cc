@@ -224,12 +224,14 @@ void in_parallel(ffi::ThreadPool& pool, i64 n, const std::function<void(i64)>& b
   if (state->failure) std::rethrow_exception(state->failure);
 }
 
+i64 threads_of(ffi::ThreadPool& pool) { return std::max<i64>(1, pool.num_threads()); }
+
 // Tasks for so many bytes of operands and results. To wake another thread takes as long as one
 // thread needs for some MB: smaller calls stay on the caller's. Where tasks meet both of them look
 // at the same rows, so that they are few.
 i64 tasks_for(ffi::ThreadPool& pool, i64 bytes) {
   constexpr i64 SMALL = 2 << 20, EACH = 1 << 18, OF_A_THREAD = 4;
-  return bytes < SMALL ? 1 : std::min(bytes / EACH, pool.num_threads() * OF_A_THREAD);
+  return bytes < SMALL ? 1 : std::min(bytes / EACH, threads_of(pool) * OF_A_THREAD);
 }
 
 // Products of sizes, refused where they overflow.
@@ -262,13 +264,16 @@ Geometry geometry_of(ffi::Span<const i64> sizes, i64 unpooled, i64 pooled) {
   return g;
 }
 
-// Blocks of planes, turned: body(channels, where the operands are). Whether that pays, with so much
-// scratch memory at most.
+// Blocks of planes, turned: body(channels, where the operands are). Returns false, and has done
+// nothing, where that does not pay: with too few blocks for all threads, or with more than
+// `scratch` bytes of scratch memory for each.
 template <typename F>
-bool share_turned(ffi::ThreadPool& pool, i64 n, i64 channels, i64 row, i64 most, i64 tasks,
+bool share_turned(ffi::ThreadPool& pool, i64 n, i64 channels, i64 row, i64 scratch, i64 tasks,
                   const Operands& operands, const F& body) {
-  if (!Turned::pays(n, channels, row, most, operands)) return false;
   i64 blocks = Turned::blocks(n, operands);
+  if (!Turned::pays(channels, row, scratch, operands) || blocks < 2 ||
+      blocks < std::min(tasks, threads_of(pool)))
+    return false;
   tasks = std::min(tasks, blocks);
   in_parallel(pool, tasks, [&](i64 task) {
     Turned turned(n, operands);
@@ -410,7 +415,7 @@ void with_bits(i64 bytes, F f) {
 }
 
 // names(row): the offsets of a row of windows from `begin` on.
-template <bool ALL_NAME, typename O, typename Names>
+template <bool MOST_NAME, typename O, typename Names>
 void gather_rows(const Geometry& g, const Runs& runs, const char* u, i64 size, char* y, i64 first,
                  i64 last, i64 begin, i64 end, Names names) {
   auto row_of = [&](i64 row) { return y + (row * g.axes[2].outputs + begin) * g.channels * size; };
@@ -419,8 +424,8 @@ void gather_rows(const Geometry& g, const Runs& runs, const char* u, i64 size, c
     with_bits(size, [&](auto bits) {
       using B = decltype(bits);
       for (i64 row = first; row < last; ++row)
-        gather_sparse<ALL_NAME>(g, distances, row, begin, end, reinterpret_cast<const B*>(u),
-                                names(row), reinterpret_cast<B*>(row_of(row)));
+        gather_sparse<MOST_NAME>(g, distances, row, begin, end, reinterpret_cast<const B*>(u),
+                                 names(row), reinterpret_cast<B*>(row_of(row)));
     });
     return;
   }
@@ -441,8 +446,8 @@ template <typename O>
 void gather(const Geometry& g, const Runs& runs, i64 size, char* const* at, i64 first, i64 last,
             i64 begin, i64 end, bool winners) {
   const O* o = reinterpret_cast<const O*>(at[1]);
-  auto rows = [&](auto all_name, auto names) {
-    gather_rows<all_name, O>(g, runs, at[0], size, at[2], first, last, begin, end, names);
+  auto rows = [&](auto most_name, auto names) {
+    gather_rows<most_name, O>(g, runs, at[0], size, at[2], first, last, begin, end, names);
   };
   auto of_winners = [&](auto&& found) {
     rows(std::false_type(), [&](i64 row) { return found.of_row(o, row, begin, end); });
@@ -558,11 +563,14 @@ ffi::Error Scatter(ffi::ThreadPool pool, Array y, Array offsets, Result u, Sizes
   });
 }
 
+ffi::DataType type_of_sums(ffi::DataType values) {
+  return values == ffi::F16 || values == ffi::BF16 ? ffi::F32 : values;
+}
+
 // An empty pattern stands for ones. It has the type that sums of such values run in.
 const void* pattern_of(const Array& pattern, Geometry& g, i64 weighting, ffi::DataType values) {
   if (weighting < SUM || weighting > LAST) throw Refused("unknown weighting");
-  bool half = values == ffi::F16 || values == ffi::BF16;
-  check_types(half ? ffi::F32 : values, pattern.element_type());
+  check_types(type_of_sums(values), pattern.element_type());
   g.weighting = Weighting(weighting);
   if (!count(pattern)) return nullptr;
   if (count(pattern) != g.volume()) throw Refused("the pattern is not as large as the window");
@@ -600,15 +608,16 @@ ffi::Error Reduce(ffi::ThreadPool pool, Array u, Array pattern, Result y, Sizes 
 // `end`.
 class Divided {
  public:
-  Divided(const Geometry& g, const Runs& runs, const char* y, i64 size, i64 begin, i64 end)
-      : g_(g), runs_(runs), y_(y), size_(size) {
+  Divided(const Geometry& g, const Runs& runs, const char* y, i64 size, i64 sum_size, i64 begin,
+          i64 end)
+      : g_(g), runs_(runs), y_(y), size_(size), sum_size_(sum_size) {
     const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
     auto [first, last] = w.reaching(begin, end);
     first_ = first, count_ = last - first;
     layers_ = std::min(d.outputs, ceil_div(d.span(), d.stride));
     rows_ = std::min(h.outputs, ceil_div(h.span(), h.stride));
     held_.assign(layers_ * rows_, -1);
-    values_.resize(held_.size() * count_ * g.channels * MOST_BYTES);
+    values_.resize(held_.size() * count_ * g.channels * sum_size);
   }
   const char* values() const { return values_.data(); }
 
@@ -619,25 +628,23 @@ class Divided {
     if (held_[slot] == number) return start - first_;
     held_[slot] = number;
     bool padded = g_.weighting == MEAN;
-    i64 rows = d.count(od, padded) * h.count(oh, padded),
-        bytes = std::max<i64>(4, size_);  // of sums
+    i64 rows = d.count(od, padded) * h.count(oh, padded);
     const Tap itself{0, 0};
     for (i64 o = first_, next; o < first_ + count_; o = next) {
       i64 divisor = w.count(o, padded);
       for (next = o + 1; next < first_ + count_ && w.count(next, padded) == divisor;) ++next;
       runs_.widened(y_ + (number * w.outputs + o) * g_.channels * size_, nullptr, Taps{&itself, 1},
                     Extent{(next - o) * g_.channels}, rows * divisor,
-                    values_.data() + (start + o - first_) * g_.channels * bytes);
+                    values_.data() + (start + o - first_) * g_.channels * sum_size_);
     }
     return start - first_;
   }
 
  private:
-  static constexpr i64 MOST_BYTES = 8;
   const Geometry& g_;
   const Runs& runs_;
   const char* y_;
-  i64 size_, first_, count_, layers_, rows_;
+  i64 size_, sum_size_, first_, count_, layers_, rows_;
   std::vector<i64> held_;
   std::vector<char> values_;
 };
@@ -665,7 +672,8 @@ ffi::Error Replicate(ffi::ThreadPool pool, Array y, Array pattern, Result u, Siz
                           });
             };
             if (!divides) return rows(in_place(g), at[0], runs.weighted);
-            Divided divided(g, runs, at[0], size, begin, end);
+            Divided divided(g, runs, at[0], size,
+                            i64(ffi::ByteWidth(type_of_sums(y.element_type()))), begin, end);
             rows([&](i64 od, i64 oh, i64 number) { return divided.find(od, oh, number); },
                  divided.values(), runs.narrowed);
           });

@@ -83,20 +83,19 @@ class Turned {
  public:
   Turned(i64 n, const Operands& operands) : n_(n), operands_(operands), width_(width(operands)) {
     for (const Operand& o : operands) {
-      scratch_.emplace_back(o.plane * width_ * o.bytes);
+      scratch_.emplace_back(std::max<i64>(1, o.plane * width_ * o.bytes));
       at_.push_back(scratch_.back().data());
     }
   }
   // So many planes that the values of an element fill a cache line.
   static i64 width(const Operands& operands) { return 64 / operands[0].bytes; }
   static i64 blocks(i64 n, const Operands& operands) { return ceil_div(n, width(operands)); }
-  // Whether it pays: rows alone are short, all threads have work, and scratch memory is no larger
-  // than `most`.
-  static bool pays(i64 n, i64 channels, i64 row, i64 most, const Operands& operands) {
+  // Whether it pays: rows alone are short, and a block takes no more than `scratch` bytes.
+  static bool pays(i64 channels, i64 row, i64 scratch, const Operands& operands) {
     constexpr i64 LONG = 256;
     i64 bytes = 0;
     for (const Operand& o : operands) bytes += o.plane * width(operands) * o.bytes;
-    return channels == 1 && row < LONG && n >= 2 * width(operands) && bytes <= most;
+    return channels == 1 && row < LONG && bytes <= scratch;
   }
 
   // Calls body(channels, where the operands are).

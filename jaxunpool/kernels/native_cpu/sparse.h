@@ -8,6 +8,9 @@
 
 namespace jaxunpool {
 
+// Positions of windows that lie outside may be beyond all numbers: they wrap around, unused.
+using u64 = uint64_t;
+
 constexpr i64 NOWHERE = std::numeric_limits<i64>::min();
 
 // Where the offsets of a window lead, in elements from the window's first one. A table has an entry
@@ -22,14 +25,16 @@ class Distances {
       for (i64 b = 0; b < h.window; ++b)
         for (i64 c = 0; c < w.window; ++c)
           everywhere_[offset++] =
-              ((a * d.dilation * h.size + b * h.dilation) * w.size + c * w.dilation) * g.channels;
+              i64(((a * u64(d.dilation) * h.size + b * u64(h.dilation)) * w.size +
+                   c * u64(w.dilation)) *
+                  g.channels);
   }
 
   // A row of windows, of which the rows of elements from `begin` to `end` count.
   void enter_row(i64 n, i64 od, i64 oh, i64 begin, i64 end) {
     const Axis &d = g_.axes[0], &h = g_.axes[1];
     i64 z = d.position(od, 0), y = h.position(oh, 0);
-    first_ = ((n * d.size + z) * h.size + y) * g_.axes[2].size;
+    first_ = ((u64(n) * d.size + z) * h.size + y) * g_.axes[2].size;
     inside_ = z >= 0 && y >= 0 && z + d.span() <= d.size && y + h.span() <= h.size &&
               z * h.size + y >= begin && (z + d.span() - 1) * h.size + y + h.span() <= end;
     if (inside_) return;
@@ -56,7 +61,7 @@ class Distances {
   }
 
  private:
-  i64 start(i64 ow) const { return (first_ + g_.axes[2].position(ow, 0)) * g_.channels; }
+  u64 start(i64 ow) const { return (first_ + g_.axes[2].position(ow, 0)) * g_.channels; }
   const i64* of_border(i64 ow, const std::vector<i64>& table) {
     const Axis& w = g_.axes[2];
     i64 x = w.position(ow, 0);
@@ -70,18 +75,17 @@ class Distances {
 
   const Geometry& g_;
   std::vector<i64> everywhere_, row_, window_;
-  i64 first_ = 0;
+  u64 first_ = 0;
   bool inside_ = true;
 };
 
-// Element `distance` from another, or what stands for nowhere. Chosen by arithmetic: which it is
-// cannot be predicted where windows are cut or lose, and a wrong guess takes longer than a load.
+// An element of an array, or what stands for nowhere. Chosen by arithmetic: which it is cannot be
+// predicted where windows are cut or lose, and a wrong guess takes longer than a load.
 template <typename T>
-INLINE T& element(T* from, i64 distance, T& nowhere) {
-  uintptr_t there = -uintptr_t(distance != NOWHERE),
-            address = reinterpret_cast<uintptr_t>(from) + uintptr_t(distance) * sizeof(T);
-  return *reinterpret_cast<T*>((address & there) |
-                               (reinterpret_cast<uintptr_t>(&nowhere) & ~there));
+INLINE T& element(T* array, u64 at, bool there, T& nowhere) {
+  uintptr_t mask = -uintptr_t(there),
+            address = reinterpret_cast<uintptr_t>(array) + uintptr_t(at) * sizeof(T);
+  return *reinterpret_cast<T*>((address & mask) | (reinterpret_cast<uintptr_t>(&nowhere) & ~mask));
 }
 
 // Writes rows `first_row` to `end_row` of u: what windows name, in raster order of the windows:
@@ -114,11 +118,10 @@ void scatter_sparse(const Geometry& g, i64 first_row, i64 end_row, const T* y, c
                  std::min(end, (std::min(d.size, z) - 1) * h.size + std::min(h.size, y_end)));
         i64 at = ((n * d.outputs + od) * h.outputs + oh) * w.outputs * g.channels;
         T nowhere{};
-        distances.windows(0, w.outputs, [&](i64 start, const i64* table) {
-          T* from = u + start;
+        distances.windows(0, w.outputs, [&](u64 start, const i64* table) {
           for (i64 c = 0; c < g.channels; ++c, ++at) {
             i64 distance = table[std::min<i64>(o[at], volume)];
-            put(element(from + c, distance, nowhere), y[at]);
+            put(element(u, start + distance + c, distance != NOWHERE, nowhere), y[at]);
           }
         });
       }
@@ -126,23 +129,22 @@ void scatter_sparse(const Geometry& g, i64 first_row, i64 end_row, const T* y, c
   }
 }
 
-// The windows `begin` to `end` of a row, from their offsets on. `ALL_NAME`: nearly every one names
+// The windows `begin` to `end` of a row, from their offsets on. `MOST_NAME`: nearly every one names
 // an element, which can be predicted.
-template <bool ALL_NAME, typename B, typename O>
+template <bool MOST_NAME, typename B, typename O>
 void gather_sparse(const Geometry& g, Distances& distances, i64 row, i64 begin, i64 end, const B* u,
                    const O* named, B* y) {
   const Axis &d = g.axes[0], &h = g.axes[1];
   i64 oh = row % h.outputs, od = row / h.outputs % d.outputs, volume = g.volume();
   distances.enter_row(row / h.outputs / d.outputs, od, oh, 0, d.size * h.size);
   const B zero{};
-  distances.windows(begin, end, [&](i64 start, const i64* table) {
-    const B* from = u + start;
+  distances.windows(begin, end, [&](u64 start, const i64* table) {
     for (i64 c = 0; c < g.channels; ++c, ++named, ++y) {
       i64 distance = table[std::min<i64>(*named, volume)];
-      if (ALL_NAME)
-        *y = distance == NOWHERE ? zero : from[distance + c];
+      if (MOST_NAME)
+        *y = distance == NOWHERE ? zero : u[start + distance + c];
       else
-        *y = element(from + c, distance, zero);
+        *y = element(u, start + distance + c, distance != NOWHERE, zero);
     }
   });
 }

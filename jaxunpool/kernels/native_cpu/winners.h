@@ -71,7 +71,10 @@ class Winners {
     const Axis &d = g_.axes[0], &h = g_.axes[1], &w = g_.axes[2];
     i64 oh = row % h.outputs, od = row / h.outputs % d.outputs, n = row / h.outputs / d.outputs;
     i64 length = (last - first + 2 * most_[2]) * g_.channels, count = (last - first) * g_.channels;
-    i64 ring = most_[0] ? h.outputs : 2 * most_[1] + 1, slots = (most_[0] + 1) * ring;
+    // Rows are encoded once if they are held until a later layer's windows ask for them again.
+    constexpr i64 CACHE = 1 << 20;
+    i64 layers = most_[0] + 1, whole = layers * h.outputs * length * i64(sizeof(C));
+    i64 ring = most_[0] && whole <= CACHE ? h.outputs : 2 * most_[1] + 1, slots = layers * ring;
     if (held_.empty()) {
       held_.assign(slots, -1);
       rows_.resize(slots * length);
