@@ -111,6 +111,30 @@ def test_hostile_numbers_are_harmless(data):
     check_all(sizes, dtype, np.random.default_rng(data.draw(st.integers(0, 2**32 - 1))))
 
 
+@hypothesis.settings(max_examples=examples(10, 200))
+@hypothesis.given(data=st.data())
+def test_hostile_offsets_in_rows_of_few_channels(data):
+    """Vectors of a row reach over several windows, and at its ends beyond them."""
+    channels, stride = data.draw(st.integers(1, 17)), data.draw(st.integers(1, 6))
+    window, outputs = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 12))
+    low, dilation = data.draw(st.integers(0, window - 1)), data.draw(st.sampled_from([1, 1, 1, 2]))
+    size = max(1, outputs * stride - low + data.draw(st.integers(-stride, window)))
+    above = data.draw(st.sampled_from([ALONE, (3, 2, 2, 2, 1, 1, 0), (4, 4, 3, 1, 1, 1, 1)]))
+    row = (size, outputs, window, stride, dilation, low, 0)
+    sizes = numbers(data.draw(st.integers(1, 2)), channels, above, row)
+    dtype = data.draw(st.sampled_from(TESTED["native_cpu"].dtypes))
+    inside, outside = unpooled(sizes), pooled(sizes)
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    y = rng.integers(1, 9, outside).astype(dtype)
+    near = rng.integers(0, volume(sizes) + 2, outside)
+    offsets = np.where(rng.random(outside) < 0.8, near, rng.integers(0, 256, outside)).astype(BYTE)
+    for last in (False, True):
+        kernel = functools.partial(call, "scatter", [(inside, dtype)], sizes=sizes, last=last)
+        (found,) = jax.jit(kernel)(y, offsets)
+        (wanted,) = define("scatter", sizes, y, offsets, last=last)
+        np.testing.assert_array_equal(np.asarray(found), wanted.astype(found.dtype))
+
+
 @pytest.mark.parametrize("spatial", only("9x7", among=["9x7", "40", "4x5x6", "3x260"]))
 @pytest.mark.parametrize("dtype", only("bfloat16", among=["bfloat16", "float32", "int8"]))
 def test_channels_first_is_channels_last(dtype, spatial):
@@ -139,6 +163,30 @@ def test_channels_first_is_channels_last(dtype, spatial):
     last = everything(jnp.moveaxis(x, 1, -1), "channels_last")
     for ours, wanted in zip(everything(x, "channels_first"), last, strict=True):
         np.testing.assert_array_equal(ours, jnp.moveaxis(wanted, -1, 1))
+
+
+@pytest.mark.parametrize("stride", only(2, among=[1, 2]))
+@pytest.mark.parametrize("channels", only(16, among=[3, 16, 20, 64]))
+@pytest.mark.parametrize("dtype", only("float32", among=["float32", "bfloat16"]))
+def test_large_results_have_the_bits_of_xla(dtype, channels, stride):
+    """They go past the caches, where a whole vector of them is aligned."""
+    rows = (17 << 20) // (jnp.dtype(dtype).itemsize * 301 * channels) + 1
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(-9, 9, (1, rows, 301, channels)), dtype)
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def everything(x, implementation):
+        window = {"strides": stride, "padding": 1, "implementation": implementation}
+        y, indices = jup.max_pool_with_indices(x, 3, **window)
+        results = [y, indices.offsets]
+        for duplicates in ("last", "sum"):
+            options = {"duplicates": duplicates, "implementation": implementation}
+            results.append(jup.max_unpool(y, indices, **options))
+        means, pull = jax.vjp(lambda x: jup.avg_pool(x, 3, **window), x)
+        return [*results, means, *pull(y)]
+
+    for ours, wanted in zip(everything(x, "native_cpu"), everything(x, "xla"), strict=True):
+        np.testing.assert_array_equal(ours, wanted)
 
 
 # Small windows, windows that are compared with 32 bits, and those whose offsets have 16.

@@ -82,6 +82,7 @@ struct Geometry {
   i64 n, channels;
   Axis axes[3];
   Weighting weighting = SUM;
+  bool streams = false;  // whether results are so large that they go past the caches
 
   // Elements of a plane, where there are planes: else the product may overflow.
   i64 unpooled() const { return n && channels ? axes[0].size * axes[1].size * axes[2].size : 0; }

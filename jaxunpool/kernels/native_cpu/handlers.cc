@@ -61,6 +61,7 @@ struct Runs {
   using Compare = void (*)(const void* codes, const void* offsets, Taps later, Extent extent,
                            void* winners);
   Compare winners8, winners16, winners32;
+  int last_lanes, sum_lanes;  // of vectors that `scatter_last` and `scatter_sum` spread, or none
 };
 
 namespace baseline {
@@ -224,6 +225,13 @@ void in_parallel(ffi::ThreadPool& pool, i64 n, const std::function<void(i64)>& b
   if (state->failure) std::rethrow_exception(state->failure);
 }
 
+// What went past the caches is there for all threads.
+void fence() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
 i64 threads_of(ffi::ThreadPool& pool) { return std::max<i64>(1, pool.num_threads()); }
 
 // Tasks for so many bytes of operands and results. To wake another thread takes as long as one
@@ -297,8 +305,16 @@ void share(ffi::ThreadPool& pool, const Geometry& g, bool unpooled, i64 band, i6
   if (!g.channels) return;  // then products may overflow
   i64 plane = length(g.axes[0]) * length(g.axes[1]), rows = g.n * plane, width = length(g.axes[2]);
   if (!rows || !width) return;
+  // A cache would first read what is written to it, and keeps no more than this beside the
+  // operands.
+  constexpr i64 KEPT = 16 << 20;
   i64 bytes = 0;
-  for (const Operand& o : operands) bytes += g.n * g.channels * o.plane * o.bytes;
+  Geometry whole = g;
+  for (const Operand& o : operands) {
+    i64 size = g.n * g.channels * o.plane * o.bytes;
+    bytes += size;
+    whole.streams |= o.written && size > KEPT;
+  }
   i64 tasks = tasks_for(pool, bytes);
   if (share_turned(pool, g.n, g.channels, g.axes[2].size, scratch, tasks, operands,
                    [&](i64 channels, char* const* at) {
@@ -317,8 +333,9 @@ void share(ffi::ThreadPool& pool, const Geometry& g, bool unpooled, i64 band, i6
   parts = ceil_div(width, part);
   in_parallel(pool, tasks * parts, [&](i64 i) {
     i64 task = i / parts, begin = i % parts * part;
-    body(g, at.data(), bands * task / tasks * band,
+    body(whole, at.data(), bands * task / tasks * band,
          std::min(rows, bands * (task + 1) / tasks * band), begin, std::min(width, begin + part));
+    if (whole.streams) fence();
   });
 }
 
@@ -498,11 +515,13 @@ struct Add {  // to zero at first, so that no sum is -0
   }
 };
 
-// Whether windows write so few elements that zeros and one write for each window cost less.
-bool is_sparse(const Geometry& g, ffi::DataType type, i64 offset_bytes, bool last) {
+// Whether windows write so few elements that zeros and one write for each window cost less than to
+// compare with the windows of each element, `lanes` of few channels at once.
+bool is_sparse(const Geometry& g, ffi::DataType type, i64 offset_bytes, bool last, i64 lanes) {
+  i64 least = 25;
+  if (g.channels < MANY_CHANNELS) least = Spread::fits(g, lanes) ? lanes / 2 + 1 : 4;
   bool narrow = type == ffi::F16 || type == ffi::BF16;  // sums of these are kept in float32
-  bool few =
-      g.cell() >= (g.channels >= MANY_CHANNELS ? 25 : 4) && g.volume() <= 4096 && offset_bytes < 4;
+  bool few = g.cell() >= least && g.volume() <= 4096 && offset_bytes < 4;
   return few && (last || !narrow || !g.overlaps());
 }
 
@@ -543,8 +562,9 @@ ffi::Error Scatter(ffi::ThreadPool pool, Array y, Array offsets, Result u, Sizes
     Runs runs = runs_of(y.element_type(), offsets.element_type());
     check_types(y.element_type(), u->element_type());
     check_offsets(g, offsets, count(y));
+    i64 lanes = last_wins ? runs.last_lanes : runs.sum_lanes;
     auto few = [&](const Geometry& g) {
-      return is_sparse(g, y.element_type(), item(offsets), last_wins);
+      return is_sparse(g, y.element_type(), item(offsets), last_wins, lanes);
     };
     i64 size = item(y);
     share(pool, g, true, few(g) ? band_of(g) : 0, g.cell() >= 4 ? CACHE : ANY_CACHE,
@@ -553,8 +573,9 @@ ffi::Error Scatter(ffi::ThreadPool pool, Array y, Array offsets, Result u, Sizes
             if (few(g))
               return scatter_few(g, y.element_type(), item(offsets), last_wins, at, first, last);
             Scratch s;
+            Spread spread(g, lanes);
             for (i64 row = first; row < last; ++row)
-              write_row(g, at[2], size, row, begin, end, s, in_place(g),
+              write_row(g, at[2], size, row, begin, end, s, spread, in_place(g),
                         [&](Taps taps, Extent extent, char* to) {
                           (last_wins ? runs.scatter_last : runs.scatter_sum)(at[0], at[1], taps,
                                                                              extent, to);
@@ -661,9 +682,10 @@ ffi::Error Replicate(ffi::ThreadPool pool, Array y, Array pattern, Result u, Siz
     share(pool, g, true, 0, ANY_CACHE, {reads(y, g.pooled()), writes(u, g.unpooled())},
           [&](const Geometry& g, char* const* at, i64 first, i64 last, i64 begin, i64 end) {
             Scratch s;
+            Spread spread(g, 0);
             auto rows = [&](auto find, const char* from, Runs::Weighted run) {
               for (i64 row = first; row < last; ++row)
-                write_row(g, at[1], size, row, begin, end, s, find,
+                write_row(g, at[1], size, row, begin, end, s, spread, find,
                           [&](Taps taps, Extent extent, char* to) {
                             if (g.weighting == LAST && taps.count)
                               taps = Taps{taps.begin + taps.count - 1, 1};
@@ -747,7 +769,7 @@ ffi::Error ScatterFlat(ffi::ThreadPool pool, Array y, Array positions, Result u,
           g, part, reinterpret_cast<const T*>(data(y)), p, reinterpret_cast<T*>(data(u)),
           [](const T* from) { return baseline::load_sum<1, T>(from)[0]; },
           [](S sum, T* to) {
-            baseline::store_sum<1, T>(to, baseline::all<baseline::Vector<S, 1>>(sum));
+            baseline::put_sum<1, T>(to, baseline::all<baseline::Vector<S, 1>>(sum), false);
           });
     });
   });

@@ -24,10 +24,68 @@ struct Taps {
   const Tap& operator[](int i) const { return begin[i]; }
 };
 
+// From here on rows are taken channels by channels, below as a whole.
+constexpr i64 MANY_CHANNELS = 16;
+
+// Rows of few channels, written by vectors of `lanes` neighbours, which belong to several windows.
+// The elements from one window to the next are a period. For each place in it where a vector may
+// begin, a table has which elements its lanes read, counted from those of the first lane's window,
+// and by which offsets the windows name the lanes: first a window so many `shifts` before, at last
+// the lane's own.
+class Spread {
+ public:
+  // Empty where rows are not written so.
+  Spread(const Geometry& g, i64 lanes)
+      : lanes_(lanes), channels_(g.channels), total_(g.n * g.pooled() * g.channels) {
+    if (!fits(g, lanes) || total_ < lanes) return;
+    const Axis& w = g.axes[2];
+    period_ = w.stride * channels_, shifts_ = ceil_div(w.window, w.stride);
+    table_.reserve(period_ * lanes * (1 + shifts_));
+    for (i64 start = 0; start < period_; ++start) {
+      for (i64 q = start; q < start + lanes; ++q)
+        table_.push_back(uint16_t(q / period_ * channels_ + q % channels_));
+      for (i64 shift = shifts_ - 1; shift >= 0; --shift)
+        for (i64 q = start; q < start + lanes; ++q) {
+          i64 tap = q / channels_ % w.stride + shift * w.stride;
+          table_.push_back(tap < w.window ? uint16_t(tap) : NONE);
+        }
+    }
+  }
+  // No lanes: the kernel has no such vectors. Else they have to reach all that they read.
+  static bool fits(const Geometry& g, i64 lanes) {
+    const Axis& w = g.axes[2];
+    constexpr i64 LONGEST = 64;
+    if (!lanes || g.channels >= MANY_CHANNELS || w.stride == 1 || w.dilation > 1) return false;
+    if (w.stride > LONGEST / std::max<i64>(1, g.channels) || w.window > 255) return false;
+    for (i64 last = lanes - 1, period = w.stride * g.channels, end = last + period; last < end;
+         ++last)
+      if (last / period * g.channels + std::min(last % period, g.channels - 1) >= lanes)
+        return false;
+    return true;
+  }
+  bool covers(i64 length) const { return period_ && length >= lanes_; }
+  i64 period() const { return period_; }
+  i64 channels() const { return channels_; }
+  i64 shifts() const { return shifts_; }
+  i64 total() const { return total_; }
+  const uint16_t* at(i64 start) const { return table_.data() + start * lanes_ * (1 + shifts_); }
+
+ private:
+  static constexpr uint16_t NONE = 0x8000;  // no offset of a byte, whatever row is added
+  i64 lanes_, channels_, total_, period_ = 0, shifts_ = 0;
+  std::vector<uint16_t> table_;
+};
+
 // Runs alike: of so many results each, so many of them, and how far it is from one to the next in
-// what is read and in what is written.
+// what is read and in what is written. With `spread` it is a part of a row, of which the first
+// result is at `start` in a period; taps are then the windows of each row that the first result may
+// be in.
 struct Extent {
-  i64 length, count = 1, from = 0, to = 0;
+  i64 length;
+  bool streams = false;  // whether results go past the caches
+  i64 count = 1, from = 0, to = 0;
+  const Spread* spread = nullptr;
+  i64 start = 0;
 
   i64 size() const { return length * count; }
   template <typename F>
@@ -36,9 +94,6 @@ struct Extent {
       for (i64 i = 0; i < length; ++i) f(run * from + i, run * to + i);
   }
 };
-
-// From here on rows are taken channels by channels, below as a whole.
-constexpr i64 MANY_CHANNELS = 16;
 
 // What a task keeps from row to row. Rows of the input in phases (every `stride`th element) are
 // made once and stay in the slot of their number.
@@ -122,7 +177,7 @@ void read_row(const Geometry& g, const char* x, i64 bytes, i64 row, i64 first, i
   auto one_by_one = [&](i64 begin, i64 end) {
     for (i64 o = begin; o < end; ++o) {
       find_taps(o, w.first_tap(o), w.end_tap(o));
-      run(x, Taps{s.taps.data(), int(s.taps.size()), cover}, o, Extent{g.channels});
+      run(x, Taps{s.taps.data(), int(s.taps.size()), cover}, o, Extent{g.channels, g.streams});
     }
   };
   if (cover || only_last) return one_by_one(first, last);
@@ -135,9 +190,10 @@ void read_row(const Geometry& g, const char* x, i64 bytes, i64 row, i64 first, i
       g.channels >= MANY_CHANNELS || std::max({d.dilation, h.dilation, w.dilation}) > 1;
   if (w.stride == 1 || by_channels) {
     find_taps(begin, 0, w.window);
-    if (w.stride == 1) return run(x, s.list(), begin, Extent{(end - begin) * g.channels});
+    if (w.stride == 1)
+      return run(x, s.list(), begin, Extent{(end - begin) * g.channels, g.streams});
     i64 step = w.stride * g.channels;
-    return run(x, s.list(), begin, Extent{g.channels, end - begin, step, g.channels});
+    return run(x, s.list(), begin, Extent{g.channels, g.streams, end - begin, step, g.channels});
   }
   // Few channels: in phases the elements of a tap are next to each other.
   i64 width = last - first + (w.window - 1) / w.stride, phases = std::min(w.stride, w.window);
@@ -167,7 +223,7 @@ void read_row(const Geometry& g, const char* x, i64 bytes, i64 row, i64 first, i
     }
   }
   run(static_cast<const char*>(s.bytes.data()), s.list(), begin,
-      Extent{(end - begin) * g.channels});
+      Extent{(end - begin) * g.channels, g.streams});
 }
 
 // Rows of windows where they are.
@@ -180,7 +236,7 @@ inline auto in_place(const Geometry& g) {
 // is, counted in windows.
 template <typename Find, typename Write>
 void write_row(const Geometry& g, char* u, i64 bytes, i64 row, i64 first, i64 last, Scratch& s,
-               Find find, Write write) {
+               const Spread& spread, Find find, Write write) {
   const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
   i64 y = row % h.size, z = row / h.size % d.size, n = row / h.size / d.size,
       element = g.channels * bytes;
@@ -202,20 +258,29 @@ void write_row(const Geometry& g, char* u, i64 bytes, i64 row, i64 first, i64 la
   auto one_by_one = [&](i64 begin, i64 end) {
     for (i64 x = begin; x < end; ++x) {
       find_taps(x);
-      write(s.list(), Extent{g.channels}, to + x * element);
+      write(s.list(), Extent{g.channels, g.streams}, to + x * element);
     }
   };
   i64 begin = std::min(last, std::max(first, w.covered_begin()));
   i64 end = std::max(begin, std::min(last, w.covered_end()));
   one_by_one(first, begin);
   one_by_one(end, last);
+  if (i64 length = (end - begin) * g.channels; spread.covers(length)) {
+    i64 o = (begin + w.low) / w.stride, start = (begin + w.low) % w.stride * g.channels;
+    s.taps.clear();
+    for (const Tap& r : s.rows)
+      for (i64 shift = spread.shifts() - 1; shift >= 0; --shift)
+        s.taps.emplace_back((r.distance + o - shift) * g.channels, r.offset);
+    return write(s.list(), Extent{length, g.streams, 1, 0, 0, &spread, start},
+                 to + begin * element);
+  }
   for (i64 x = begin; x < std::min(begin + w.stride, end); ++x) {  // and every `stride`th after it
     i64 count = ceil_div(end - x, w.stride);
     find_taps(x);
     if (w.stride == 1) {
-      write(s.list(), Extent{count * g.channels}, to + x * element);
+      write(s.list(), Extent{count * g.channels, g.streams}, to + x * element);
     } else if (g.channels >= MANY_CHANNELS) {
-      write(s.list(), Extent{g.channels, count, g.channels, w.stride * g.channels},
+      write(s.list(), Extent{g.channels, g.streams, count, g.channels, w.stride * g.channels},
             to + x * element);
     } else {
       s.bytes.resize(count * element);
