@@ -20,8 +20,9 @@ Runs = dict[str, Run]
 
 # A process is quiet when it worked for less than a tenth of this, and is not waited for for ever.
 QUIET_SECONDS, QUIET_TRIALS = 0.002, 20
-# A timing of short calls is a row of them that takes this long, after some that fill the caches.
-ROW_SECONDS, FILL_SECONDS = 0.005, 0.002
+# A timing of short calls is a row of them that takes this long, after some that fill the caches and
+# wake the other cores: a process that slept is slow for some milliseconds.
+ROW_SECONDS, FILL_SECONDS = 0.005, 0.01
 LEAST_ROUNDS = 3
 
 

@@ -416,7 +416,7 @@ constexpr int MANY_TAPS = 32;  // more than these are not compared one by one
 // Whether each offset is followed by itself: windows are large, or rows would be taken apart first.
 bool follows(const Geometry& g) {
   bool apart = g.channels < MANY_CHANNELS && g.axes[2].stride > 1;
-  return g.volume() > (apart ? 8 : MANY_TAPS) && g.volume() <= 4096;
+  return g.volume() > (apart ? 12 : MANY_TAPS) && g.volume() <= 4096;
 }
 
 template <typename F>
