@@ -61,7 +61,7 @@ struct Runs {
   using Compare = void (*)(const void* codes, const void* offsets, Taps later, Extent extent,
                            void* winners);
   Compare winners8, winners16, winners32;
-  int last_lanes, sum_lanes;  // of vectors that `scatter_last` and `scatter_sum` spread, or none
+  int last_lanes, sum_lanes;  // of what `scatter_last` and `scatter_sum` spread, or 0
 };
 
 namespace baseline {
@@ -225,7 +225,7 @@ void in_parallel(ffi::ThreadPool& pool, i64 n, const std::function<void(i64)>& b
   if (state->failure) std::rethrow_exception(state->failure);
 }
 
-// What went past the caches is there for all threads.
+// Makes streamed results visible before whatever this thread writes next.
 void fence() {
 #if defined(__x86_64__)
   _mm_sfence();
@@ -305,15 +305,16 @@ void share(ffi::ThreadPool& pool, const Geometry& g, bool unpooled, i64 band, i6
   if (!g.channels) return;  // then products may overflow
   i64 plane = length(g.axes[0]) * length(g.axes[1]), rows = g.n * plane, width = length(g.axes[2]);
   if (!rows || !width) return;
-  // A cache would first read what is written to it, and keeps no more than this beside the
-  // operands.
-  constexpr i64 KEPT = 16 << 20;
+  // Larger results would not stay in caches. Written past them, their lines are not read first; but
+  // runs of channels have to fill lines.
+  constexpr i64 KEPT = 16 << 20, LINE = 64;
   i64 bytes = 0;
   Geometry whole = g;
   for (const Operand& o : operands) {
     i64 size = g.n * g.channels * o.plane * o.bytes;
     bytes += size;
-    whole.streams |= o.written && size > KEPT;
+    bool lines = g.channels < MANY_CHANNELS || g.channels * o.bytes % LINE == 0;
+    whole.streams |= o.written && size > KEPT && lines;
   }
   i64 tasks = tasks_for(pool, bytes);
   if (share_turned(pool, g.n, g.channels, g.axes[2].size, scratch, tasks, operands,
@@ -516,12 +517,19 @@ struct Add {  // to zero at first, so that no sum is -0
 };
 
 // Whether windows write so few elements that zeros and one write for each window cost less than to
-// compare with the windows of each element, `lanes` of few channels at once.
+// compare with the windows of each element.
 bool is_sparse(const Geometry& g, ffi::DataType type, i64 offset_bytes, bool last, i64 lanes) {
-  i64 least = 25;
-  if (g.channels < MANY_CHANNELS) least = Spread::fits(g, lanes) ? lanes / 2 + 1 : 4;
+  const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
+  i64 cell = g.cell();
+  bool sparse = cell >= (g.channels >= MANY_CHANNELS ? 25 : 4);
+  if (g.channels < MANY_CHANNELS && Spread::fits(g, lanes)) {
+    // Times as measured: so much for a vector and each of its taps, and for a window and a vector
+    // of zeros.
+    i64 vector = 80 + 50 * d.window * h.window * ceil_div(w.window, w.stride) / d.stride / h.stride;
+    sparse = lanes * (100 + cell) < vector * cell;
+  }
   bool narrow = type == ffi::F16 || type == ffi::BF16;  // sums of these are kept in float32
-  bool few = g.cell() >= least && g.volume() <= 4096 && offset_bytes < 4;
+  bool few = sparse && g.volume() <= 4096 && offset_bytes < 4;
   return few && (last || !narrow || !g.overlaps());
 }
 

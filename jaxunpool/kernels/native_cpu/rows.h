@@ -24,34 +24,40 @@ struct Taps {
   const Tap& operator[](int i) const { return begin[i]; }
 };
 
-// From here on rows are taken channels by channels, below as a whole.
+// From here on rows are taken channel by channel, below as a whole.
 constexpr i64 MANY_CHANNELS = 16;
 
 // Rows of few channels, written by vectors of `lanes` neighbours, which belong to several windows.
 // The elements from one window to the next are a period. For each place in it where a vector may
 // begin, a table has which elements its lanes read, counted from those of the first lane's window,
-// and by which offsets the windows name the lanes: first a window so many `shifts` before, at last
-// the lane's own.
+// and then, for windows before the lane's own, the furthest first, by which offset they name it.
 class Spread {
  public:
-  // Empty where rows are not written so.
+  // Empty where rows are not written so. `lanes`: 0 where the kernel has no such vectors.
   Spread(const Geometry& g, i64 lanes)
       : lanes_(lanes), channels_(g.channels), total_(g.n * g.pooled() * g.channels) {
-    if (!fits(g, lanes) || total_ < lanes) return;
     const Axis& w = g.axes[2];
+    if (!fits(g, lanes) || total_ < lanes || w.size * channels_ < lanes) return;
     period_ = w.stride * channels_, shifts_ = ceil_div(w.window, w.stride);
     table_.reserve(period_ * lanes * (1 + shifts_));
+    std::vector<i64> taps(lanes);
     for (i64 start = 0; start < period_; ++start) {
-      for (i64 q = start; q < start + lanes; ++q)
-        table_.push_back(uint16_t(q / period_ * channels_ + q % channels_));
+      i64 window = 0, tap = start / channels_, channel = start % channels_;
+      for (i64& first : taps) {
+        table_.push_back(uint16_t(window * channels_ + channel));
+        first = tap;
+        if (++channel < channels_) continue;
+        channel = 0;
+        if (++tap == w.stride) tap = 0, ++window;
+      }
       for (i64 shift = shifts_ - 1; shift >= 0; --shift)
-        for (i64 q = start; q < start + lanes; ++q) {
-          i64 tap = q / channels_ % w.stride + shift * w.stride;
-          table_.push_back(tap < w.window ? uint16_t(tap) : NONE);
+        for (i64 first : taps) {
+          i64 named = first + shift * w.stride;
+          table_.push_back(named < w.window ? uint16_t(named) : NONE);
         }
     }
   }
-  // No lanes: the kernel has no such vectors. Else they have to reach all that they read.
+  // Whether all that a vector reads is in one vector.
   static bool fits(const Geometry& g, i64 lanes) {
     const Axis& w = g.axes[2];
     constexpr i64 LONGEST = 64;
