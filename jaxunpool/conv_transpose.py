@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from jaxunpool.core.arguments import Sizes, as_floats
+from jaxunpool.core.convolution import Convolution, as_precision, is_served, plain
 from jaxunpool.core.geometry import (
     DATA_FORMATS,
     DataFormat,
@@ -36,8 +36,8 @@ def conv_transpose(
 ) -> jax.Array:
     """Transposed convolution: the gradient of a convolution with respect to its input.
 
-    Equal to `torch.nn.functional.conv_transpose1d/2d/3d`. One `lax.conv_general_dilated`, whose own
-    derivatives are the best there are.
+    Equal to `torch.nn.functional.conv_transpose1d/2d/3d`. On CPU one convolution for all phases of
+    the strides, and gradients as those of `conv_general_dilated`.
 
     Along each spatial axis the result has
     `(size - 1) * strides - 2 * padding + dilation * (k - 1) + output_padding + 1` elements.
@@ -118,30 +118,17 @@ def conv_transpose(
         if bias.dtype != x.dtype:
             raise TypeError(f"bias: expected {x.dtype} as x, got {bias.dtype}")
 
-    # A convolution of x spread out by the strides with the kernel turned around, which adds over
-    # its input channels: those of a group, for all outputs of all groups.
-    if groups > 1:
-        axis = n if is_last else 0
-        kernel = kernel.reshape(
-            (*kernel.shape[:axis], groups, inputs // groups, *kernel.shape[axis + 1 :])
-        )
-        kernel = jnp.moveaxis(kernel, axis, n + 1 if is_last else 1)
-        shape = (*window, inputs // groups, groups * outputs)
-        kernel = kernel.reshape(shape if is_last else (*shape[n:], *window))
-    spatial = "XYZ"[:n]
-    layouts = (f"N{spatial}C", f"{spatial}IO") if is_last else (f"NC{spatial}", f"IO{spatial}")
+    # The gradient by its input of a convolution from the result to x.
     batch = x.shape[: x.ndim - n - 1]
-    y = lax.conv_general_dilated(
-        x.reshape((math.prod(batch), *x.shape[len(batch) :])),
-        lax.rev(kernel, range(n) if is_last else range(2, n + 2)),
-        window_strides=(1,) * n,
-        padding=[(f - p, f - p + e) for f, p, e in zip(full, pads, extra)],
-        lhs_dilation=strides,
-        rhs_dilation=spacing,
-        dimension_numbers=(layouts[0], layouts[1], layouts[0]),
-        feature_group_count=groups,
-        precision=precision,
+    x = x.reshape((math.prod(batch), *x.shape[len(batch) :]))
+    spatial = "XYZ"[:n]
+    names = (f"N{spatial}C", f"{spatial}OI") if is_last else (f"NC{spatial}", f"OI{spatial}")
+    layout = lax.conv_dimension_numbers(x.shape, kernel.shape, (*names, names[0]))
+    ends = tuple((p, p - e) for p, e in zip(pads, extra))
+    conv = Convolution(
+        tuple(results), window, strides, ends, spacing, layout, groups, as_precision(precision)
     )
+    y = conv.bind("u", kernel, x) if is_served(x, kernel) else plain(kernel, x, name="u", conv=conv)
     if bias is not None:
         y = y + bias.reshape((1,) * (n + 1) + (-1,) if is_last else (1, -1) + (1,) * n)
     return y.reshape((*batch, *y.shape[1:]))

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from strategies import only
 
 import jaxunpool as jup
-from jaxunpool.core import backends, lowering, primitives
+from jaxunpool.core import backends, eager, lowering
 
 pytestmark = pytest.mark.usefixtures("compiled_as_users_do")
 
@@ -37,13 +37,13 @@ def interpreted(backend, monkeypatch):
     An interpreter's callbacks cannot be lowered inside it.
     """
 
-    def traced(call, lead):
+    def traced(primitive, call, lead):
         return jax.jit(functools.partial(lowering.on_device, "cpu", call, lead=lead))
 
     skip_if_not_compiled(backend)
     if not TESTED[backend].runs:
         pytest.skip("this jax has no interpreter for it")
-    monkeypatch.setattr(primitives, "_compiled", traced)
+    monkeypatch.setattr(eager, "_compiled", traced)
     with TESTED[backend].runs[-1]():
         yield
 

@@ -32,6 +32,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxunpool.core import backends, lowering
 from jaxunpool.core.backends import PLATFORMS, Implementation
 from jaxunpool.core.calls import GIVES, TAKES, UNPOOL, Call
+from jaxunpool.core.eager import eager
 from jaxunpool.core.geometry import Plane, WindowGeometry
 from jaxunpool.kernels import varying
 from jaxunpool.kernels.common import accumulator
@@ -148,31 +149,9 @@ def _batch(arrays: Any, dims: Any, *, call: Call, lead: int) -> Any:
     return out, [0] * len(out) if isinstance(out, list) else 0
 
 
-# Eager calls
-
-
-@functools.lru_cache(maxsize=4096)
-def _compiled(call: Call, lead: int) -> Any:
-    return jax.jit(functools.partial(PRIMITIVES[call.primitive].bind, call=call, lead=lead))
-
-
-def _eager(*arrays: jax.Array, call: Call, lead: int) -> Any:
-    """An eager call: a compiled program, also under `disable_jit`."""
-    run = _compiled(call, lead)
-    if not (jax.config.jax_disable_jit or jax.config.jax_debug_nans):  # type: ignore[attr-defined]
-        return run(*arrays)
-    with jax.disable_jit(False), jax.debug_nans(False):  # either would call this function again
-        results = run(*arrays)
-    if jax.config.jax_debug_nans:  # type: ignore[attr-defined]
-        for result in jax.tree.leaves(results):
-            if jnp.issubdtype(result.dtype, jnp.inexact) and jnp.isnan(result).any():
-                raise FloatingPointError(f"invalid value (nan) encountered in {call.primitive}")
-    return results
-
-
 for _name, _primitive in PRIMITIVES.items():
     _primitive.def_abstract_eval(_types)
-    _primitive.def_impl(_eager)
+    _primitive.def_impl(functools.partial(eager, _primitive))
     batching.primitive_batchers[_primitive] = _batch
     ad.primitive_jvps[_primitive] = _select_jvp if _name == "select" else _linear_jvp
     if _name != "select":

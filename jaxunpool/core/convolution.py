@@ -1,0 +1,327 @@
+"""Convolutions as primitives: each is the derivative of another.
+
+`sum(u * k * y)` over all elements `u` of an input that an element `k` of the kernel takes to a
+result `y` is linear in each of the three arrays. Its derivatives are the convolution itself (`"y"`,
+from `u` and `k`), its gradient by the input (`"u"`, from `k` and `y`: a transposed convolution),
+and its gradient by the kernel (`"k"`, from `u` and `y`), so that one rule serves all three.
+
+XLA's CPU compiler makes the last two of them convolutions with spread out inputs, or with windows
+as large as images. Here they are one convolution for all phases of a stride, and dots.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from jaxunpool.core.eager import eager
+from jaxunpool.kernels import varying
+from jaxunpool.kernels.common import accumulator
+
+Pairs = tuple[tuple[int, int], ...]
+Ints = tuple[int, ...]
+
+ARRAYS = {"y": "uk", "u": "ky", "k": "uy"}  # what each of the three is made of
+PRIMITIVES = {name: Primitive(f"jaxunpool_convolution_{name}") for name in ARRAYS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """A convolution, as it is asked for.
+
+    Attributes:
+        sizes: spatial, of the input.
+        window, strides, padding, dilation: per spatial axis.
+        layout: where the axes of the three arrays are.
+        groups: into how many groups channels are divided.
+        precision: as in `jax.lax.conv_general_dilated`.
+    """
+
+    sizes: Ints
+    window: Ints
+    strides: Ints
+    padding: Pairs
+    dilation: Ints
+    layout: lax.ConvDimensionNumbers
+    groups: int = 1
+    precision: Any = None
+
+    @property
+    def ndim(self) -> int:
+        """How many spatial axes there are."""
+        return len(self.sizes)
+
+    @property
+    def results(self) -> Ints:
+        """Spatial sizes of the result."""
+        axes = zip(self.sizes, self.window, self.strides, self.padding, self.dilation)
+        return tuple(
+            max(0, (n + low + high - (k - 1) * d - 1) // s + 1) for n, k, s, (low, high), d in axes
+        )
+
+    def axes(self, name: str) -> Ints:
+        """Of `u` or `y` the axes of the batch, of space and of channels; of `k` those of the
+        window, of input channels and of outputs."""
+        at, layout = {"u": 0, "k": 1, "y": 2}[name], self.layout
+        first, second, *spatial = (layout.lhs_spec, layout.rhs_spec, layout.out_spec)[at]
+        return (*spatial, second, first) if name == "k" else (first, *spatial, second)
+
+    def last(self, name: str, array: jax.Array) -> jax.Array:
+        """One of the arrays with its axes in that order."""
+        return array.transpose(self.axes(name))
+
+    def back(self, name: str, array: jax.Array) -> jax.Array:
+        """Such an array in its own order."""
+        return array.transpose(np.argsort(self.axes(name)))
+
+    def shape(self, name: str, have: dict[str, Any]) -> Ints:
+        """The shape of one of `u`, `k` and `y`, from the two others."""
+        u, k, y = (
+            [have[other].shape[axis] for axis in self.axes(other)] if other in have else []
+            for other in "uky"
+        )
+        shape = {
+            "u": lambda: (y[0], *self.sizes, k[-2] * self.groups),
+            "k": lambda: (*self.window, u[-1] // self.groups, y[-1]),
+            "y": lambda: (u[0], *self.results, k[-1]),
+        }[name]()
+        return tuple(shape[axis] for axis in np.argsort(self.axes(name)))
+
+    def bind(self, name: str, *arrays: jax.Array) -> Any:
+        """One of the three from the two others, in the order of `ARRAYS`."""
+        return PRIMITIVES[name].bind(*arrays, name=name, conv=self)
+
+
+def is_served(*arrays: jax.Array) -> bool:
+    """Whether the primitives take these arrays: floats of one type, on no mesh that types know."""
+    types = {array.dtype for array in arrays}
+    return (
+        len(types) == 1
+        and jnp.issubdtype(arrays[0].dtype, jnp.floating)
+        and arrays[0].dtype.itemsize > 1
+        and 3 <= arrays[0].ndim <= 5
+        and not any(varying.axes(array) for array in arrays)
+        and not any(jax.typeof(array).sharding.mesh.explicit_axes for array in arrays)
+    )
+
+
+def as_precision(precision: Any) -> Any:
+    """A precision that can be hashed."""
+    return tuple(precision) if isinstance(precision, list) else precision
+
+
+# What XLA makes of each
+
+
+def plain(*arrays: Any, name: str, conv: Convolution) -> jax.Array:
+    """The convolution, or a gradient as JAX derives it."""
+    if name == "y":
+        return _convolve(conv, *arrays)
+    if name == "u":
+        return _spread(conv, *arrays)
+    u, y = arrays
+    missing = jax.ShapeDtypeStruct(conv.shape("k", {"u": u, "y": y}), u.dtype)
+    return jax.linear_transpose(functools.partial(_convolve, conv, u), missing)(y)[0]
+
+
+def _spread(conv: Convolution, k: jax.Array, y: jax.Array) -> jax.Array:
+    """The gradient by the input: a convolution of `y`, spread out by the strides, with the kernel
+    turned around.
+    """
+    n = conv.ndim
+    k = conv.last("k", k)
+    inputs, outputs = k.shape[-2], k.shape[-1] // conv.groups
+    k = k.reshape((*conv.window, inputs, conv.groups, outputs))
+    k = jnp.moveaxis(k, -1, n).swapaxes(n + 1, n + 2)  # outputs, groups, inputs
+    spans = [(w - 1) * d for w, d in zip(conv.window, conv.dilation)]
+    before = [span - low for span, (low, _) in zip(spans, conv.padding)]
+    after = [
+        size - 1 - (o - 1) * s - b + span
+        for size, o, s, b, span in zip(conv.sizes, conv.results, conv.strides, before, spans)
+    ]
+    layout = conv.layout
+    kernel = (n + 1, n, *range(n))
+    return lax.conv_general_dilated(
+        y,
+        lax.rev(k.reshape((*conv.window, outputs, conv.groups * inputs)), range(n)),
+        (1,) * n,
+        list(zip(before, after)),
+        lhs_dilation=conv.strides,
+        rhs_dilation=conv.dilation,
+        dimension_numbers=lax.ConvDimensionNumbers(layout.out_spec, kernel, layout.lhs_spec),
+        feature_group_count=conv.groups,
+        precision=conv.precision,
+    )
+
+
+def _convolve(conv: Convolution, u: jax.Array, k: jax.Array) -> jax.Array:
+    return lax.conv_general_dilated(
+        u,
+        k,
+        conv.strides,
+        conv.padding,
+        rhs_dilation=conv.dilation,
+        dimension_numbers=conv.layout,
+        feature_group_count=conv.groups,
+        precision=conv.precision,
+    )
+
+
+# Formulations for CPU
+
+
+def by_dots(conv: Convolution, u: jax.Array, y: jax.Array) -> jax.Array:
+    """The gradient by the kernel: for each of its elements a dot of what it met and the results."""
+    n, dtype = conv.ndim, u.dtype
+    u, y = (array.astype(accumulator(dtype)) for array in (conv.last("u", u), conv.last("y", y)))
+    u = lax.pad(u, jnp.zeros((), u.dtype), [(0, 0, 0), *((*p, 0) for p in conv.padding), (0, 0, 0)])
+    batch = (n + 1,) if conv.groups > 1 else ()
+    positions = tuple(range(n + 1))
+
+    def grouped(array: jax.Array) -> jax.Array:
+        if conv.groups == 1:
+            return array
+        return array.reshape((*array.shape[:-1], conv.groups, array.shape[-1] // conv.groups))
+
+    u, y = grouped(u), grouped(y)
+    taps = []
+    for tap in itertools.product(*map(range, conv.window)):
+        first = [t * d for t, d in zip(tap, conv.dilation)]
+        last = [f + (o - 1) * s + 1 for f, o, s in zip(first, conv.results, conv.strides)]
+        rest = u.ndim - n - 1
+        met = lax.slice(
+            u,
+            (0, *first, *[0] * rest),
+            (u.shape[0], *last, *u.shape[n + 1 :]),
+            (1, *conv.strides, *[1] * rest),
+        )
+        numbers = ((positions, positions), (batch, batch))
+        taps.append(lax.dot_general(met, y, numbers, precision=conv.precision))
+    k = jnp.stack(taps)
+    if conv.groups > 1:  # (taps, groups, inputs, outputs)
+        k = jnp.moveaxis(k, 1, 2)
+    return conv.back("k", k.reshape((*conv.window, k.shape[1], -1)).astype(dtype))
+
+
+def by_phases(conv: Convolution, k: jax.Array, y: jax.Array) -> jax.Array:
+    """The gradient by the input: elements at the same place between strides read the same part of
+    the kernel, so that one convolution of `y` makes all of them, as channels.
+    """
+    n, groups, strides = conv.ndim, conv.groups, conv.strides
+    k, y = conv.last("k", k), conv.last("y", y)
+    many = tuple(-(-w // s) for w, s in zip(conv.window, strides))  # results that meet an element
+    ends = [m * s - w for m, s, w in zip(many, strides, conv.window)]
+    k = lax.pad(k, jnp.zeros((), k.dtype), [*((0, e, 0) for e in ends), (0, 0, 0), (0, 0, 0)])
+    inputs, outputs = k.shape[-2], k.shape[-1] // groups
+    # (m, s, ..., inputs of a group, groups, outputs) to (m, ..., outputs, groups, s, ..., inputs)
+    k = k.reshape((*itertools.chain(*zip(many, strides)), inputs, groups, outputs))
+    order = (*range(0, 2 * n, 2), 2 * n + 2, 2 * n + 1, *range(1, 2 * n, 2), 2 * n)
+    k = k.transpose(order).reshape((*many, outputs, groups * math.prod(strides) * inputs))
+    # The first result that matters, and how many places between strides there are from it on.
+    first = [low // s for (low, _), s in zip(conv.padding, strides)]
+    count = [
+        -(-(low + size) // s) - f
+        for (low, _), size, s, f in zip(conv.padding, conv.sizes, strides, first)
+    ]
+    pads = [(m - 1 - f, c + f - o) for m, f, c, o in zip(many, first, count, conv.results)]
+    spatial = "XYZ"[:n]
+    places = lax.conv_general_dilated(
+        y,
+        lax.rev(k, range(n)),
+        (1,) * n,
+        pads,
+        dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
+        feature_group_count=groups,
+        precision=conv.precision,
+    )
+    # (batch, places, ..., groups, s, ..., inputs) to (batch, places * s, ..., groups * inputs)
+    u = places.reshape((y.shape[0], *count, groups, *strides, inputs))
+    order = (0, *itertools.chain(*((1 + i, n + 2 + i) for i in range(n))), n + 1, 2 * n + 2)
+    u = u.transpose(order)
+    u = u.reshape((y.shape[0], *(c * s for c, s in zip(count, strides)), groups * inputs))
+    cut = [low - f * s for (low, _), f, s in zip(conv.padding, first, strides)]
+    stops = [c + size for c, size in zip(cut, conv.sizes)]
+    return conv.back("u", lax.slice(u, (0, *cut, 0), (u.shape[0], *stops, u.shape[-1])))
+
+
+def _on_cpu(*arrays: Any, name: str, conv: Convolution) -> jax.Array:
+    """The formulation that was the fastest, or is never much slower (benchmarks/NOTES.md)."""
+    tiles = conv.window == conv.strides
+    if name == "k" and (conv.groups > 1 or conv.ndim == 3 or tiles):
+        return by_dots(conv, *arrays)
+    if name == "u" and max(conv.strides) > 1 and max(conv.dilation) == 1:
+        return by_phases(conv, *arrays)
+    return plain(*arrays, name=name, conv=conv)
+
+
+# Rules
+
+
+def _types(*avals: Any, name: str, conv: Convolution) -> Any:
+    """Abstract evaluation."""
+    if name == "y":
+        jax.eval_shape(functools.partial(_convolve, conv), *avals)  # raises what `lax` does
+    have = dict(zip(ARRAYS[name], avals))
+    return avals[0].update(shape=conv.shape(name, have), weak_type=False)
+
+
+def _jvp(primals: Any, tangents: Any, *, name: str, conv: Convolution) -> Any:
+    """A term for each array with a tangent."""
+    out = conv.bind(name, *primals)
+    terms = [
+        conv.bind(name, *primals[:k], tangent, *primals[k + 1 :])
+        for k, tangent in enumerate(tangents)
+        if type(tangent) is not ad.Zero
+    ]
+    zero = ad.Zero(jax.typeof(out).to_tangent_aval())
+    return out, functools.reduce(jnp.add, terms) if terms else zero
+
+
+def _transpose(ct: Any, *arrays: Any, name: str, conv: Convolution) -> Any:
+    if type(ct) is ad.Zero:
+        return [None, None]
+    have = dict(zip(ARRAYS[name], arrays)) | {name: ct}
+    return [
+        conv.bind(k, *(have[other] for other in ARRAYS[k])) if ad.is_undefined_primal(a) else None
+        for k, a in zip(ARRAYS[name], arrays)
+    ]
+
+
+def _batch(arrays: Any, dims: Any, *, name: str, conv: Convolution) -> Any:
+    """Where the kernel is one for all, `vmap` is a larger batch; else it is JAX's own."""
+    kernel = ARRAYS[name].find("k")
+    if kernel < 0 or dims[kernel] is not None:
+        run = functools.partial(plain, name=name, conv=conv)
+        return jax.vmap(run, in_axes=tuple(dims))(*arrays), 0
+    other = ARRAYS[name][1 - kernel]
+    array, dim = arrays[1 - kernel], dims[1 - kernel]
+    batch, size = conv.axes(other)[0], array.shape[dim]
+    array = jnp.moveaxis(array, dim, batch)
+    shape = (*array.shape[:batch], size * array.shape[batch + 1], *array.shape[batch + 2 :])
+    operands = [arrays[kernel], array.reshape(shape)]
+    out = conv.bind(name, *(operands if kernel == 0 else operands[::-1]))
+    batch = conv.axes(name)[0]
+    examples = out.shape[batch] // max(1, size)
+    return out.reshape((*out.shape[:batch], size, examples, *out.shape[batch + 1 :])), batch
+
+
+for _primitive in PRIMITIVES.values():
+    _primitive.def_abstract_eval(_types)
+    _primitive.def_impl(functools.partial(eager, _primitive))
+    batching.primitive_batchers[_primitive] = _batch
+    ad.primitive_jvps[_primitive] = _jvp
+    ad.primitive_transposes[_primitive] = _transpose
+    mlir.register_lowering(_primitive, mlir.lower_fun(plain, multiple_results=False))
+    mlir.register_lowering(
+        _primitive, mlir.lower_fun(_on_cpu, multiple_results=False), platform="cpu"
+    )
