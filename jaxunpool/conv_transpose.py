@@ -8,7 +8,7 @@ import jax
 from jax import lax
 
 from jaxunpool.core.arguments import Sizes, as_floats
-from jaxunpool.core.convolution import Convolution, as_precision, is_served, plain
+from jaxunpool.core.convolution import Convolution, as_precision, on_known_mesh, plain
 from jaxunpool.core.geometry import (
     DATA_FORMATS,
     DataFormat,
@@ -36,8 +36,8 @@ def conv_transpose(
 ) -> jax.Array:
     """Transposed convolution: the gradient of a convolution with respect to its input.
 
-    Equal to `torch.nn.functional.conv_transpose1d/2d/3d`. On CPU one convolution for all phases of
-    the strides, and gradients as those of `conv_general_dilated`.
+    Equal to `torch.nn.functional.conv_transpose1d/2d/3d`. On CPU it is one convolution for all
+    phases of the strides, elsewhere one of `x` spread out; derivatives of any order, in both modes.
 
     Along each spatial axis the result has
     `(size - 1) * strides - 2 * padding + dilation * (k - 1) + output_padding + 1` elements.
@@ -128,7 +128,8 @@ def conv_transpose(
     conv = Convolution(
         tuple(results), window, strides, ends, spacing, layout, groups, as_precision(precision)
     )
-    y = conv.bind("u", kernel, x) if is_served(x, kernel) else plain(kernel, x, name="u", conv=conv)
+    known = on_known_mesh(x, kernel)
+    y = plain(kernel, x, name="u", conv=conv) if known else conv.bind("u", kernel, x)
     if bias is not None:
         y = y + bias.reshape((1,) * (n + 1) + (-1,) if is_last else (1, -1) + (1,) * n)
     return y.reshape((*batch, *y.shape[1:]))

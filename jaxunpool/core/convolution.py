@@ -102,17 +102,10 @@ class Convolution:
         return PRIMITIVES[name].bind(*arrays, name=name, conv=self)
 
 
-def is_served(*arrays: jax.Array) -> bool:
-    """Whether the primitives take these arrays: floats of one type, on no mesh that types know."""
-    types = {array.dtype for array in arrays}
-    return (
-        len(types) == 1
-        and jnp.issubdtype(arrays[0].dtype, jnp.floating)
-        and arrays[0].dtype.itemsize > 1
-        and 3 <= arrays[0].ndim <= 5
-        and not any(varying.axes(array) for array in arrays)
-        and not any(jax.typeof(array).sharding.mesh.explicit_axes for array in arrays)
-    )
+def on_known_mesh(*arrays: jax.Array) -> bool:
+    """Whether types know of a mesh, with Explicit or Manual axes: there `plain` is left to JAX."""
+    meshes = (jax.typeof(array).sharding.mesh for array in arrays)
+    return any(map(varying.axes, arrays)) or any(mesh.explicit_axes for mesh in meshes)
 
 
 def as_precision(precision: Any) -> Any:
@@ -124,7 +117,7 @@ def as_precision(precision: Any) -> Any:
 
 
 def plain(*arrays: Any, name: str, conv: Convolution) -> jax.Array:
-    """The convolution, or a gradient as JAX derives it."""
+    """One of the three from the two others, by XLA's convolution."""
     if name == "y":
         return _convolve(conv, *arrays)
     if name == "u":
