@@ -3,13 +3,21 @@
 On CPU it measures the grid (`benchmarks.grid`, a part of it without `--full`) and what programs
 cost beside their work (`benchmarks.latency`), on GPU and TPU the kernels (`benchmarks.kernels`).
 `python -m benchmarks.report` makes the tables of the README and of the documentation.
+
+The file of results is written anew after every case, so that a run which is stopped leaves what it
+has measured. `--interpret` is a rehearsal of the run on a GPU:
+
+    python -m benchmarks --interpret --check --shapes 8x8x8x64 --repeats 1 --minutes 2
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
+import faulthandler
 import gc
+import importlib
 import importlib.metadata
 import importlib.util
 import math
@@ -20,7 +28,10 @@ import sys
 import time
 from typing import Any
 
-SAVE_SECONDS = 30  # from one time to the next that what was measured so far is written
+START = time.perf_counter()
+GPU_MINUTES = 7.0  # by default
+CHECK_PART = 0.25  # of the time
+GRACE_SECONDS = 45  # when a case that hangs has so many more, the process ends
 PACKAGES = ("jaxunpool", "jax", "jaxlib", "flax", "numpy", "torch")
 
 
@@ -57,7 +68,23 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--repeats", type=int, help="timed rounds at most (default 5; 15 with --full and on GPU)"
     )
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="what would end later is skipped and named"
+        f" (default: {GPU_MINUTES:g} on GPU, else none)",
+    )
+    parser.add_argument(
+        "--interpret",
+        action="store_true",
+        help="on CPU, run what a GPU would, with its kernels interpreted: small shapes only",
+    )
+    options = parser.parse_args(arguments)
+    if options.interpret:
+        if options.platform not in (None, "cpu") or options.suite == "grid":
+            parser.error("--interpret: interprets the kernels for GPU on --platform cpu")
+        options.platform, options.suite = "cpu", "kernels"
+    return options
 
 
 def main() -> None:
@@ -70,9 +97,8 @@ def main() -> None:
     import jax
     from rich.console import Console
     from rich.markdown import Markdown
-    from rich.progress import track
 
-    from benchmarks import grid, kernels, latency, report, timing
+    from benchmarks import kernels, report, timing
 
     backend = jax.default_backend()
     if options.platform and backend != options.platform:
@@ -89,17 +115,34 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(os.cpu_count() or 1)
-
-    checked = None
-    if options.check:
-        from benchmarks import check
-
-        with console.status("checking all implementations"):
+    minutes = options.minutes or (GPU_MINUTES if backend == "gpu" else math.inf)
+    if minutes < math.inf:  # also if a kernel never ends
+        faulthandler.dump_traceback_later(60 * minutes + GRACE_SECONDS, exit=True)
+    with contextlib.ExitStack() as stack:
+        if options.interpret:
             try:
-                checked = check.run()
-            except check.MismatchError as error:
-                sys.exit(f"WRONG: {error}")
-        console.print("right:", ", ".join(f"{n} calls of {name}" for name, n in checked.items()))
+                stack.enter_context(kernels.interpreter())
+            except NotImplementedError as error:
+                sys.exit(f"--interpret: {error}")
+        measured = _measure(options, backend, 60 * minutes, console)
+    faulthandler.cancel_dump_traceback_later()
+    if not measured["results"]:
+        sys.exit("\n".join([*measured["failed"], "nothing to measure"]))
+    console.print(Markdown(report.overview(measured)))
+    if options.json:
+        console.print(f"wrote {options.json} in {measured['took_seconds']} s")
+    if problems := report.problems(measured):
+        sys.exit(problems)
+
+
+def _measure(
+    options: argparse.Namespace, backend: str, limit: float, console: Any
+) -> dict[str, Any]:
+    """What a file of results holds; the file is written as it comes."""
+    import jax
+    from rich.progress import track
+
+    from benchmarks import check, grid, kernels, latency, report, timing
 
     suite = options.suite or ("grid" if backend == "cpu" else "kernels")
     if suite == "grid":
@@ -111,46 +154,79 @@ def main() -> None:
         limits: dict[str, Any] = {"seconds": 2 if options.full else 0.2}
     else:
         device = "cuda" if backend == "gpu" else "cpu"
-        cases = list(kernels.cases(options.shapes, options.dtypes, device))
+        cases = list(kernels.cases(options.shapes, options.dtypes, device, options.interpret))
         limits = {"warmup": 3}
     limits["repeats"] = options.repeats or (15 if options.full or suite == "kernels" else 5)
     cases = [case for case in cases if all(part in case.name for part in options.only)]
-    gc.collect()
-    gc.freeze()  # what was imported needs no look at every case
-    started = saved = time.perf_counter()
     results: list[dict[str, Any]] = []
+    failed: list[str] = []
+    skipped: list[str] = []
     measured = {
         "date": datetime.date.today().isoformat(),
         "device": jax.devices()[0].device_kind,
         "processor": _processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in PACKAGES
-            if importlib.util.find_spec(name)
-        },
+        "versions": {name: _version(name) for name in PACKAGES if importlib.util.find_spec(name)},
         "suite": suite,
+        "interpreted": options.interpret,
         "implementation": options.implementation,
-        "checked": checked,
+        "checked": None,
         "repeats": limits["repeats"],
         "took_seconds": 0,
+        "failed": failed,
+        "skipped": skipped,
         "results": results,
     }
 
+    def took() -> float:
+        return time.perf_counter() - START
+
     def save() -> None:
-        measured["took_seconds"] = round(time.perf_counter() - started)
+        measured["took_seconds"] = round(took())
         if options.json:
             options.json.parent.mkdir(parents=True, exist_ok=True)
             partial = options.json.with_suffix(".partial")
             partial.write_text(report.dump(measured))
             partial.replace(options.json)  # never half a file
 
+    found = check.Findings()
+
+    def compare(seconds: float, chosen: Any = None) -> None:
+        nonlocal found
+        with console.status("checking all implementations"):
+            found += check.run(chosen=chosen, seconds=seconds, interpret=options.interpret)
+        measured["checked"] = found.in_json()
+        save()
+
+    if options.check:
+        compare(CHECK_PART * limit)
+        console.print(str(found))
+    gc.collect()
+    gc.freeze()  # what was imported needs no look at every case
+    longest = 0.0
     for case in track(cases, "measuring", console=console, transient=True):
-        contenders = case.make()
-        if len(contenders) < 2 or (suite == "grid" and "jaxunpool" not in contenders):
+        before = took()
+        if before + longest > limit:
+            skipped.append(case.name)
             continue
-        rounds = timing.measure(contenders, calls=case.calls, **limits)
+        try:
+            contenders = case.make()
+            if suite == "kernels":
+                contenders, ours, errors = kernels.running(contenders)
+                failed += [f"{case.name}: {name}: {error}" for name, error in errors.items()]
+                if options.check:
+                    found.wrong += [f"{case.name}: {what}" for what in check.same_bits(ours)]
+                    measured["checked"] = found.in_json()
+                del ours
+            if len(contenders) < 2 or (suite == "grid" and "jaxunpool" not in contenders):
+                continue
+            rounds = timing.measure(contenders, calls=case.calls, **limits)
+        except Exception as error:  # the other cases are worth their time all the same
+            failed.append(f"{case.name}: {type(error).__name__}: {error}")
+            continue
+        finally:
+            contenders = {}
         results.append(
             {
                 "operation": case.operation,
@@ -165,15 +241,20 @@ def main() -> None:
                 },
             }
         )
-        if time.perf_counter() - saved > SAVE_SECONDS:
-            saved = time.perf_counter()
-            save()
-    if not results:
-        sys.exit("nothing to measure")
-    console.print(Markdown(report.overview(measured)))
+        longest = max(longest, took() - before)
+        save()
+    if found.left and took() < limit:
+        left, found.left = found.left, []
+        compare(limit - took(), left)
     save()
-    if options.json:
-        console.print(f"wrote {options.json} in {measured['took_seconds']} s")
+    return measured
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # not installed, but in this folder
+        return importlib.import_module(name).__version__
 
 
 def _significant(seconds: float, digits: int = 4) -> float:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import math
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from benchmarks import kernels
-from jaxunpool.core import primitives
 from jaxunpool.core.calls import Call
 from jaxunpool.core.geometry import WindowGeometry
-from tests import oracle
 
 # Shape of a channels-last array, window, stride, padding: what fits a block, and what does not.
 SHAPES = (
@@ -29,58 +32,152 @@ SHAPES = (
 )
 DTYPES = ("float32", "bfloat16", "float16")
 
+Checked = tuple[Call, tuple[int, ...], str]  # a call, the shape of its unpooled array and its type
+
+
+def _oracle() -> Any:
+    """The definitions, by their path: an installed package may be called `tests` too."""
+    path = pathlib.Path(__file__).parent.parent / "tests/oracle.py"
+    spec = importlib.util.spec_from_file_location("oracle", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+oracle = _oracle()
+
 
 class MismatchError(AssertionError):
     """Two implementations disagree."""
 
 
-def calls() -> Iterator[tuple[Call, tuple[int, ...], str]]:
-    """What is checked: a call, the shape of its unpooled array and its type."""
+@dataclasses.dataclass
+class Findings:
+    """What comparing came to.
+
+    Attributes:
+        right: how many calls of each implementation were.
+        wrong: what the others gave, or raised.
+        left: what there was no time for.
+    """
+
+    right: dict[str, int] = dataclasses.field(default_factory=dict)
+    wrong: list[str] = dataclasses.field(default_factory=list)
+    left: list[Checked] = dataclasses.field(default_factory=list)
+
+    def __add__(self, other: Findings) -> Findings:
+        names = [*self.right, *other.right]
+        right = {name: self.right.get(name, 0) + other.right.get(name, 0) for name in names}
+        return Findings(right, self.wrong + other.wrong, self.left + other.left)
+
+    def __str__(self) -> str:
+        parts = ["right: " + ", ".join(f"{n} calls of {name}" for name, n in self.right.items())]
+        parts += [f"not reached: {len(self.left)} calls"] if self.left else []
+        return "; ".join(parts) + "".join(f"\nWRONG: {what}" for what in self.wrong)
+
+    def in_json(self) -> dict[str, Any]:
+        """What a file of results says of it."""
+        return {"right": self.right, "wrong": self.wrong, "not_reached": len(self.left)}
+
+
+def calls() -> Iterator[Checked]:
+    """What is checked, what counts most first."""
     options: dict[str, Sequence[dict[str, str]]] = {
         "scatter": [{"duplicates": "sum"}, {"duplicates": "last"}],
         "reduce": [{"weighting": "mean"}],
         "replicate": [{"weighting": "cover"}],
     }
-    for (shape, k, s, p), layout in itertools.product(SHAPES, kernels.LAYOUTS):
+    for layout, dtype, (shape, k, s, p) in itertools.product(kernels.LAYOUTS, DTYPES, SHAPES):
         full = shape if layout == "channels_last" else (shape[0], shape[3], *shape[1:3])
         geometry = WindowGeometry.for_input(full, (k, k), s, p, data_format=layout)
-        for primitive, dtype in itertools.product(kernels.PRIMITIVES, DTYPES):
+        for primitive in kernels.PRIMITIVES:
             for some in options.get(primitive, [{}]):
                 yield Call(primitive, geometry, None, **some), full, dtype
 
 
 def run(
-    implementations: Callable[[Call, Any], Sequence[Any]] = kernels.available,
+    implementations: Callable[[Call, Any], Sequence[Any]] | None = None,
     seed: int | None = None,
-    chosen: Sequence[tuple[Call, tuple[int, ...], str]] | None = None,
-) -> dict[str, int]:
-    """Compare them all, on fresh random numbers; how many calls of each were right.
+    chosen: Sequence[Checked] | None = None,
+    seconds: float = math.inf,
+    interpret: bool = False,
+) -> Findings:
+    """Compare them all, on fresh random numbers.
 
-    Raises:
-        MismatchError: the first wrong result.
+    Args:
+        implementations: of a call; default: all that run here.
+        seed: of the numbers.
+        chosen: what is checked, in place of `calls()`.
+        seconds: when they have passed, the rest is left.
+        interpret: on a CPU, interpret the kernels for GPUs.
     """
     seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-    rng, right = np.random.default_rng(seed), dict[str, int]()
-    for call, shape, dtype in calls() if chosen is None else chosen:
+    rng, found, start = np.random.default_rng(seed), Findings(), time.perf_counter()
+    for number, one in enumerate(todo := list(calls() if chosen is None else chosen)):
+        if time.perf_counter() - start > seconds:
+            found.left = todo[number:]
+            break
+        call, shape, dtype = one
         assert isinstance(call.geometry, WindowGeometry)
         arrays = _arrays(rng, call, shape, dtype)
         expected = definition(call, arrays)
+        names = (
+            implementations(call, arrays)
+            if implementations
+            else kernels.available(call, arrays, interpret)
+        )
         plain = None
-        for implementation in reversed(implementations(call, arrays)):  # XLA's first
+        for implementation in reversed(names):  # XLA's first
             named = dataclasses.replace(call, implementation=implementation)
             what = f"{call.primitive} ({named}) of {dtype}{list(shape)}, seed {seed}"
             _poison([*arrays, *jax.tree.leaves(plain)])
-            results = jax.tree.leaves(jax.jit(functools.partial(primitives.bind, named))(*arrays))
-            for got, (want, exact) in zip(results, expected, strict=True):
-                if not is_close(got, want, exact, call.geometry.volume):
-                    raise MismatchError(f"{what}: not what the definition says")
-            if plain is not None:
-                for got, other in zip(results, plain, strict=True):
-                    if np.asarray(got).tobytes() != np.asarray(other).tobytes():
-                        raise MismatchError(f"{what}: not the bits of xla")
-            plain = plain or results
-            right[implementation] = right.get(implementation, 0) + 1
-    return right
+            try:
+                program = jax.jit(kernels.bound(named, interpret))
+                results = [np.asarray(r) for r in jax.tree.leaves(program(*arrays))]
+                _compare(results, expected, plain, call.geometry.volume)
+            except Exception as error:  # the other kernels are worth a look all the same
+                kind = "" if isinstance(error, MismatchError) else f"{type(error).__name__}: "
+                found.wrong.append(f"{what}: {kind}{error}")
+                continue
+            if implementation == names[-1]:
+                plain = results
+            found.right[implementation] = found.right.get(implementation, 0) + 1
+    return found
+
+
+def _compare(
+    results: Sequence[np.ndarray],
+    expected: Sequence[tuple[np.ndarray, bool]],
+    plain: Sequence[np.ndarray] | None,
+    volume: int,
+) -> None:
+    for got, (want, exact) in zip(results, expected, strict=True):
+        if not is_close(got, want, exact, volume):
+            raise MismatchError("not what the definition says")
+    if plain is not None:
+        for got, other in zip(results, plain, strict=True):
+            if got.tobytes() != other.tobytes():
+                raise MismatchError("not the bits of xla")
+
+
+def same_bits(results: Mapping[str, Any]) -> list[str]:
+    """What of the results of implementations, on large arrays, has not the bits of the last one."""
+    *others, (last, plain) = results.items()
+    differing = []
+    for name, found in others:
+        pairs = zip(jax.tree.leaves(found), jax.tree.leaves(plain), strict=True)
+        if not all(bool(_equal(*pair)) for pair in pairs):
+            differing.append(f"{name}: not the bits of {last}")
+    return differing
+
+
+@jax.jit
+def _equal(a: jax.Array, b: jax.Array) -> jax.Array:
+    kind = f"uint{8 * a.dtype.itemsize}"
+    bits = functools.partial(lax.bitcast_convert_type, new_dtype=jnp.dtype(kind))
+    return jnp.array_equal(bits(a), bits(b))
 
 
 def _arrays(

@@ -1,7 +1,11 @@
-"""The five primitives: our kernels, our XLA path and their peers, at sizes that fill a GPU."""
+"""The five primitives: our kernels, our XLA path and their peers, at sizes that fill a GPU.
+
+What the targets are about comes first; other peers and channels first come after all of it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -15,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from benchmarks.timing import Case, Run, Runs, sizes
-from jaxunpool.core import backends, primitives
+from jaxunpool.core import backends, lowering, primitives
 from jaxunpool.core.calls import Call
 from jaxunpool.core.geometry import DataFormat, WindowGeometry
 
@@ -24,8 +28,12 @@ WINDOWS = {"2x2/2": (2, 2, 0), "3x3/2 pad 1": (3, 2, 1)}
 LAYOUTS: tuple[DataFormat, ...] = ("channels_last", "channels_first")
 DTYPES = ("float32", "bfloat16")
 PRIMITIVES = ("select", "gather", "scatter", "reduce", "replicate")
+# Max unpooling is "last", which where windows overlap is another program than "sum".
+LAST = "scatter last"
+OPERATIONS = (*PRIMITIVES, LAST)
 OPTIONS: dict[str, dict[str, str]] = {
     "scatter": {"duplicates": "sum"},
+    LAST: {"duplicates": "last"},
     "reduce": {"weighting": "mean"},
     "replicate": {"weighting": "mean"},
 }
@@ -38,18 +46,63 @@ def cases(
     shapes: Sequence[str] | None = None,
     dtypes: Sequence[str] | None = None,
     device: str = "cuda",
-    layouts: Sequence[str] = LAYOUTS[:1],
+    interpret: bool = False,
 ) -> Iterator[Case]:
-    """Every primitive. Arrays are made when a case's contenders are."""
-    for shape, dtype, window, layout, primitive in itertools.product(
-        shapes or SHAPES, dtypes or DTYPES, WINDOWS, layouts, PRIMITIVES
-    ):
-        yield _case(primitive, window, layout, shape, dtype, device)
+    """Every primitive. Arrays are made when a case's contenders are.
+
+    Args:
+        shapes, dtypes: other ones than the suite's.
+        device: of PyTorch.
+        interpret: on a CPU, interpret the kernels for GPUs.
+    """
+    for layout, others in (LAYOUTS[0], False), (LAYOUTS[0], True), (LAYOUTS[1], False):
+        for window, shape, dtype, operation in itertools.product(
+            WINDOWS, shapes or SHAPES, dtypes or DTYPES, OPERATIONS
+        ):
+            case = _case(operation, window, layout, shape, dtype, device, interpret, others)
+            if case is not None:
+                yield case
 
 
-def available(call: Call, arrays: Sequence[Any]) -> list[str]:
+def available(call: Call, arrays: Sequence[Any], interpret: bool = False) -> list[str]:
     """The implementations that could run a call on this machine's platform."""
-    return [*backends.serving(call, arrays, jax.default_backend()), "xla"]
+    platform = "gpu" if interpret else jax.default_backend()
+    return [*backends.serving(call, arrays, platform), "xla"]
+
+
+def bound(call: Call, interpret: bool = False) -> Callable[..., Any]:
+    """The function that runs a call; interpreted, what is lowered for one GPU."""
+    if interpret:
+        return functools.partial(lowering.on_device, "gpu", call)
+    return lambda *arrays: primitives.bind(call, *arrays)
+
+
+def interpreter() -> contextlib.AbstractContextManager[Any]:
+    """In which kernels for GPUs run on a CPU.
+
+    Raises:
+        NotImplementedError: this JAX has none.
+    """
+    from jax.experimental.pallas import mosaic_gpu
+
+    if not hasattr(mosaic_gpu, "force_gpu_interpret_mode"):
+        raise NotImplementedError(f"jax {jax.__version__} cannot interpret Mosaic GPU")
+    return mosaic_gpu.force_gpu_interpret_mode()
+
+
+def running(contenders: Runs) -> tuple[Runs, dict[str, Any], dict[str, str]]:
+    """The contenders that run, what ours gave, and why the others did not."""
+    runs, results, errors = Runs(), dict[str, Any](), dict[str, str]()
+    for name, run in contenders.items():
+        try:
+            result = jax.block_until_ready(run())
+        except Exception as error:  # one peer less is no reason to lose the others
+            errors[name] = f"{type(error).__name__}: {error}"
+            continue
+        runs[name] = run
+        if name in backends.IMPLEMENTATIONS:
+            results[name] = result
+    return runs, results, errors
 
 
 def arrays_for(
@@ -65,12 +118,27 @@ def arrays_for(
     return values, jax.random.randint(places, pooled, 0, geometry.volume, geometry.offset_dtype)
 
 
-def _case(primitive: str, window: str, layout: Any, shape: str, dtype: str, device: str) -> Case:
+def _case(
+    operation: str,
+    window: str,
+    layout: DataFormat,
+    shape: str,
+    dtype: str,
+    device: str,
+    interpret: bool,
+    others: bool,
+) -> Case | None:
+    """A case, with eager PyTorch or with the `others`; None where it says nothing new."""
     k, s, p = WINDOWS[window]
     batch, height, width, channels = full = sizes(shape)
     ours = full if layout == "channels_last" else (batch, channels, height, width)
     geometry = WindowGeometry.for_input(ours, (k, k), s, p, data_format=layout)
-    call = Call(primitive, geometry, None, **OPTIONS.get(primitive, {}))
+    primitive = operation.split()[0]
+    if operation == LAST and not geometry.overlaps:
+        return None
+    if others and primitive not in ("select", "scatter", "reduce"):
+        return None
+    call = Call(primitive, geometry, None, **OPTIONS.get(operation, {}))
     arrays = functools.partial(arrays_for, primitive, geometry, ours, dtype)
     keys = jax.random.split(jax.random.key(0), SETS)
     inputs = jax.eval_shape(arrays, keys[0])
@@ -80,13 +148,14 @@ def _case(primitive: str, window: str, layout: Any, shape: str, dtype: str, devi
     def make() -> Runs:
         sets = [arrays(key) for key in keys]
         contenders: Runs = {}
-        for implementation in available(call, sets[0]):
+        for implementation in available(call, sets[0], interpret):
             named = dataclasses.replace(call, implementation=implementation)
-            contenders[implementation] = one_after_another(
-                functools.partial(primitives.bind, named), sets
-            )
-        contenders |= _torch(primitive, (k, s, p), layout, full, dtype, device)
-        if layout == "channels_last" and primitive in ("select", "reduce"):
+            contenders[implementation] = one_after_another(bound(named, interpret), sets)
+        if importlib.util.find_spec("torch") is not None:
+            contenders |= _torch(primitive, (k, s, p), layout, full, dtype, device, others)
+            if device == "cuda":
+                contenders["copy torch"] = _torch_copy(moved // 2, device)
+        if others and primitive in ("select", "reduce"):
             pool = flax.linen.max_pool if primitive == "select" else flax.linen.avg_pool
             pool = functools.partial(
                 pool, window_shape=(k, k), strides=(s, s), padding=((p, p), (p, p))
@@ -98,7 +167,8 @@ def _case(primitive: str, window: str, layout: Any, shape: str, dtype: str, devi
 
     # On a GPU calls wait in its queue.
     calls = -(-20 // SETS) if device == "cuda" else 1
-    return Case(primitive, shape, window, dtype, layout, make, SETS, calls, moved)
+    name = f"{operation}, compiled peers" if others else operation
+    return Case(name, shape, window, dtype, layout, make, SETS, calls, moved)
 
 
 def one_after_another(function: Callable[..., Any], sets: Sequence[Sequence[jax.Array]]) -> Run:
@@ -123,10 +193,32 @@ def _torch(
     shape: tuple[int, ...],
     dtype: str,
     device: str,
-) -> dict[str, Run]:
-    """The same operation of PyTorch, eager and compiled, in the memory format of the layout."""
-    if importlib.util.find_spec("torch") is None:
+    compiled: bool,
+) -> Runs:
+    """The same operation of PyTorch, eager or compiled, in the memory format of the layout."""
+    name = "torch.compile" if compiled else "torch"
+    if compiled and device != "cuda":
         return {}
+    try:
+        run = _torch_run(primitive, window, layout, shape, dtype, device, compiled)
+    except Exception as error:  # no such kernel, or no compiler: `running` reports it
+        return {name: functools.partial(_fail, error)}
+    return {name: run}
+
+
+def _fail(error: Exception) -> None:
+    raise error
+
+
+def _torch_run(
+    primitive: str,
+    window: tuple[int, int, int],
+    layout: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    device: str,
+    compiled: bool,
+) -> Run:
     import torch
 
     functional: Any = torch.nn.functional
@@ -149,9 +241,6 @@ def _torch(
     def unpool(y: Any, indices: Any) -> Any:
         return functional.max_unpool2d(y, indices, output_size=size[2:], **options)
 
-    def run_with(function: Callable[..., Any]) -> Run:
-        return lambda: [function(*arguments) for arguments in sets]
-
     if primitive in ("select", "reduce"):
         function: Callable[..., Any] = pool if primitive == "select" else average
         sets: list[Any] = [(random(*size),) for _ in range(SETS)]
@@ -167,10 +256,20 @@ def _torch(
                 leaf, indices = pool(random(*size))
                 result = unpool(leaf.requires_grad_(), indices)
             sets.append((result, leaf, random(*result.shape)))
-    runs = {"torch": run_with(function)}
-    if function is not _gradient and device == "cuda":
-        runs["torch.compile"] = run_with(torch.compile(function))
-    return runs
+    if compiled:
+        torch.compiler.reset()  # it compiles a function a few times, then no more
+        function = torch.compile(function, dynamic=False)
+    return lambda: [function(*arguments) for arguments in sets]
+
+
+def _torch_copy(size: int, device: str) -> Run:
+    """What the driver's own copy of so many bytes takes."""
+    import torch
+
+    pairs = [torch.empty(2, size, dtype=torch.uint8, device=device) for _ in range(SETS)]
+    for pair in pairs:
+        pair.random_()
+    return lambda: [target.copy_(source) for source, target in pairs]
 
 
 def _gradient(y: Any, leaf: Any, dy: Any) -> Any:

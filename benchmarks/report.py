@@ -16,12 +16,17 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from jaxunpool.core.backends import NAMES
+
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS, IMAGES = ROOT / "benchmarks/results", ROOT / "docs/images/speed"
 PAGES = (ROOT / "README.md", ROOT / "docs/speed.md")
 MARKED = re.compile(r"(<!-- benchmarks: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 TITLES = {"torch": "PyTorch", "flax": "Flax", "copy": "a copy"}
 LATENCY = ("compile", "call")  # how the operations of benchmarks.latency begin
+# What a kernel on a GPU is to reach: of the speed of a copy of as many bytes, and of PyTorch's.
+OF_A_COPY = 0.85
+OF_TORCH = {"select": 1.5, "scatter": 2.0, "scatter last": 2.0}
 
 Measured = dict[str, Any]
 Result = dict[str, Any]
@@ -166,6 +171,54 @@ def latency(measured: Measured) -> str:
     return _cells([(ratio, peer, r) for r in results for peer, ratio in ratios(r).items()])
 
 
+def targets(measured: Measured) -> str:
+    """Of the primitives: their speed beside a copy's and PyTorch's, and which targets are met."""
+    results = [r for r in measured["results"] if "," not in r["operation"] and "copy" in medians(r)]
+    names = [n for n in ("xla", *NAMES) if any(n in medians(r) for r in results)]
+    columns = ["operation", "shape", "window", "type"]
+    columns += [f"`{name}`, % of a copy" for name in names] + ["PyTorch over the best", "targets"]
+    rows: list[list[str]] = []
+    reached: dict[str, list[bool]] = {"a copy": [], "PyTorch": []}
+    for r in results:
+        times = medians(r)
+        best = min(times[name] for name in names if name in times)
+        row = [r["operation"], r["shape"], r["window"], _kind((r["dtype"], r["layout"]))]
+        row += [f"{100 * times['copy'] / times[n]:.0f}" if n in times else "-" for n in names]
+        row.append(f"{times['torch'] / best:.2f}" if "torch" in times else "-")
+        met = {"a copy": times["copy"] / best >= OF_A_COPY}
+        if "torch" in times and r["operation"] in OF_TORCH:
+            met["PyTorch"] = times["torch"] / best >= OF_TORCH[r["operation"]]
+        for what, one in met.items():
+            reached[what].append(one)
+        missed = [what for what, one in met.items() if not one]
+        rows.append([*row, f"missed: {', '.join(missed)}" if missed else "met"])
+    speeds = [r["moved_bytes"] / medians(r)["copy"] / 1e12 for r in results]
+    counts = [f"{sum(some)} of {len(some)} beside {what}" for what, some in reached.items() if some]
+    text = (
+        f"Targets met: {', '.join(counts)}. They are {OF_A_COPY:.0%} of a copy's speed, which is"
+        f" {statistics.median(speeds):.3g} TB/s here, and beside eager PyTorch"
+        f" {', '.join(f'{ratio:g} for {name}' for name, ratio in OF_TORCH.items())}."
+    )
+    return f"{textwrap.fill(text, 100)}\n\n{table(columns, rows, words=4)}"
+
+
+def problems(measured: Measured) -> str:
+    """What was wrong or failed in a measurement; empty if nothing."""
+    checked = measured.get("checked") or {}
+    lines = [f"WRONG: {what}" for what in checked.get("wrong", [])]
+    lines += [f"FAILED: {what}" for what in measured.get("failed", [])]
+    return "\n".join(lines)
+
+
+def unfinished(measured: Measured) -> str:
+    """What there was no time for; empty if all was done."""
+    skipped, checked = measured.get("skipped", []), measured.get("checked") or {}
+    lines = [f"- {name}\n" for name in skipped]
+    if count := checked.get("not_reached"):
+        lines.append(f"- {count} calls to be checked\n")
+    return "".join(["There was no time for:\n\n", *lines]) if lines else ""
+
+
 def _cells(cells: Iterable[tuple[float, str, Result]]) -> str:
     columns = ["operation", "shape", "window", "type", "peer", "its time", "ours", "ratio"]
     rows = []
@@ -219,11 +272,15 @@ def _cell(result: Result | None, names: Sequence[str]) -> str:
 def overview(measured: Measured) -> str:
     """What a reader wants first."""
     results, parts = grid(measured), [conditions(measured)]
+    if measured["suite"] == "kernels" and results:
+        parts.append(targets(measured))
     if results:
         parts += [summary(results), "The ten worst cells:\n", worst(results)]
     beside = latency(measured)
     if beside.count("\n") > 2:
         parts += ["Until a program is compiled, and a call on a small array:\n", beside]
+    if rest := unfinished(measured):
+        parts.append(rest)
     return "\n".join(parts)
 
 

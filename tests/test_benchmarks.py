@@ -2,14 +2,17 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from backend_cases import skip_if_not_compiled
+from backend_cases import TESTED, skip_if_not_compiled
 
+from benchmarks import __main__ as command
 from benchmarks import check, grid, kernels, latency, report, timing
 from jaxunpool.core import backends, primitives
 from jaxunpool.kernels.native_cpu import library
@@ -113,8 +116,9 @@ def test_every_round_runs_every_contender():
 @pytest.mark.thorough
 def test_every_primitive_has_its_peers():
     cases = kernels.cases(["2x8x8x4"], ["float32"], "cpu")
-    found = [case for case in cases if case.window == "2x2/2"]
-    assert [case.operation for case in found] == list(kernels.PRIMITIVES)
+    found = [case for case in cases if case.window == "2x2/2" and case.layout == "channels_last"]
+    others = [f"{name}, compiled peers" for name in ("select", "scatter", "reduce")]
+    assert [case.operation for case in found] == [*kernels.PRIMITIVES, *others]
     for case in found:
         results = {name: run() for name, run in case.make().items()}
         assert {len(sets) for sets in results.values()} == {kernels.SETS}
@@ -124,6 +128,49 @@ def test_every_primitive_has_its_peers():
         if "torch" in results:
             ours, theirs = as_numpy(results["xla"]), as_numpy(results["torch"])
             assert [a.size for a in ours] == [a.size for a in theirs]
+
+
+def test_what_targets_are_about_comes_first():
+    cases = list(kernels.cases(["2x8x8x4", "1x8x8x8"], device="cpu"))
+    assert len({case.name for case in cases}) == len(cases)
+    core = 2 * 2 * (2 * len(kernels.PRIMITIVES) + 1)  # 3x3 has one more
+    assert {case.layout for case in cases[:core]} == {"channels_last"}
+    assert {case.operation for case in cases[:core]} == set(kernels.OPERATIONS)
+    for case in cases[core:]:
+        assert case.layout == "channels_first" or case.operation.endswith(", compiled peers")
+
+
+def test_pytorch_on_a_gpu(monkeypatch):
+    """What is asked of it there, with the CPU in the place of a GPU."""
+    torch = pytest.importorskip("torch")
+    randn, empty, compiled = torch.randn, torch.empty, []
+    monkeypatch.setattr(torch, "randn", lambda *sizes, device, **rest: randn(*sizes, **rest))
+    monkeypatch.setattr(torch, "empty", lambda *sizes, device, **rest: empty(*sizes, **rest))
+
+    def compile(function, dynamic):
+        compiled.append(dynamic)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile)
+    cases = {case.operation: case for case in kernels.cases(["2x8x8x4"], ["bfloat16"], "cuda")}
+    eager = cases[kernels.LAST].make()
+    assert {"torch", "copy torch", "copy"} < set(eager)
+    assert not compiled
+    others = cases["select, compiled peers"].make()
+    assert {"torch.compile", "copy torch", "flax"} < set(others)
+    assert compiled == [False]
+    runs, ours, errors = kernels.running(
+        {
+            **eager,
+            "torch": kernels._torch(
+                "select", (2, 2, 0), "channels_last", (2, 8, 8, 4), "no type", "cuda", False
+            )["torch"],
+        }
+    )
+    assert list(errors) == ["torch"]
+    assert errors["torch"].startswith("AttributeError")
+    assert "copy torch" in runs
+    assert check.same_bits(ours) == []
 
 
 def test_bytes_are_those_of_the_arrays():
@@ -157,7 +204,23 @@ def test_check_has_calls_that_kernels_serve(backend):
 
 def test_check_compares_every_primitive():
     names = ["xla"] if library.missing() else ["xla", "native_cpu"]
-    assert check.run(seed=0, chosen=some_calls()) == dict.fromkeys(names, 5)
+    found = check.run(seed=0, chosen=some_calls())
+    assert found == check.Findings(dict.fromkeys(names, 5))
+    assert found + check.run(seconds=-1) == check.Findings(found.right, [], list(check.calls()))
+
+
+@pytest.mark.skipif(not TESTED["mosaic_gpu"].runs, reason="this JAX has no interpreter")
+def test_check_interprets_kernels():
+    chosen = [one for one in check.calls() if one[1] == check.SHAPES[0][0]][:6]
+    with kernels.interpreter():
+        found = check.run(seed=0, chosen=chosen, interpret=True)
+    assert found == check.Findings({"xla": 6, "mosaic_gpu": 6})
+
+
+def test_large_results_have_the_same_bits():
+    one, other = jnp.zeros(3), -jnp.zeros(3)
+    assert check.same_bits({"a": [one], "xla": [one]}) == []
+    assert check.same_bits({"a": [other], "xla": [one]}) == ["a: not the bits of xla"]
 
 
 @pytest.mark.parametrize("primitive", kernels.PRIMITIVES)
@@ -173,13 +236,118 @@ def test_check_finds_one_wrong_element(monkeypatch, primitive):
 
     monkeypatch.setattr(primitives, "bind", wrong)
     chosen = [one for one in some_calls() if one[0].primitive == primitive]
-    with pytest.raises(check.MismatchError, match=rf"^{primitive} .*float.*seed 0: not"):
-        check.run(lambda call, arrays: [None, "xla"], seed=0, chosen=chosen)
+    found = check.run(lambda call, arrays: [None, "xla"], seed=0, chosen=chosen)
+    assert found.right == {"xla": 1}
+    (wrong,) = found.wrong
+    assert re.match(rf"{primitive} .*float.*seed 0: not", wrong)
+    assert f"WRONG: {wrong}" in str(found)
 
 
-def run_command(*arguments):
-    command = [sys.executable, "-m", "benchmarks", *arguments]
+def run_command(*arguments, start=("-m", "benchmarks")):
+    command = [sys.executable, *start, *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+# What a machine with a GPU has, where nothing can be installed.
+THERE = ("jax", "jaxlib", "flax", "numpy", "rich", "torch", "scipy", "hypothesis", "pytest")
+WITHOUT_THE_REST = f"""
+import importlib.metadata, re, runpy, sys
+
+def needs(name, found):
+    try:
+        requires = importlib.metadata.requires(name) or []
+    except importlib.metadata.PackageNotFoundError:
+        return found
+    found.add(name)
+    for one in requires:
+        other = re.match(r"[\\w.-]+", one)[0].lower().replace("_", "-")
+        if "extra ==" not in one and other not in found:
+            needs(other, found)
+    return found
+
+there = set()
+for name in {THERE}:
+    needs(name, there)
+owners = importlib.metadata.packages_distributions()
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        of = [o.lower().replace("_", "-") for o in owners.get(name.split(".")[0], ())]
+        if of and "jaxunpool" not in of and not there.intersection(of):
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Finder())
+try:
+    import matplotlib
+except ModuleNotFoundError:
+    pass
+else:
+    raise SystemExit("nothing is kept out")
+runpy.run_module("benchmarks", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_rehearsal_of_a_run_on_a_gpu(tmp_path):
+    """With the packages that are there; the file of results holds all that came before its end."""
+    path = tmp_path / "gpu.json"
+    mode = ["--interpret"] if TESTED["mosaic_gpu"].runs else ["--suite", "kernels"]
+    options = ["--shapes", "8x8x8x64", "--repeats", "1", "--minutes", "3", "--json", path]
+    only = ["--only", "select", "2x2/2", "float32", "channels_last"]
+    done = run_command(*mode, *options, *only, start=("-c", WITHOUT_THE_REST))
+    assert done.returncode == 0, done.stderr
+    assert "Targets met" in done.stdout
+    measured = report.load(path)
+    assert measured["failed"] == measured["skipped"] == []
+    assert len(measured["results"]) == 2
+    for result in measured["results"]:
+        assert {"xla", "copy"} < set(result["seconds"])
+        assert ("mosaic_gpu" in result["seconds"]) == bool(TESTED["mosaic_gpu"].runs)
+
+
+def test_what_fails_or_is_too_late_is_named(tmp_path, monkeypatch):
+    """And what was measured is in the file at once."""
+    path, seen = tmp_path / "some.json", []
+
+    def case(name, make):
+        return timing.Case(name, "1x8x2", "2x2/2", "float32", "channels_last", make, calls=1)
+
+    def fails():
+        raise ValueError("no memory")
+
+    def runs():
+        return {"xla": lambda: jnp.ones(2), "copy": lambda: None, "torch": fails}
+
+    def ends():
+        seen.append(report.load(path)["results"])
+        monkeypatch.setattr(command, "START", -1e9)
+        return runs()
+
+    made = [case("a", fails), case("b", runs), case("c", ends), case("d", runs)]
+    monkeypatch.setattr(kernels, "cases", lambda *_: made)
+    options = command.parse(["--suite", "kernels", "--repeats", "1", "--json", str(path)])
+    measured = command._measure(options, "cpu", 1e6, rich_console())
+    assert [one["operation"] for one in seen[0]] == ["b"]
+    assert [one["operation"] for one in measured["results"]] == ["b", "c"]
+    place = "1x8x2 2x2/2 float32 channels_last"
+    assert measured["failed"] == [
+        f"a {place}: ValueError: no memory",
+        *(f"{name} {place}: torch: ValueError: no memory" for name in "bc"),
+    ]
+    assert measured["skipped"] == [f"d {place}"]
+    assert report.load(path) == measured
+    assert report.problems(measured).count("FAILED: ") == 3
+    assert f"- d {place}" in report.unfinished(measured)
+
+
+def rich_console():
+    return pytest.importorskip("rich.console").Console(quiet=True)
+
+
+@pytest.mark.parametrize("options", [["--platform", "gpu"], ["--suite", "grid"]])
+def test_only_kernels_are_interpreted(options, capsys):
+    with pytest.raises(SystemExit):
+        command.parse(["--interpret", *options])
+    assert "--interpret" in capsys.readouterr().err
 
 
 def test_command(tmp_path):
@@ -223,6 +391,25 @@ SOME = [
 
 def test_the_faster_memory_format_counts():
     assert report.ratios(SOME[0]) == {"torch": 0.5, "flax": 10}
+
+
+def test_targets():
+    def kernel(operation, **milliseconds):
+        seconds = {name.replace("y_", "y "): [ms / 1e3] for name, ms in milliseconds.items()}
+        return {**result(operation, "8x8x8x64"), "seconds": seconds, "moved_bytes": 2e9}
+
+    results = [
+        kernel("select", mosaic_gpu=1, xla=2, torch=1.4, copy=0.9, copy_torch=0.95),
+        kernel("scatter", mosaic_gpu=2, xla=1, torch=2, copy=0.8),
+        kernel("reduce", xla=1, torch=0.1, copy=1.2),
+        kernel("reduce, compiled peers", xla=1, flax=1, copy=1),
+    ]
+    text = report.targets({"results": results})
+    assert "2 of 3 beside a copy, 1 of 2 beside PyTorch" in text.replace("\n", " ")
+    assert "2.22 TB/s" in text
+    assert "| select | 8x8x8x64 | 2/2 | float32 | 45 | 90 | 1.40 | missed: PyTorch |" in text
+    assert "| scatter | 8x8x8x64 | 2/2 | float32 | 80 | 40 | 2.00 | missed: a copy |" in text
+    assert "| reduce | 8x8x8x64 | 2/2 | float32 | 120 | - | 0.10 | met |" in text
 
 
 def test_summary():
