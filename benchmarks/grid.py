@@ -240,7 +240,7 @@ def contenders(operator: Operator, cell: Cell, timed: str) -> Runs:
 
 def _makers(operator: Operator, cell: Cell, timed: str) -> Iterator[tuple[str, Callable[[], Run]]]:
     takes = operator.takes
-    yield "jaxunpool", lambda: _jax_run(operator.ours(cell), timed, *_inputs(cell, takes))
+    yield "jaxunpool", lambda: ours(operator, cell, timed)
     if HAS_TORCH and len(cell.spatial) in operator.ndims:
         for format in ("contiguous_format", *MEMORY_FORMATS[len(cell.spatial)]):
             yield (
@@ -253,6 +253,11 @@ def _makers(operator: Operator, cell: Cell, timed: str) -> Iterator[tuple[str, C
             )
     if (flaxs := operator.flax) and cell.layout == "channels_last":
         yield "flax", lambda: _jax_run(flaxs(cell), timed, *_inputs(cell, takes))
+
+
+def ours(operator: Operator, cell: Cell, timed: str) -> Run:
+    """Our function, as a call without arguments."""
+    return _jax_run(operator.ours(cell), timed, *_inputs(cell, operator.takes))
 
 
 def _jax_run(function: Function, timed: str, x: jax.Array, *others: Any) -> Run:

@@ -1,7 +1,8 @@
 """Tables of what was measured: `python -m benchmarks.report` writes them into the pages.
 
 Those of benchmarks/results/*.json go into README.md and docs/speed.md, between markers, and their
-plots into docs/images/speed. `python -m benchmarks.report mine.json` prints the tables of a file.
+plots into docs/images/speed; those of benchmarks/scaling.json go into docs/sharding.md.
+`python -m benchmarks.report mine.json` prints the tables of a file.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from jaxunpool.core.backends import NAMES
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS, IMAGES = ROOT / "benchmarks/results", ROOT / "docs/images/speed"
-PAGES = (ROOT / "README.md", ROOT / "docs/speed.md")
+PAGES = (ROOT / "README.md", ROOT / "docs/speed.md", ROOT / "docs/sharding.md")
 MARKED = re.compile(r"(<!-- benchmarks: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 TITLES = {"torch": "PyTorch", "flax": "Flax", "copy": "a copy"}
 LATENCY = ("compile", "call")  # how the operations of benchmarks.latency begin
@@ -304,9 +305,13 @@ def _documentation() -> str:
 
 def text(page: str) -> str:
     """A page with what its markers ask for."""
+    from benchmarks import scaling
+
     made: dict[str, Callable[[], str]] = {
         "overview": lambda: overview(load(RESULTS / "cpu.json")),
         "details": _documentation,
+        "devices": lambda: scaling.devices_table(scaling.load()["devices"]),
+        "pod": lambda: scaling.pod_table(scaling.load()["pod"]),
     }
     return MARKED.sub(lambda m: f"{m[1]}{made[m[2]]()}{m[3]}", page)
 

@@ -13,7 +13,7 @@ import pytest
 from backend_cases import TESTED, skip_if_not_compiled
 
 from benchmarks import __main__ as command
-from benchmarks import check, grid, kernels, latency, report, timing
+from benchmarks import check, grid, kernels, latency, report, scaling, timing
 from jaxunpool.core import backends, primitives
 from jaxunpool.kernels.native_cpu import library
 
@@ -456,3 +456,68 @@ def test_a_picture_has_a_panel_for_every_peer_of_an_operation():
     titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
     plot.plt.close(figure)
     assert titles == ["a: PyTorch", "a: Flax", "b: PyTorch"]
+
+
+# Scaling.
+
+
+def test_slopes():
+    sizes = [10.0, 100.0, 1000.0]
+    assert scaling.slope(sizes, [3 * size**1.5 for size in sizes]) == pytest.approx(1.5)
+    rows = [
+        {"operation": "a", "window": "2/2", "elements": n, "seconds": [9, n * 1e-9, 0]}
+        for n in (10**5, 10**6)
+    ]
+    assert "| a | 2/2 | 1 | 1 | 1.00 | 1.00 |" in scaling.elements_table(rows)
+
+
+def test_times_against_elements_and_windows(monkeypatch):
+    monkeypatch.setattr(scaling, "LIMITS", {"repeats": 1, "calls": 1})
+    monkeypatch.setattr(scaling, "TIMED", (("max pool", ""), ("max unpool", "gradient")))
+    monkeypatch.setattr(scaling, "ELEMENT_WINDOWS", {"2/2": (2, 2, 0)})
+    rows = list(scaling.against_elements((1e2, 1e3)))
+    assert [(r["operation"], r["elements"]) for r in rows[::3]] == [
+        ("max pool", 256),
+        ("max unpool gradient", 1024),
+    ]
+    assert len(scaling.elements_table(rows).splitlines()) == 4
+    rows = list(scaling.against_windows({"1x8x8x2": (2, 3)}))
+    found = [(r["stride"], r["window"], r["volume"]) for r in rows]
+    assert found[:2] == [("the window", "2x2", 4), ("the window", "3x3", 9)]
+    assert "| max pool | 2 |" in scaling.windows_table(rows)
+    assert all(seconds > 0 for r in rows for seconds in r["seconds"])
+
+
+@pytest.mark.parametrize("parts", [(8, 1, 1, 1), (1, 2, 2, 1), (2, 1, 2, 2)])
+@pytest.mark.parametrize("operation", scaling.OPERATIONS)
+def test_programs_cost_what_is_on_paper(operation, parts):
+    layout = scaling.Layout((8, 16, 24, 4), parts)
+    row = scaling.compiled(operation, "3x3/2 pad 1", layout)
+    assert scaling.is_as_on_paper(row)
+    assert (row["collectives"] > 0) == (parts[1] * parts[2] > 1)
+
+
+def test_paper_refuses_splits_that_are_gathered():
+    with pytest.raises(ValueError, match="the windows divide"):
+        scaling.on_paper("avg pool", "2x2/2", scaling.Layout((1, 6, 8, 1), (1, 2, 1, 1)))
+
+
+def test_recorded_programs_cost_what_is_on_paper():
+    """Else run `python -m benchmarks.scaling --only devices pod --json benchmarks/scaling.json`."""
+    found = scaling.load()
+    for part, layouts in (("devices", scaling.layouts()), ("pod", scaling.POD)):
+        expected = [(o, w, *layout) for o, w, layout in scaling.every_program(layouts)]
+        assert [
+            (r["operation"], r["window"], *scaling.layout_of(r)) for r in found[part]
+        ] == expected
+        assert all(map(scaling.is_as_on_paper, found[part]))
+    assert scaling.dump(found) == scaling.FILE.read_text()
+
+
+def test_collectives_are_counted():
+    program = """
+      %a = f32[1,2,16,8]{3,2,1,0} collective-permute(%x), channel_id=1
+      %b = (u8[4]{0}, bf16[2,3]{1,0}) all-gather(%y, %z), channel_id=2
+      %c = f32[9]{0} add(%a, %b)
+    """
+    assert scaling.collectives(program) == (3, 4 * 256 + 4 + 12)
