@@ -435,15 +435,18 @@ def devices_table(rows: list[Row]) -> str:
 
 def pod_table(rows: list[Row] | None = None) -> str:
     """What a pod pays on paper; and for how many of the rows XLA compiled the same."""
-    window = list(WINDOWS)[-1]
-    lines = []
+    tiling, window = WINDOWS
+    merged: dict[tuple[Any, ...], list[str]] = {}  # splits that cost the same
     for layout, operation in itertools.product(POD, OPERATIONS):
         cost = on_paper(operation, window, layout)
+        merged.setdefault((layout.shape, operation, cost), []).append(layout.name)
+    lines = []
+    for (shape, operation, cost), splits in merged.items():
         memory, exchange = cost.seconds
         lines.append(
             [
-                "x".join(map(str, layout.shape)),
-                layout.name,
+                "x".join(map(str, shape)),
+                " or ".join(splits),
                 operation,
                 _bytes(cost.arguments),
                 _bytes(cost.results),
@@ -456,13 +459,12 @@ def pod_table(rows: list[Row] | None = None) -> str:
         )
     columns = ["array", "split", "operation", "takes", "gives", "memory", "messages"]
     columns += ["sent", "time of memory", "of exchange"]
-    tiling = [
-        on_paper(operation, next(iter(WINDOWS)), at) for at in POD for operation in OPERATIONS
-    ]
+    tiled = [on_paper(operation, tiling, at) for at in POD for operation in OPERATIONS]
     text = (
-        f"One device of {POD[0].devices:,}, window {window}, float32."
-        f" With {next(iter(WINDOWS))} none of the {len(tiling)} rows sends more than"
-        f" {max(cost.exchanged for cost in tiling)} bytes."
+        f"One device of {POD[0].devices:,}, window {window}, float32. Assumed are {MEMORY / 1e9:g}"
+        f" GB/s of memory, {LINK / 1e9:g} GB/s to each neighbour in each direction and"
+        f" {LATENCY * 1e6:g} µs for a message. With {tiling}, {sum(c.exchanged > 0 for c in tiled)}"
+        f" of {len(tiled)} programs send anything."
     )
     if rows:
         same = sum(map(is_as_on_paper, rows))
