@@ -12,7 +12,7 @@ from jaxunpool.core.explain import backends, explain
 from jaxunpool.core.geometry import Plane, WindowGeometry
 from jaxunpool.fixed import bed_of_nails_unpool, fixed_unpool
 from jaxunpool.fractional import fractional_max_pool, fractional_max_pool_with_indices
-from jaxunpool.indices import PoolIndices, validate_indices
+from jaxunpool.indices import PackedIndices, PoolIndices, validate_indices
 from jaxunpool.interpolate import interpolate
 from jaxunpool.inverse import inverse
 from jaxunpool.lp import lp_pool
@@ -22,6 +22,7 @@ from jaxunpool.max import (
     max_pool,
     max_pool_with_argmax_and_mask,
     max_pool_with_indices,
+    max_pool_with_packed_indices,
     max_unpool,
     max_unpool_like,
 )
@@ -29,6 +30,7 @@ from jaxunpool.min import min_pool, min_pool_with_indices
 from jaxunpool.nearest import nearest_unpool
 
 __all__ = [
+    "PackedIndices",
     "Plane",
     "PoolIndices",
     "WindowGeometry",
@@ -54,6 +56,7 @@ __all__ = [
     "max_pool",
     "max_pool_with_argmax_and_mask",
     "max_pool_with_indices",
+    "max_pool_with_packed_indices",
     "max_unpool",
     "max_unpool_like",
     "min_pool",

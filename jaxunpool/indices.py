@@ -1,4 +1,7 @@
-"""PoolIndices: which element of each window was selected, together with the window's geometry."""
+"""PoolIndices: which element of each window was selected, together with the window's geometry.
+
+PackedIndices are the same in a quarter or half of the bytes.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ from jaxunpool.core.geometry import (
     as_sequence,
     per_axis,
 )
+from jaxunpool.core.packing import Packing
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -92,6 +96,44 @@ class PoolIndices:
         """Flat spatial position in the input plane, int32 (PyTorch's and ONNX's rule); -1: none."""
         return flat_positions(narrow(self.offsets), self.geometry)
 
+    def pack(self) -> PackedIndices:
+        """The same indices in 2 bits for a window of up to 4 elements, in 4 bits up to 16.
+
+        Exact: `indices.pack().unpack()` has the offsets of `indices`. What a pooling selects always
+        fits. Indices made by hand can hold offsets that select nothing; a window of exactly 4 or 16
+        elements has no bits left for them.
+
+        Raises:
+            ValueError: the window has more than 16 elements, or there are no windows (adaptive and
+                fractional pooling), or (when the values are known, that is outside `jit`) an offset
+                does not fit. Inside `jit` such an offset becomes the largest that fits, the last
+                element where the window has 4 or 16; `validate_indices` finds them before.
+            TypeError: the offsets, made by hand, are no integers.
+
+        Example:
+            >>> _, indices = jaxunpool.max_pool_with_indices(jnp.ones((2, 8, 8, 16)), (2, 2))
+            >>> indices.nbytes, indices.pack().nbytes
+            (512, 128)
+        """
+        check_pool_indices(self)
+        if not isinstance(self.geometry, WindowGeometry):
+            raise ValueError(
+                f"indices.geometry: expected a WindowGeometry to pack, got {self.geometry}, whose"
+                " flat positions take 32 bits"
+            )
+        packing = Packing.for_pooled(self.shape, self.geometry)
+        offsets = jnp.asarray(narrow(self.offsets))
+        unsigned = offsets.astype(f"uint{8 * offsets.dtype.itemsize}")  # -1 is a large one
+        if not isinstance(offsets, jax.core.Tracer):
+            room = f"{packing.bits} bits have room for 0..{packing.largest}"
+            raise_first(
+                "indices.offsets",
+                self.offsets,
+                _is_position(unsigned, packing.largest + 1),
+                f"an element of the window {self.geometry.window_shape} ({room})",
+            )
+        return PackedIndices(packing.pack(unsigned), self.geometry, packing)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the pooled array."""
@@ -111,43 +153,117 @@ class PoolIndices:
     def __repr__(self) -> str:
         if not hasattr(self.offsets, "dtype"):  # a placeholder put there by a tree transformation
             return f"PoolIndices({self.offsets!r}, {self.geometry!r})"
-        g, shape = self.geometry, ",".join(map(str, self.shape))
-        size = f"{self.nbytes:,}" if isinstance(self.nbytes, int) else self.nbytes  # symbolic
-        if not isinstance(g, WindowGeometry):
-            return (
-                f"PoolIndices({self.offsets.dtype}[{shape}], flat{_layout(g)},"
-                f" input={g.input_shape}, {size} bytes)"
-            )
-        extras = "".join(
-            f", {name}={value}"
-            for name, value, default in (
-                ("padding", g.padding, ((0, 0),) * g.ndim),
-                ("dilation", g.dilation, (1,) * g.ndim),
-            )
-            if value != default
+        return _described(self, self.offsets.dtype)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class PackedIndices:
+    """`PoolIndices` in 2 bits for a window of up to 4 elements, in 4 bits up to 16.
+
+    From `PoolIndices.pack()` or `max_pool_with_packed_indices`. A pytree with one leaf, `data`, and
+    static `geometry` and `packing`: like `PoolIndices` it goes through `jit`, `vmap`, `scan`,
+    `checkpoint`, `device_put` and `flax.serialization`, and leading axes can be mapped over, sliced
+    and sharded. `max_unpool` takes it as it is, and keeps it as it is for the gradient.
+
+    2 bits of a 2x2 window is how the paper of SegNet counts: "A Deep Convolutional Encoder-Decoder
+    Architecture for Image Segmentation", 2017, section 3.
+
+    Attributes:
+        data: uint8. The pooled array's shape but along one axis, where 4 or 2 neighbours share a
+            byte: the axis of the channels, or a spatial one where that takes fewer bytes.
+        geometry: the `WindowGeometry` that the offsets refer to.
+        packing: which axis, its size, and the bits of an offset.
+
+    Example:
+        >>> _, indices = jaxunpool.max_pool_with_indices(jnp.ones((2, 8, 8, 16)), (2, 2))
+        >>> indices.pack()
+        PackedIndices(uint2[2,4,4,16], window=(2, 2), strides=(2, 2), input=(8, 8), 128 bytes)
+        >>> bool((indices.pack().unpack().offsets == indices.offsets).all())
+        True
+    """
+
+    data: jax.Array
+    geometry: WindowGeometry
+    packing: Packing
+
+    def unpack(self) -> PoolIndices:
+        """The `PoolIndices` that were packed, with offsets of type uint8.
+
+        Raises:
+            TypeError: `data`, put there by hand, is not of type uint8.
+            ValueError: its shape does not fit.
+        """
+        check_pool_indices(self)
+        return PoolIndices(self.packing.unpack(jnp.asarray(self.data)), self.geometry)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the pooled array."""
+        return self.packing.unpacked_shape(self.data.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that they take."""
+        return math.prod(self.data.shape)
+
+    def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError(
+            "PackedIndices are no array: indices.unpack() are PoolIndices, whose flat has positions"
+            " in the input plane, and offsets those in the windows"
         )
-        return (
-            f"PoolIndices({self.offsets.dtype}[{shape}], window={g.window_shape},"
-            f" strides={g.strides}{extras}{_layout(g)}, input={g.input_shape},"
-            f" {size} bytes)"
+
+    def __repr__(self) -> str:
+        if not hasattr(self.data, "dtype"):  # a placeholder, as in PoolIndices
+            return f"PackedIndices({self.data!r}, {self.geometry!r})"
+        return _described(self, f"uint{self.packing.bits}")
+
+
+def _described(indices: PoolIndices | PackedIndices, dtype: Any) -> str:
+    """The text that stands for indices."""
+    g, name = indices.geometry, type(indices).__name__
+    shape = ",".join(map(str, indices.shape))
+    size = f"{indices.nbytes:,}" if isinstance(indices.nbytes, int) else indices.nbytes  # symbolic
+    if not isinstance(g, WindowGeometry):
+        return f"{name}({dtype}[{shape}], flat{_layout(g)}, input={g.input_shape}, {size} bytes)"
+    extras = "".join(
+        f", {name}={value}"
+        for name, value, default in (
+            ("padding", g.padding, ((0, 0),) * g.ndim),
+            ("dilation", g.dilation, (1,) * g.ndim),
         )
+        if value != default
+    )
+    return (
+        f"{name}({dtype}[{shape}], window={g.window_shape}, strides={g.strides}{extras}"
+        f"{_layout(g)}, input={g.input_shape}, {size} bytes)"
+    )
 
 
-def _unflatten(geometry: Plane, leaves: Iterable[Any]) -> Any:
-    # Of all pytrees, `nnx.tabulate` of Flax shows dicts, lists and tuples only, and what else it
-    # finds leaves the classes of the model broken. In its tables the offsets stand for the indices.
-    (offsets,) = leaves
-    is_shown = type(offsets).__module__ == "flax.nnx.summary"
-    return offsets if is_shown else PoolIndices(offsets, geometry)
+def _register(kind: type, leaf: str) -> None:
+    """Make a dataclass a pytree with this one leaf, its other fields being static."""
+    static = [field.name for field in dataclasses.fields(kind) if field.name != leaf]
+
+    def split(indices: Any) -> tuple[tuple[Any], tuple[Any, ...]]:
+        return (getattr(indices, leaf),), tuple(getattr(indices, name) for name in static)
+
+    def split_with_key(indices: Any) -> Any:
+        (array,), rest = split(indices)
+        return ((jax.tree_util.GetAttrKey(leaf), array),), rest
+
+    def join(rest: tuple[Any, ...], leaves: Iterable[Any]) -> Any:
+        # Of all pytrees, `nnx.tabulate` of Flax shows dicts, lists and tuples only, and what else
+        # it finds leaves the classes of the model broken. In its tables the leaf stands for all.
+        (array,) = leaves
+        is_shown = type(array).__module__ == "flax.nnx.summary"
+        return array if is_shown else kind(array, *rest)
+
+    jax.tree_util.register_pytree_with_keys(kind, split_with_key, join, split)
 
 
-jax.tree_util.register_pytree_with_keys(
-    PoolIndices,
-    lambda indices: (((jax.tree_util.GetAttrKey("offsets"), indices.offsets),), indices.geometry),
-    _unflatten,
-    lambda indices: ((indices.offsets,), indices.geometry),
-)
-saving.register(PoolIndices)
+LEAVES: dict[type, str] = {PoolIndices: "offsets", PackedIndices: "data"}
+for _kind, _leaf in LEAVES.items():
+    _register(_kind, _leaf)
+saving.register(LEAVES)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -164,7 +280,7 @@ def flat_positions(offsets: jax.Array, geometry: Plane) -> jax.Array:
 
 
 def validate_indices(
-    indices: PoolIndices | jax.typing.ArrayLike,
+    indices: PoolIndices | PackedIndices | jax.typing.ArrayLike,
     *,
     output_shape: int | tuple[int, ...] | None = None,
 ) -> None:
@@ -175,7 +291,7 @@ def validate_indices(
     `jax.experimental.checkify.checkify`.
 
     Args:
-        indices: `PoolIndices`, or integers by PyTorch's rule.
+        indices: `PoolIndices`, packed or not, or integers by PyTorch's rule.
         output_shape: spatial sizes that raw integers point into; not for `PoolIndices`.
 
     Raises:
@@ -188,10 +304,10 @@ def validate_indices(
         ...
         ValueError: indices[0, 0, 0] = 4: expected a flat position in 0..3 of a (2, 2) plane
     """
-    if isinstance(indices, PoolIndices):
+    if isinstance(indices, PoolIndices | PackedIndices):
         if output_shape is not None:
             raise ValueError(f"output_shape={output_shape!r}: PoolIndices know theirs")
-        check_pool_indices(indices)
+        indices = as_pool_indices(indices)
         flat, sizes = indices.flat, indices.geometry.input_shape
         values: Any = indices.offsets
         expected = "an offset to an element of its window"
@@ -246,9 +362,20 @@ def check_geometry(name: str, geometry: Any) -> None:
         raise TypeError(f"{name}: expected a WindowGeometry, got {geometry!r}")
 
 
-def check_pool_indices(indices: PoolIndices) -> None:
-    """Refuse PoolIndices, made by hand, whose offsets are no integers or not one per window."""
+def check_pool_indices(indices: PoolIndices | PackedIndices) -> None:
+    """Refuse indices, made by hand, whose offsets are no integers or not one per window."""
     check_geometry("indices.geometry", indices.geometry)
+    if isinstance(indices, PackedIndices):
+        data, packing = indices.data, indices.packing
+        if getattr(data, "dtype", None) != np.uint8:
+            got = getattr(data, "dtype", type(data).__name__)
+            raise TypeError(f"indices.data: expected an array of uint8, got {got}")
+        if len(data.shape) < indices.geometry.ndim + 1 or (
+            packing.packed_shape(indices.shape) != tuple(data.shape)
+        ):
+            raise ValueError(f"indices.data: shape {tuple(data.shape)} does not fit {packing}")
+        check_pooled_shape("indices", indices.shape, indices.geometry)
+        return
     if not hasattr(indices.offsets, "dtype"):
         raise TypeError(f"indices.offsets: expected an array, got {type(indices.offsets).__name__}")
     check_integers("indices.offsets", indices.offsets)
@@ -257,6 +384,12 @@ def check_pool_indices(indices: PoolIndices) -> None:
             f"indices.offsets: expected integers of 8 bits or more, got {indices.offsets.dtype}"
         )
     check_pooled_shape("indices.offsets", indices.offsets.shape, indices.geometry)
+
+
+def as_pool_indices(indices: PoolIndices | PackedIndices) -> PoolIndices:
+    """Checked, and unpacked where they are packed."""
+    check_pool_indices(indices)
+    return indices.unpack() if isinstance(indices, PackedIndices) else indices
 
 
 def plane_sizes(name: str, shape: tuple[int, ...], output_shape: Any) -> tuple[int, ...]:

@@ -39,11 +39,12 @@ from jaxunpool.core.geometry import (
     per_axis,
 )
 from jaxunpool.indices import (
+    PackedIndices,
     PoolIndices,
     as_indices,
+    as_pool_indices,
     check_geometry,
     check_plane,
-    check_pool_indices,
     check_pooled_shape,
     narrow,
 )
@@ -81,11 +82,11 @@ def from_torch(indices: Any, geometry: Plane) -> PoolIndices:
     return _as_ours(flat, flat, theirs, geometry)
 
 
-def to_torch(indices: PoolIndices) -> jax.Array:
+def to_torch(indices: PoolIndices | PackedIndices) -> jax.Array:
     """Indices for `torch.nn.functional.max_unpool1d/2d/3d`.
 
     Args:
-        indices: `PoolIndices` of either layout.
+        indices: `PoolIndices` of either layout, packed or not.
 
     Returns:
         Positions in the plane, `(*batch, channels, *spatial)`: int64 where x64 is enabled, as
@@ -142,11 +143,13 @@ def from_tensorflow(
     return _as_ours(places, given, theirs, geometry, "argmax")
 
 
-def to_tensorflow(indices: PoolIndices, *, include_batch_in_index: bool = False) -> jax.Array:
+def to_tensorflow(
+    indices: PoolIndices | PackedIndices, *, include_batch_in_index: bool = False
+) -> jax.Array:
     """Indices as `tf.nn.max_pool_with_argmax` returns them.
 
     Args:
-        indices: `PoolIndices` of either layout.
+        indices: `PoolIndices` of either layout, packed or not.
         include_batch_in_index: `((b * H + y) * W + x) * C + c` instead of `(y * W + x) * C + c`,
             where `b` numbers the images.
 
@@ -245,11 +248,11 @@ def from_onnx(
     return found
 
 
-def to_onnx(indices: PoolIndices, *, storage_order: int = 0) -> jax.Array:
+def to_onnx(indices: PoolIndices | PackedIndices, *, storage_order: int = 0) -> jax.Array:
     """Indices as ONNX `MaxPool` returns them.
 
     Args:
-        indices: `PoolIndices` of either layout.
+        indices: `PoolIndices` of either layout, packed or not.
         storage_order: as in `from_onnx`.
 
     Returns:
@@ -302,10 +305,9 @@ def _theirs(geometry: Any, data_format: Any) -> Plane:
 
 
 def _checked(indices: Any) -> PoolIndices:
-    if not isinstance(indices, PoolIndices):
+    if not isinstance(indices, PoolIndices | PackedIndices):
         raise TypeError(f"indices: expected PoolIndices, got {type(indices).__name__}")
-    check_pool_indices(indices)
-    return indices
+    return as_pool_indices(indices)
 
 
 def _as_ours(

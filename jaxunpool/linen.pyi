@@ -11,7 +11,7 @@ from jaxunpool.adaptive import Parts
 from jaxunpool.core.arguments import Sizes
 from jaxunpool.core.backends import Implementation
 from jaxunpool.core.geometry import DataFormat, Padding
-from jaxunpool.indices import PoolIndices
+from jaxunpool.indices import PackedIndices, PoolIndices
 
 __all__ = [
     "AdaptiveAvgPool",
@@ -33,6 +33,7 @@ __all__ = [
     "MaxPool",
     "MaxPoolWithArgmaxAndMask",
     "MaxPoolWithIndices",
+    "MaxPoolWithPackedIndices",
     "MaxUnpool",
     "MaxUnpoolLike",
     "MinPool",
@@ -436,6 +437,25 @@ class MaxPoolWithIndices(nn.Module):
     def __call__(self, x: jax.typing.ArrayLike) -> tuple[jax.Array, PoolIndices]: ...
     def __getattr__(self, name: str) -> Any: ...
 
+class MaxPoolWithPackedIndices(nn.Module):
+    """Maximum of each window and where it was, in 2 or 4 bits."""
+
+    def __init__(
+        self,
+        window_shape: Sizes,
+        strides: Sizes | None = None,
+        padding: Padding = "VALID",
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        dilation: Sizes = 1,
+        ceil_mode: bool = False,
+        data_format: DataFormat = "channels_last",
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(self, x: jax.typing.ArrayLike) -> tuple[jax.Array, PackedIndices]: ...
+    def __getattr__(self, name: str) -> Any: ...
+
 class MaxUnpool(nn.Module):
     """Zeros with each element of `y` written where its index says."""
 
@@ -452,7 +472,7 @@ class MaxUnpool(nn.Module):
     def __call__(
         self,
         y: jax.typing.ArrayLike,
-        indices: PoolIndices | jax.typing.ArrayLike,
+        indices: PoolIndices | PackedIndices | jax.typing.ArrayLike,
         *,
         output_shape: Sizes | None = None,
     ) -> jax.Array: ...

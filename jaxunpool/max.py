@@ -1,10 +1,11 @@
-"""Max pooling, with and without indices, and max unpooling."""
+"""Max pooling, with and without indices, packed or not, and max unpooling."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxunpool.core import primitives
 from jaxunpool.core.arguments import Sizes, as_poolable, pooling_window, whole_plane
@@ -18,7 +19,14 @@ from jaxunpool.core.geometry import (
     check_choice,
     per_axis,
 )
-from jaxunpool.indices import PoolIndices, as_indices, check_pool_indices, narrow, plane_sizes
+from jaxunpool.indices import (
+    PackedIndices,
+    PoolIndices,
+    as_indices,
+    check_pool_indices,
+    narrow,
+    plane_sizes,
+)
 
 DUPLICATES = ("last", "sum")
 
@@ -113,9 +121,51 @@ def max_pool_with_indices(
     return y, PoolIndices(offsets, geometry)
 
 
+def max_pool_with_packed_indices(
+    x: jax.typing.ArrayLike,
+    window_shape: Sizes,
+    strides: Sizes | None = None,
+    padding: Padding = "VALID",
+    *,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+    data_format: DataFormat = "channels_last",
+    implementation: Implementation = None,
+) -> tuple[jax.Array, PackedIndices]:
+    """Maximum of each window and where it was, in 2 or 4 bits.
+
+    Equal to `max_pool_with_indices` followed by `PoolIndices.pack()`. Here the gradient keeps the
+    packed bytes too, where that of `max_pool_with_indices` keeps a byte per window, and so does
+    that of `max_unpool` with what comes back. Packing and unpacking take time; forward mode works
+    with every implementation.
+
+    Args:
+        x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation:
+            as in `max_pool`; the window has at most 16 elements.
+
+    Returns:
+        The pooled array and its `PackedIndices`: 2 bits per window of up to 4 elements, else 4.
+
+    Raises:
+        ValueError: the window has more than 16 elements; or as in `max_pool`.
+        TypeError, NotImplementedError: as in `max_pool`.
+
+    Example:
+        >>> y, indices = max_pool_with_packed_indices(jnp.ones((4, 4, 8)), (2, 2))
+        >>> indices.nbytes, max_unpool(y, indices).shape
+        (8, (4, 4, 8))
+    """
+    x = as_poolable("x", x)
+    geometry = pooling_window(
+        x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation
+    )
+    y, data, packing = primitives.select_packed(x, geometry, implementation)
+    return y, PackedIndices(data, geometry, packing)
+
+
 def max_unpool(
     y: jax.typing.ArrayLike,
-    indices: PoolIndices | jax.typing.ArrayLike,
+    indices: PoolIndices | PackedIndices | jax.typing.ArrayLike,
     *,
     output_shape: Sizes | None = None,
     duplicates: str = "last",
@@ -130,8 +180,9 @@ def max_unpool(
 
     Args:
         y: floats or integers, the pooled array or one of its shape.
-        indices: `PoolIndices`, or integers of y's shape: flat positions in the output plane, which
-            is PyTorch's rule. Integers outside the plane are dropped; see `validate_indices`.
+        indices: `PoolIndices`, packed or not, or integers of y's shape: flat positions in the
+            output plane, which is PyTorch's rule. Integers outside the plane are dropped; see
+            `validate_indices`. The gradient keeps packed indices packed.
         output_shape: spatial sizes of the result, for raw integers; an int means the same for all
             `y.ndim - 2` spatial axes.
         duplicates: what happens where indices repeat. `"last"`: the last in raster order is kept,
@@ -160,20 +211,23 @@ def max_unpool(
     if data_format is not None:
         check_choice("data_format", data_format, DATA_FORMATS)
     plane: Plane
-    if isinstance(indices, PoolIndices):
+    packing, made_by = None, ""
+    if isinstance(indices, PoolIndices | PackedIndices):
         check_pool_indices(indices)
-        values, plane = narrow(indices.offsets), indices.geometry
         _check_owner(indices, output_shape, data_format)
+        plane, shape, made_by = indices.geometry, indices.shape, f", made by {indices!r}"
+        if isinstance(indices, PackedIndices):
+            values, packing = jnp.asarray(indices.data), indices.packing
+        else:
+            values = narrow(indices.offsets)
     else:
         values = as_indices("indices", indices)
         sizes = plane_sizes("y", y.shape, output_shape)
         plane = Plane(input_shape=sizes, data_format=data_format or "channels_last")
-    if values.shape != y.shape:
-        raise ValueError(
-            f"indices: expected the shape of y, {y.shape}, got {values.shape}"
-            + (f", made by {indices!r}" if isinstance(indices, PoolIndices) else "")
-        )
-    return primitives.scatter(y, values, plane, duplicates, implementation)
+        shape = values.shape
+    if shape != y.shape:
+        raise ValueError(f"indices: expected the shape of y, {y.shape}, got {shape}{made_by}")
+    return primitives.scatter(y, values, plane, duplicates, implementation, packing)
 
 
 def max_unpool_like(
@@ -338,7 +392,9 @@ def global_max_pool_with_indices(
     return max_pool_with_indices(x, window, data_format=data_format, implementation=implementation)
 
 
-def _check_owner(indices: PoolIndices, output_shape: Any, data_format: str | None) -> None:
+def _check_owner(
+    indices: PoolIndices | PackedIndices, output_shape: Any, data_format: str | None
+) -> None:
     """PoolIndices carry their geometry: what is said besides may only repeat it."""
     geometry = indices.geometry
     if data_format not in (None, geometry.data_format):

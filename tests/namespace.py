@@ -156,6 +156,7 @@ TABLE = {
         lambda x: jup.max_pool_with_argmax_and_mask(x, **WINDOW)
     ),
     "max_pool_with_indices": Entry(lambda x: jup.max_pool_with_indices(x, **WINDOW)),
+    "max_pool_with_packed_indices": Entry(lambda x: jup.max_pool_with_packed_indices(x, **WINDOW)),
     "max_unpool": Entry(lambda x: jup.max_unpool(square(corner(x)), indices_of(x))),
     "max_unpool_like": Entry(lambda x: jup.max_unpool_like(x, corner(x), **WINDOW)),
     "min_pool": Entry(lambda x: jup.min_pool(x, **WINDOW)),

@@ -21,7 +21,7 @@ from jaxunpool.adaptive import Parts
 from jaxunpool.core.arguments import Sizes
 from jaxunpool.core.backends import Implementation
 from jaxunpool.core.geometry import DataFormat, Padding
-from jaxunpool.indices import PoolIndices
+from jaxunpool.indices import PackedIndices, PoolIndices
 
 __all__ = {all}
 '''

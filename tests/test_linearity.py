@@ -88,7 +88,8 @@ ONE_OF_EACH += ["fixed_unpool, overlapping", "interpolate, linear", "adaptive_av
 NOT_LINEAR = {
     "adaptive_max_pool", "adaptive_max_pool_with_indices", "fractional_max_pool",
     "fractional_max_pool_with_indices", "global_max_pool", "global_max_pool_with_indices",
-    "lp_pool", "max_pool", "max_pool_with_argmax_and_mask", "max_pool_with_indices", "min_pool",
+    "lp_pool", "max_pool", "max_pool_with_argmax_and_mask", "max_pool_with_indices",
+    "max_pool_with_packed_indices", "min_pool",
     "min_pool_with_indices", "validate_indices", "backends", "explain",
 }  # fmt: skip
 

@@ -66,6 +66,7 @@ TABLE = {
     "max_pool": Case((X,), WINDOW | {"dilation": 2}),
     "max_pool_with_argmax_and_mask": Case((X,), WINDOW | {"ceil_mode": True}),
     "max_pool_with_indices": Case((X,), WINDOW),
+    "max_pool_with_packed_indices": Case((X,), WINDOW),
     "max_unpool": Case((Y, INDICES), {"duplicates": "sum"}),
     "max_unpool_like": Case((X, Y), WINDOW | {"duplicates": "last"}),
     "min_pool": Case((X,), WINDOW | {"dilation": 2}),

@@ -4,6 +4,7 @@
 | --------------- | ---------------------------------------------------------------------------- |
 | `arguments.py`  | checks that operators share                                                  |
 | `geometry.py`   | windows over a grid: sizes, padding, and all arithmetic at borders (`Axis`)  |
+| `packing.py`    | offsets in 2 or 4 bits                                                       |
 | `resample.py`   | linear maps along one axis: interpolation, adaptive averages                 |
 | `irregular.py`  | maxima over windows that are not evenly spaced                               |
 | `calls.py`      | `Call`: the static parameters of one bound primitive                           |
@@ -13,5 +14,5 @@
 | `backends.py`   | which kernels run there, and the evidence                                    |
 | `explain.py`    | what a program would run, and which backends there are                       |
 | `modules.py`    | a Flax module class from a function                                          |
-| `saving.py`     | `PoolIndices` in `flax.serialization`                                        |
+| `saving.py`     | indices in `flax.serialization`                                              |
 """

@@ -15,6 +15,9 @@ serves all three.
 
 Reverse mode of `select` is a `custom_vjp` whose residual is the offsets alone.
 `implementation="xla"` goes around it, for forward mode.
+
+Where offsets are packed, their only reader is a `jax.checkpoint` that unpacks them and gathers or
+scatters: a derivative, of either mode and any order, unpacks them again and keeps the packed bytes.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
@@ -34,6 +38,7 @@ from jaxunpool.core.backends import PLATFORMS, Implementation
 from jaxunpool.core.calls import GIVES, TAKES, UNPOOL, Call
 from jaxunpool.core.eager import eager
 from jaxunpool.core.geometry import Plane, WindowGeometry
+from jaxunpool.core.packing import Packing
 from jaxunpool.kernels import varying
 from jaxunpool.kernels.common import accumulator
 
@@ -212,6 +217,38 @@ def _maximum(call: Call) -> Any:
     return jax.jit(lambda x: bind(call, x)[0])
 
 
+@functools.partial(jax.checkpoint, static_argnums=(0, 1))
+def _at_packed(call: Call, packing: Packing, array: jax.Array, packed: jax.Array) -> jax.Array:
+    """A gather or scatter at packed offsets."""
+    return bind(call, array, packing.unpack(packed))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _select_packed(call: Call, packing: Packing, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    y, offsets = bind(call, x)
+    return y, packing.pack(offsets)
+
+
+@_select_packed.defjvp
+def _select_packed_jvp(call: Call, packing: Packing, primals: Any, tangents: Any) -> Any:
+    y, packed = _select_packed(call, packing, *primals)
+    dy = _at_packed(call.to("gather", duplicates="sum"), packing, *tangents, packed)
+    return (y, packed), (dy, np.zeros(packed.shape, jax.dtypes.float0))
+
+
+_select_packed_program = jax.jit(_select_packed, static_argnums=(0, 1))
+
+
+def select_packed(
+    x: jax.Array, geometry: WindowGeometry, implementation: Implementation
+) -> tuple[jax.Array, jax.Array, Packing]:
+    """Window maximum and its offset, packed: the derivative keeps nothing else."""
+    call = Call("select", geometry, implementation)
+    packing = Packing.for_pooled(geometry.pooled_shape(x.shape), geometry)
+    y, packed = _select_packed_program(call, packing, *_agreed(call, [x]))
+    return y, packed, packing
+
+
 def gather(
     u: jax.Array, indices: jax.Array, plane: Plane, implementation: Implementation
 ) -> jax.Array:
@@ -220,10 +257,18 @@ def gather(
 
 
 def scatter(
-    y: jax.Array, indices: jax.Array, plane: Plane, duplicates: str, implementation: Implementation
+    y: jax.Array,
+    indices: jax.Array,
+    plane: Plane,
+    duplicates: str,
+    implementation: Implementation,
+    packing: Packing | None = None,
 ) -> jax.Array:
     """Each value at the element its index names, zero elsewhere."""
-    return bind(Call("scatter", plane, implementation, duplicates=duplicates), y, indices)
+    call = Call("scatter", plane, implementation, duplicates=duplicates)
+    if packing is None:
+        return bind(call, y, indices)
+    return _at_packed(call, packing, y, indices)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

@@ -20,11 +20,12 @@ class AutoEncoder(EncoderDecoder):
         widths: channels of each stage.
         decoder: one of `DECODERS`. All but `"indices"` and `"inverse"` have to restore the image
             from the pooled features alone.
+        pack_indices: keep indices in 2 bits each instead of a byte; with `"indices"` alone.
         rngs: for the weights.
 
     Raises:
-        ValueError: `decoder` is none of these, or `widths` is empty; or, when called, an
-            image has fewer than `2**len(widths)` rows or columns.
+        ValueError: `decoder` is none of these or has no indices to pack, or `widths` is empty; or,
+            when called, an image has fewer than `2**len(widths)` rows or columns.
 
     Example:
         >>> from flax import nnx
@@ -42,6 +43,7 @@ class AutoEncoder(EncoderDecoder):
         widths: Sequence[int] = (32, 64),
         *,
         decoder: str = "indices",
+        pack_indices: bool = False,
         rngs: nnx.Rngs,
     ):
         super().__init__(
@@ -50,5 +52,6 @@ class AutoEncoder(EncoderDecoder):
             [(width,) for width in widths],
             [(width,) for width in (*widths[-2::-1], *widths[:1])],
             decoder=decoder,
+            pack_indices=pack_indices,
             rngs=rngs,
         )

@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 
 from jaxunpool.core.geometry import check_choice
-from jaxunpool.models.decoders import DECODERS, Unpool, pool
+from jaxunpool.models.decoders import DECODERS, Unpool, check_pack_indices, pool
 
 Widths = Sequence[Sequence[int]]
 
@@ -82,11 +82,12 @@ class Encoder(nnx.Module):
         widths: for each stage the channels of its convolutions.
         kernel_size: of all convolutions.
         decoder: one of `DECODERS`: what to keep for.
+        pack_indices: keep `PackedIndices` for it; with `"indices"` alone.
         rngs: for the weights.
 
     Raises:
-        ValueError: `decoder` is none of these, or a stage is missing or empty; or, when called, an
-            image has fewer than `2**len(widths)` rows or columns.
+        ValueError: `decoder` is none of these or has no indices to pack, or a stage is missing or
+            empty; or, when called, an image has fewer than `2**len(widths)` rows or columns.
 
     Example:
         >>> from flax import nnx
@@ -103,12 +104,14 @@ class Encoder(nnx.Module):
         kernel_size: int = 3,
         *,
         decoder: str = "indices",
+        pack_indices: bool = False,
         rngs: nnx.Rngs,
     ):
         if not len(widths) or not all(map(len, widths)):
             raise ValueError(f"widths={widths!r}: expected at least one stage, none of them empty")
         self.in_features = in_features
         self.decoder = check_choice("decoder", decoder, DECODERS)
+        self.pack_indices = check_pack_indices(pack_indices, decoder)
         self.stages = _stages(in_features, widths, kernel_size, True, rngs)
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, list[Any]]:
@@ -118,7 +121,7 @@ class Encoder(nnx.Module):
         for blocks in self.stages:
             for block in blocks:
                 x = block(x)
-            x, keep = pool(x, self.decoder)
+            x, keep = pool(x, self.decoder, pack_indices=self.pack_indices)
             kept.append(keep)
         return x, kept
 
@@ -145,11 +148,13 @@ class EncoderDecoder(nnx.Module):
         last_kernel_size: of the last convolution.
         relu: whether the decoder rectifies; the encoder always does.
         decoder: one of `DECODERS`.
+        pack_indices: keep indices, and what the gradient of pooling reads, in 2 bits per window
+            instead of a byte; with `"indices"` alone.
         rngs: for the weights.
 
     Raises:
-        ValueError: `decoder` is none of these, or a stage is missing or empty; or, when called, an
-            image has fewer than `2**len(widths)` rows or columns.
+        ValueError: `decoder` is none of these or has no indices to pack, or a stage is missing or
+            empty; or, when called, an image has fewer than `2**len(widths)` rows or columns.
 
     Example:
         >>> from flax import nnx
@@ -170,9 +175,12 @@ class EncoderDecoder(nnx.Module):
         last_kernel_size: int = 3,
         relu: bool = True,
         decoder: str = "indices",
+        pack_indices: bool = False,
         rngs: nnx.Rngs,
     ):
-        self.encoder = Encoder(in_features, widths, kernel_size, decoder=decoder, rngs=rngs)
+        self.encoder = Encoder(
+            in_features, widths, kernel_size, decoder=decoder, pack_indices=pack_indices, rngs=rngs
+        )
         if len(back) != len(widths) or not all(map(len, back)):
             raise ValueError(f"back={back!r}: expected {len(widths)} stages, none of them empty")
         self.unpools = nnx.List(Unpool(decoder, stage[-1], rngs=rngs) for stage in widths[::-1])

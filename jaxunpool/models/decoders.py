@@ -12,33 +12,51 @@ from flax.linen.dtypes import promote_dtype
 from jaxunpool.conv_transpose import conv_transpose
 from jaxunpool.core.geometry import check_choice
 from jaxunpool.fixed import bed_of_nails_unpool
-from jaxunpool.indices import PoolIndices
+from jaxunpool.indices import PackedIndices, PoolIndices
 from jaxunpool.interpolate import interpolate
 from jaxunpool.inverse import inverse
-from jaxunpool.max import max_pool, max_pool_with_indices, max_unpool
+from jaxunpool.max import (
+    max_pool,
+    max_pool_with_indices,
+    max_pool_with_packed_indices,
+    max_unpool,
+)
 from jaxunpool.nearest import nearest_unpool
 
 DECODERS = ("indices", "inverse", "nearest", "bilinear", "bed_of_nails", "conv_transpose")
 WINDOW = (2, 2)
 
 
-def pool(x: jax.Array, decoder: str) -> tuple[jax.Array, Any]:
+def pool(x: jax.Array, decoder: str, *, pack_indices: bool = False) -> tuple[jax.Array, Any]:
     """`x` pooled 2x2, and what the way back needs.
 
     Args:
         x: `[..., height, width, channels]`.
         decoder: one of `DECODERS`.
+        pack_indices: keep `PackedIndices`, for `"indices"` alone.
 
     Returns:
         The pooled array, and the `PoolIndices` for `"indices"`, else `x`: `"inverse"` reads it, the
         others no more than its shape.
+
+    Raises:
+        ValueError: `pack_indices` with a decoder that has none.
 
     Example:
         >>> y, indices = pool(jnp.arange(12.0).reshape(1, 3, 4, 1), "indices")
         >>> y[0, ..., 0]
         Array([[5., 7.]], dtype=float32)
     """
+    if check_pack_indices(pack_indices, decoder):
+        return max_pool_with_packed_indices(x, WINDOW)
     return max_pool_with_indices(x, WINDOW) if decoder == "indices" else (max_pool(x, WINDOW), x)
+
+
+def check_pack_indices(pack_indices: bool, decoder: str) -> bool:
+    """A ValueError if there are none to pack."""
+    if pack_indices and decoder != "indices":
+        raise ValueError(f"pack_indices=True: the decoder {decoder!r} has no indices to pack")
+    return pack_indices
 
 
 class Unpool(nnx.Module):
@@ -82,7 +100,7 @@ class Unpool(nnx.Module):
             return max_unpool(y, kept)
         if self.decoder == "inverse":
             return inverse(lambda x: max_pool(x, WINDOW), kept)(y)
-        is_indices = isinstance(kept, PoolIndices)
+        is_indices = isinstance(kept, PoolIndices | PackedIndices)
         size = kept.geometry.input_shape if is_indices else kept.shape[-3:-1]
         if self.decoder == "nearest":
             return nearest_unpool(y, WINDOW, output_shape=size)

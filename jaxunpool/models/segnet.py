@@ -22,11 +22,13 @@ class SegNet(EncoderDecoder):
         in_features: channels of the images.
         classes: channels of the output, one logit per class.
         decoder: one of `DECODERS`; `"indices"` is SegNet's own.
+        pack_indices: keep indices in 2 bits each, as the paper counts them, instead of a byte; with
+            `"indices"` alone. The results are the same.
         rngs: for the weights.
 
     Raises:
-        ValueError: `decoder` is none of these; or, when called, an image has fewer than 32 rows or
-            columns. Sizes need not be multiples of 32.
+        ValueError: `decoder` is none of these or has no indices to pack; or, when called, an image
+            has fewer than 32 rows or columns. Sizes need not be multiples of 32.
 
     Example:
         >>> from flax import nnx
@@ -36,8 +38,24 @@ class SegNet(EncoderDecoder):
         (1, 45, 60, 11)
     """
 
-    def __init__(self, in_features: int, classes: int, *, decoder: str = "indices", rngs: nnx.Rngs):
-        super().__init__(in_features, classes, VGG16, VGG16_BACK, decoder=decoder, rngs=rngs)
+    def __init__(
+        self,
+        in_features: int,
+        classes: int,
+        *,
+        decoder: str = "indices",
+        pack_indices: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            in_features,
+            classes,
+            VGG16,
+            VGG16_BACK,
+            decoder=decoder,
+            pack_indices=pack_indices,
+            rngs=rngs,
+        )
 
 
 class SegNetBasic(EncoderDecoder):
@@ -54,11 +72,13 @@ class SegNetBasic(EncoderDecoder):
         kernel_size: rows and columns of their kernels.
         stages: how many times to pool.
         decoder: one of `DECODERS`; `"indices"` is SegNet's own.
+        pack_indices: keep indices in 2 bits each, as the paper counts them, instead of a byte; with
+            `"indices"` alone. The results are the same.
         rngs: for the weights.
 
     Raises:
-        ValueError: `decoder` is none of these; or, when called, an image has fewer than
-            `2**stages` rows or columns.
+        ValueError: `decoder` is none of these or has no indices to pack; or, when called, an image
+            has fewer than `2**stages` rows or columns.
 
     Example:
         >>> from flax import nnx
@@ -76,6 +96,7 @@ class SegNetBasic(EncoderDecoder):
         kernel_size: int = 7,
         stages: int = 4,
         decoder: str = "indices",
+        pack_indices: bool = False,
         rngs: nnx.Rngs,
     ):
         widths = ((features,),) * stages
@@ -88,5 +109,6 @@ class SegNetBasic(EncoderDecoder):
             last_kernel_size=1,
             relu=False,
             decoder=decoder,
+            pack_indices=pack_indices,
             rngs=rngs,
         )
