@@ -227,9 +227,11 @@ def check():
     y, indices = jup.max_pool_with_indices(x, (2, 2))
     from flax import serialization
 
-    target = {"state": [indices, (y, indices)]}
+    target = {"state": [indices, (y, indices)], "packed": indices.pack()}
     restored = serialization.from_bytes(target, serialization.to_bytes(target))
-    for again in (restored["state"][0], restored["state"][1][1]):
+    packed = restored["packed"]
+    assert type(packed) is type(indices.pack())
+    for again in (restored["state"][0], restored["state"][1][1], packed.unpack()):
         assert again.geometry == indices.geometry
         assert again.offsets.dtype == np.uint8
         np.testing.assert_array_equal(jup.max_unpool(y, again), jup.max_unpool(y, indices))

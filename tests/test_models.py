@@ -16,6 +16,7 @@ from jax import lax
 from strategies import only
 
 import jaxunpool as jup
+from benchmarks.memory import torch_segnet
 from jaxunpool import models
 
 
@@ -115,6 +116,43 @@ def test_indices_and_inverse_are_equal():
         np.testing.assert_allclose(a, b, atol=1e-5 * largest)
 
 
+def small_networks():
+    """Those with the option, of few channels; 6 do not fill the bytes that hold them."""
+    widths = [[6], [8]]
+    return {
+        "SegNetBasic": functools.partial(
+            models.SegNetBasic, 3, 5, features=6, kernel_size=3, stages=2
+        ),
+        "AutoEncoder": functools.partial(models.AutoEncoder, 3, (6, 8)),
+        "EncoderDecoder": functools.partial(models.EncoderDecoder, 3, 2, widths, [[6], [6]]),
+        "SegNet": functools.partial(models.SegNet, 3, 5),
+    }
+
+
+@pytest.mark.parametrize("name", only("SegNetBasic", among=small_networks()))
+def test_packed_indices_change_no_bit(name):
+    x = images((2, 33, 38, 3))
+
+    @nnx.jit
+    def run(model):
+        loss = lambda model: (jnp.sum(jnp.sin(logits := model(x))), logits)
+        gradient, logits = nnx.grad(loss, has_aux=True)(model)
+        return logits, nnx.state(gradient), nnx.state(model)
+
+    make = small_networks()[name]
+    plain, packed = (run(make(pack_indices=p, rngs=nnx.Rngs(0))) for p in (False, True))
+    jax.tree.map(np.testing.assert_array_equal, plain, packed)
+
+
+def test_packed_indices_are_what_the_encoder_keeps():
+    make = functools.partial(models.Encoder, 3, [[8], [16]], pack_indices=True)
+    _, kept = nnx.eval_shape(
+        lambda: make(rngs=nnx.Rngs(0))(jnp.zeros((1, 13, 14, 3))),
+    )
+    assert [type(each) for each in kept] == [jup.PackedIndices] * 2
+    assert [each.nbytes for each in kept] == [6 * 7 * 8 // 4, 3 * 3 * 16 // 4]
+
+
 @pytest.mark.thorough
 def test_segnet_indices_and_inverse_are_equal():
     x = images((1, 33, 40, 3))
@@ -155,7 +193,8 @@ def test_size_comes_from_whatever_was_kept(decoder):
     x = images((2, 5, 6, 3))
     unpool = models.Unpool(decoder, 3, rngs=nnx.Rngs(0))
     y, indices = models.pool(x, "indices")
-    np.testing.assert_array_equal(unpool(y, indices), unpool(*models.pool(x, decoder)))
+    for kept in (indices, indices.pack()):
+        np.testing.assert_array_equal(unpool(y, kept), unpool(*models.pool(x, decoder)))
 
 
 @pytest.mark.parametrize("decoder", models.DECODERS)
@@ -266,40 +305,9 @@ def randomised(state):
     return found
 
 
-def torch_segnet(torch, classes):
-    """SegNet as PyTorch's users write it: VGG16 with batch normalisation and its mirror."""
-    nn = torch.nn
-
-    def block(i, o):
-        return nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU())
-
-    class SegNet(nn.Module):
-        def __init__(self):
-            super().__init__()
-            down = [[3, 64, 64], [64, 128, 128], [128, *[256] * 3], [256, *[512] * 3], [512] * 4]
-            up = [[512] * 4, [512, 512, 512, 256], [256, 256, 256, 128], [128, 128, 64], [64, 64]]
-            self.down = nn.ModuleList(nn.Sequential(*map(block, c, c[1:])) for c in down)
-            self.up = nn.ModuleList(nn.Sequential(*map(block, c, c[1:])) for c in up)
-            self.classifier = nn.Conv2d(64, classes, 3, padding=1)
-
-        def forward(self, x):
-            kept = []
-            for stage in self.down:
-                x = stage(x)
-                size = x.shape
-                x, indices = nn.functional.max_pool2d(x, 2, return_indices=True)
-                kept.append((indices, size))
-            for stage in self.up:
-                indices, size = kept.pop()
-                x = stage(nn.functional.max_unpool2d(x, indices, 2, output_size=size))
-            return self.classifier(x)
-
-    return SegNet().eval()
-
-
 def test_segnet_with_weights_of_pytorch():
     torch = pytest.importorskip("torch")
-    theirs = torch_segnet(torch, 11)
+    theirs = torch_segnet(classes=11).eval()
     weights = randomised(theirs.state_dict())
     theirs.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
     x = np.array(images((1, 45, 60, 3)))
@@ -533,6 +541,16 @@ WRONG_USE = {
         lambda: models.EncoderDecoder(3, 2, [[4], [8]], [[4]], rngs=RNGS),
         ValueError,
         "back=[[4]]: expected 2 stages, none of them empty",
+    ),
+    "nothing to pack": (
+        lambda: models.SegNet(3, 5, decoder="nearest", pack_indices=True, rngs=RNGS),
+        ValueError,
+        "pack_indices=True: the decoder 'nearest' has no indices to pack",
+    ),
+    "nothing to pack in a pooling": (
+        lambda: models.pool(jnp.zeros((1, 4, 4, 1)), "inverse", pack_indices=True),
+        ValueError,
+        "pack_indices=True: the decoder 'inverse' has no indices to pack",
     ),
     "image of a projection": (
         lambda: models.DeconvNet(small().encoder).project(jnp.zeros((8, 8, 3)), 1, 0),

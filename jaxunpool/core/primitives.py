@@ -226,7 +226,8 @@ def _at_packed(call: Call, packing: Packing, array: jax.Array, packed: jax.Array
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _select_packed(call: Call, packing: Packing, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     y, offsets = bind(call, x)
-    return y, packing.pack(offsets)
+    # So that XLA does not pack later, with what reads the maxima, and keep offsets till then.
+    return jax.lax.optimization_barrier((y, packing.pack(offsets)))
 
 
 @_select_packed.defjvp
