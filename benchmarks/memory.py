@@ -92,7 +92,8 @@ def networks(widths: Widths = VGG16, back: Widths = VGG16_BACK) -> dict[str, Cal
 def of_jax(make: Callable[..., Any], images: tuple[int, ...]) -> Row:
     """Bytes of one network's training step."""
     model = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
-    graph, parameters, statistics = nnx.split(model, nnx.Param, ...)
+    parts: tuple[Any, ...] = nnx.split(model, nnx.Param, ...)
+    graph, parameters, statistics = parts
     x = jax.ShapeDtypeStruct((*images, 3), jnp.float32)
     labels = jax.ShapeDtypeStruct(images, jnp.int32)
 
@@ -100,7 +101,7 @@ def of_jax(make: Callable[..., Any], images: tuple[int, ...]) -> Row:
         model = nnx.merge(graph, parameters, statistics, copy=True)
         chances = jax.nn.log_softmax(model(x))
         value = -jnp.take_along_axis(chances, labels[..., None], -1).mean()
-        return value, nnx.split(model, nnx.Param, ...)[2]
+        return value, nnx.state(model, nnx.Not(nnx.Param))
 
     def step(parameters: Any, statistics: Any, x: jax.Array, labels: jax.Array) -> Any:
         (value, statistics), gradient = jax.value_and_grad(loss, has_aux=True)(
@@ -121,7 +122,7 @@ def of_jax(make: Callable[..., Any], images: tuple[int, ...]) -> Row:
 
     arguments = (parameters, statistics, x, labels)
     jax.eval_shape(forward, *arguments)
-    used = jax.jit(step, donate_argnums=(0, 1)).lower(*arguments).compile().memory_analysis()
+    used: Any = jax.jit(step, donate_argnums=(0, 1)).lower(*arguments).compile().memory_analysis()
     whole = used.argument_size_in_bytes + used.output_size_in_bytes - used.alias_size_in_bytes
     # Only indices are uint8, here; of int32 are the labels, in the form that the loss reads.
     indices = [n for n, dtype in kept if dtype == jnp.uint8]
@@ -137,7 +138,7 @@ def torch_segnet(widths: Widths = VGG16, back: Widths = VGG16_BACK, classes: int
     """SegNet as PyTorch's users write it: VGG16 with batch normalisation and its mirror image."""
     import torch
 
-    nn = torch.nn
+    nn: Any = torch.nn
 
     def stages(i: int, widths: Widths) -> Any:
         made = nn.ModuleList()
@@ -212,16 +213,10 @@ def planes(images: tuple[int, ...], widths: Widths = VGG16) -> list[tuple[int, .
 def operations(shape: tuple[int, ...]) -> timing.Runs:
     """Pooling and unpooling of one plane, with indices and packed ones, and packing by itself."""
     x = jax.random.normal(jax.random.key(0), shape)
-    pool, packed_pool, unpool, pack, unpack = map(
-        jax.jit,
-        (
-            lambda x: jup.max_pool_with_indices(x, (2, 2)),
-            lambda x: jup.max_pool_with_packed_indices(x, (2, 2)),
-            jup.max_unpool,
-            lambda indices: indices.pack(),
-            lambda packed: packed.unpack(),
-        ),
-    )
+    pool = jax.jit(lambda x: jup.max_pool_with_indices(x, (2, 2)))
+    packed_pool = jax.jit(lambda x: jup.max_pool_with_packed_indices(x, (2, 2)))
+    unpool = jax.jit(jup.max_unpool)
+    pack, unpack = jax.jit(jup.PoolIndices.pack), jax.jit(jup.PackedIndices.unpack)
     y, indices = pool(x)
     packed = pack(indices)
     return {
@@ -261,7 +256,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", type=pathlib.Path, help="also write what was found to this file")
     parsed = parser.parse_args(arguments)
     try:
-        *_, parsed.sizes = (), tuple(int(n) for n in parsed.images.split("x"))
+        parsed.sizes = tuple(int(n) for n in parsed.images.split("x"))
     except ValueError:
         parsed.sizes = ()
     if len(parsed.sizes) != 3 or min(parsed.sizes) < 1 or min(parsed.sizes[1:]) < 2 ** len(VGG16):

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from backend_cases import TESTED, skip_if_not_compiled
 
+import jaxunpool
 from benchmarks import __main__ as command
-from benchmarks import check, grid, kernels, latency, report, scaling, timing
+from benchmarks import check, grid, kernels, latency, memory, report, scaling, timing
 from jaxunpool.core import backends, primitives
 from jaxunpool.kernels.native_cpu import library
 
@@ -521,3 +522,66 @@ def test_collectives_are_counted():
       %c = f32[9]{0} add(%a, %b)
     """
     assert scaling.collectives(program) == (3, 4 * 256 + 4 + 12)
+
+
+SMALL = {"widths": ((8, 8), (16,)), "back": ((16, 8), (8,))}
+IMAGES = (2, 21, 30)
+POOLED = 2 * (10 * 15 * 8 + 5 * 7 * 16)
+
+
+def test_memory_of_a_step():
+    """Indices are an eighth of PyTorch's, packed ones a 32nd; all networks are the same size."""
+    rows = {name: memory.of_jax(m, IMAGES) for name, m in memory.networks(**SMALL).items()}
+    plain, packed, *_ = rows.values()
+    assert [row["of them indices"] for row in rows.values()] == [
+        POOLED, POOLED // 4, POOLED, 0, 0,
+    ]  # fmt: skip
+    assert plain["kept"] - packed["kept"] == POOLED - POOLED // 4
+    assert len({row["parameters"] for row in rows.values()}) == 1
+    assert all(row["peak"] > row["parameters"] for row in rows.values())
+    lines = memory.table(rows).splitlines()
+    assert lines[0] == "| MiB | kept | of them indices | parameters | peak |"
+    assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {name}" for name in rows]
+    pytest.importorskip("torch")
+    torch = memory.of_torch(IMAGES, **SMALL)
+    assert torch["of them indices"] == 8 * POOLED
+    assert torch["parameters"] == plain["parameters"]
+    assert torch["kept"] > torch["of them indices"]
+    assert memory.table({"PyTorch": torch}).splitlines()[-1].endswith("|  |")
+
+
+def test_ways_back_of_flax():
+    x = np.random.default_rng(0).standard_normal((2, 5, 6, 3)).astype(np.float32)
+    y, indices = jaxunpool.max_pool_with_indices(x, (2, 2))
+    np.testing.assert_array_equal(memory.masked(2 * y, x, y), jaxunpool.max_unpool(2 * y, indices))
+    assert memory.resized(y, x, y).shape == x.shape
+
+
+def test_memory_as_a_command(monkeypatch, tmp_path, capsys):
+    images, json_ = "1x32x33", tmp_path / "memory.json"
+    made = memory.networks(**SMALL)
+    monkeypatch.setattr(memory, "networks", lambda: dict(list(made.items())[:2]))
+    columns = ("kept", "of them indices", "parameters", "peak")
+    monkeypatch.setattr(memory, "of_torch", lambda images: dict.fromkeys(columns))
+    monkeypatch.setattr(memory, "planes", lambda images: [(1, 4, 6, 8)])
+    memory.main(["--images", images, "--times", "--repeats", "2", "--json", str(json_)])
+    found = json.loads(json_.read_text())
+    assert list(found["bytes"])[:2] == list(made)[:2]
+    assert set(found["seconds"]["1x4x6x8"]) == set(memory.operations((1, 4, 6, 8)))
+    assert all(len(rounds) == 2 for rounds in found["seconds"]["1x4x6x8"].values())
+    assert "1x4x6x8" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("images", ["2x180", "x", "0x64x64", "2x31x64"])
+def test_memory_of_wrong_images(images, capsys):
+    with pytest.raises(SystemExit):
+        memory.parse(["--images", images])
+    assert f"--images {images}: expected a batch and two sizes of at least 32" in (
+        capsys.readouterr().err
+    )
+
+
+def test_planes_of_segnet():
+    shapes = memory.planes((2, 180, 240))
+    assert shapes[0] == (2, 180, 240, 64)
+    assert shapes[-1] == (2, 11, 15, 512)
