@@ -392,6 +392,9 @@ MORE = [
      ValueError, "groups=2: expected a divisor of the 3"),
     ("conv_transpose", (X, KERNEL), {"output_padding": 1},
      ValueError, "output_padding=1: .*less than"),
+    ("max_pool_with_packed_indices", (X > 0, TWO), {}, TypeError, "x: .*got bool"),
+    ("max_pool_with_packed_indices", (X, (6, 3)), {}, ValueError,
+     r"window_shape=\(6, 3\): expected at most 16 elements to pack, got 18"),
     ("conv_transpose", (X, KERNEL, None, 0), {}, ValueError, "strides=0"),
     ("conv_transpose", (X, KERNEL, None, 1, 4), {}, ValueError, "padding=4: leaves nothing"),
     ("conv_transpose", (X, KERNEL, None, 1, "SAME"), {}, TypeError, "padding: .*got 'SAME'"),
@@ -429,7 +432,7 @@ def test_every_public_function_has_a_wrong_call():
     named = {name for name, *_ in MORE} | {"max_pool", "max_unpool", "validate_indices"}
     public = {name for name in jup.__all__ if callable(getattr(jup, name))}
     public |= {f"interop.{name}" for name in jup.interop.__all__}
-    assert public - named == {"PoolIndices", "WindowGeometry", "backends"}
+    assert public - named == {"PackedIndices", "PoolIndices", "WindowGeometry", "backends"}
 
 
 @pytest.mark.parametrize("name", WRONG_CALLS)
@@ -510,6 +513,7 @@ OF_LONG_AXES = {
     "max_pool": lambda x: jup.max_pool(x, (2,)),
     "max_pool_with_argmax_and_mask": lambda x: jup.max_pool_with_argmax_and_mask(x, (2,)),
     "max_pool_with_indices": lambda x: jup.max_pool_with_indices(x, (2,)),
+    "max_pool_with_packed_indices": lambda x: jup.max_pool_with_packed_indices(x, (2,)),
     "min_pool": lambda x: jup.min_pool(x, (2,)),
     "min_pool_with_indices": lambda x: jup.min_pool_with_indices(x, (2,)),
     "max_unpool": lambda y: jup.max_unpool(
