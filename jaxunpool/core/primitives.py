@@ -217,6 +217,7 @@ def _maximum(call: Call) -> Any:
     return jax.jit(lambda x: bind(call, x)[0])
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 @functools.partial(jax.checkpoint, static_argnums=(0, 1))
 def _at_packed(call: Call, packing: Packing, array: jax.Array, packed: jax.Array) -> jax.Array:
     """A gather or scatter at packed offsets."""
