@@ -7,6 +7,7 @@ from jaxunpool.adaptive import (
     adaptive_max_pool_with_indices,
 )
 from jaxunpool.average import avg_pool, avg_unpool, global_avg_pool
+from jaxunpool.conv import conv_general_dilated
 from jaxunpool.conv_transpose import conv_transpose
 from jaxunpool.core.explain import backends, explain
 from jaxunpool.core.geometry import Plane, WindowGeometry
@@ -41,6 +42,7 @@ __all__ = [
     "avg_unpool",
     "backends",
     "bed_of_nails_unpool",
+    "conv_general_dilated",
     "conv_transpose",
     "explain",
     "fixed_unpool",

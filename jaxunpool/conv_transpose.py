@@ -1,17 +1,20 @@
-"""Transposed convolution with PyTorch's shapes."""
+"""Transposed convolution by the rules of PyTorch, and of TensorFlow."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax import lax
 
 from jaxunpool.core.arguments import Sizes, as_floats
-from jaxunpool.core.convolution import Convolution, as_precision, on_known_mesh, plain
+from jaxunpool.core.convolution import Convolution, Ints, Pairs, as_precision, on_known_mesh, plain
 from jaxunpool.core.geometry import (
     DATA_FORMATS,
     DataFormat,
+    Padding,
     as_int,
     as_sequence,
     check_axes,
@@ -26,9 +29,10 @@ def conv_transpose(
     kernel: jax.typing.ArrayLike,
     bias: jax.typing.ArrayLike | None = None,
     strides: Sizes = 1,
-    padding: Sizes = 0,
+    padding: Padding = 0,
     *,
     output_padding: Sizes = 0,
+    output_shape: Sizes | None = None,
     groups: int = 1,
     dilation: Sizes = 1,
     data_format: DataFormat = "channels_last",
@@ -36,11 +40,13 @@ def conv_transpose(
 ) -> jax.Array:
     """Transposed convolution: the gradient of a convolution with respect to its input.
 
-    Equal to `torch.nn.functional.conv_transpose1d/2d/3d`. On CPU it is one convolution for all
-    phases of the strides, elsewhere one of `x` spread out; derivatives of any order, in both modes.
+    Equal to `torch.nn.functional.conv_transpose1d/2d/3d`, and under `"SAME"` and `"VALID"` to
+    `tf.nn.conv2d_transpose` and Keras. Its derivatives, of any order and in both modes, are
+    convolutions of the same kind. On CPU all of them are products of matrices, where that is
+    faster than what XLA makes of them.
 
     Along each spatial axis the result has
-    `(size - 1) * strides - 2 * padding + dilation * (k - 1) + output_padding + 1` elements.
+    `(size - 1) * strides - low - high + dilation * (k - 1) + output_padding + 1` elements.
 
     Args:
         x: floats of shape `(*batch, *spatial, in_channels)`, 1 to 3 spatial axes, any number of
@@ -51,8 +57,14 @@ def conv_transpose(
             there are.
         bias: `(out_channels,)`, or None.
         strides, dilation: per spatial axis, or one int for all.
-        padding: elements cut off from both ends (PyTorch's `padding`).
-        output_padding: elements more at the high end; less than the stride or the dilation.
+        padding: elements cut off from both ends (PyTorch's `padding`), one for all, one per axis,
+            or a `(low, high)` pair per axis. `"SAME"`: what a convolution to `x` would pad, so that
+            the result has `size * strides` elements unless `output_shape` says otherwise.
+            `"VALID"`: none, `size * strides + max(dilation * (k - 1) + 1 - strides, 0)` elements.
+        output_padding: elements more at the high end; less than the stride or the dilation. Not
+            for `"SAME"` and `"VALID"`.
+        output_shape: spatial sizes of the result instead of `output_padding` (PyTorch's
+            `output_size`): one of those from which a convolution comes to the sizes of `x`.
         groups: into how many groups channels are divided.
         data_format: `"channels_last"` or `"channels_first"`.
         precision: as in `jax.lax.conv_general_dilated`.
@@ -95,22 +107,19 @@ def conv_transpose(
             f" {channels} ({data_format})"
         )
     strides = per_axis("strides", as_sequence(strides), n, minimum=1)
-    pads = per_axis("padding", as_sequence(padding), n, minimum=0)
-    extra = per_axis("output_padding", as_sequence(output_padding), n, minimum=0)
     spacing = per_axis("dilation", as_sequence(dilation), n, minimum=1)
+    spans = tuple(d * (k - 1) + 1 for d, k in zip(spacing, window))
+    extra = per_axis("output_padding", as_sequence(output_padding), n, minimum=0)
     if any(e >= max(s, d) for e, s, d in zip(extra, strides, spacing)):
         raise ValueError(
             f"output_padding={output_padding!r}: expected less than strides={strides} or"
             f" dilation={spacing}"
         )
-    full = [d * (k - 1) for d, k in zip(spacing, window)]
-    results = [
-        (size - 1) * s - 2 * p + f + e + 1
-        for size, s, p, f, e in zip(sizes, strides, pads, full, extra)
-    ]
-    if min(results) < 1:
-        raise ValueError(f"padding={padding!r}: leaves nothing, spatial sizes {tuple(results)}")
-    check_axes(f"strides={strides}", tuple(results))
+    if any(extra) and (output_shape is not None or isinstance(padding, str)):
+        other = f"output_shape={output_shape!r}" if output_shape else f"padding={padding!r}"
+        raise ValueError(f"output_padding={output_padding!r}: not together with {other}")
+    results, ends = _results(sizes, spans, strides, padding, extra, output_shape)
+    check_axes(f"strides={strides}", results)
     if bias is not None:
         bias = as_floats("bias", bias)
         if bias.shape != (outputs * groups,):
@@ -124,12 +133,62 @@ def conv_transpose(
     spatial = "XYZ"[:n]
     names = (f"N{spatial}C", f"{spatial}OI") if is_last else (f"NC{spatial}", f"OI{spatial}")
     layout = lax.conv_dimension_numbers(x.shape, kernel.shape, (*names, names[0]))
-    ends = tuple((p, p - e) for p, e in zip(pads, extra))
     conv = Convolution(
-        tuple(results), window, strides, ends, spacing, layout, groups, as_precision(precision)
+        results, window, strides, ends, spacing, layout, groups, as_precision(precision)
     )
     known = on_known_mesh(x, kernel)
-    y = plain(kernel, x, name="u", conv=conv) if known else conv.bind("u", kernel, x)
+    y = plain("u", conv, kernel, x) if known else conv.bind("u", kernel, x)
     if bias is not None:
         y = y + bias.reshape((1,) * (n + 1) + (-1,) if is_last else (1, -1) + (1,) * n)
     return y.reshape((*batch, *y.shape[1:]))
+
+
+def _results(
+    sizes: Ints, spans: Ints, strides: Ints, padding: Any, extra: Ints, output_shape: Any
+) -> tuple[Ints, Pairs]:
+    """The spatial sizes of the result, and what the convolution from it to `x` pads."""
+    n = len(sizes)
+    wanted = as_sequence(output_shape)
+    if wanted is not None:
+        wanted = per_axis("output_shape", wanted, n, minimum=1)
+    if isinstance(padding, str):
+        rule = check_choice("padding", padding.upper(), ("VALID", "SAME"))
+        if wanted is None:
+            beyond = [max(k - s, 0) if rule == "VALID" else 0 for k, s in zip(spans, strides)]
+            wanted = tuple(m * s + more for m, s, more in zip(sizes, strides, beyond))
+        pads = tuple(lax.padtype_to_pads(wanted, spans, strides, rule))
+    else:
+        pads = _pairs(as_sequence(padding), n)
+    least = [
+        (size - 1) * s + k - low - high
+        for size, s, k, (low, high) in zip(sizes, strides, spans, pads)
+    ]
+    results = wanted or tuple(size + e for size, e in zip(least, extra))
+    if min(results) < 1:
+        raise ValueError(f"padding={padding!r}: leaves nothing, spatial sizes {results}")
+    ends = tuple(
+        (low, high - (size - smallest)) for (low, high), size, smallest in zip(pads, results, least)
+    )
+    found = [
+        (size + low + high - k) // s + 1
+        for size, (low, high), k, s in zip(results, pads, spans, strides)
+    ]
+    if output_shape is not None and found != list(sizes):
+        raise ValueError(
+            f"output_shape={output_shape!r}: with padding={padding!r} a convolution comes from"
+            f" there to spatial sizes {tuple(found)}, x has {tuple(sizes)}"
+        )
+    return results, ends
+
+
+def _pairs(padding: Any, n: int) -> Pairs:
+    """What is cut off from both ends of each axis."""
+    pads = tuple(padding) if isinstance(padding, Sequence) else (padding,) * n
+    expected = f"expected 'VALID', 'SAME', an int, {n} ints or {n} (low, high) pairs"
+    pairs = [tuple(pad) if isinstance(pad, Sequence) else (pad, pad) for pad in pads]
+    if len(pairs) != n or any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"padding={padding!r}: {expected}")
+    ends = tuple((as_int("padding", low), as_int("padding", high)) for low, high in pairs)
+    if min(map(min, ends)) < 0:
+        raise ValueError(f"padding={padding!r}: expected at least 0 at every end")
+    return ends

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from strategies import examples
 
 import jaxunpool as jup
-from jaxunpool.core import convolution
+from jaxunpool.core import convolution, im2col
 
 
 @st.composite
@@ -43,7 +43,7 @@ def convolutions(draw):
 
 
 def derived(conv, name, have):
-    """A gradient of JAX's convolution as JAX derives it."""
+    """JAX's convolution, or a gradient of it as JAX derives it."""
     run = functools.partial(
         lax.conv_general_dilated,
         window_strides=conv.strides,
@@ -52,13 +52,17 @@ def derived(conv, name, have):
         dimension_numbers=conv.layout,
         feature_group_count=conv.groups,
     )
+    if name == "y":
+        return run(have["u"], have["k"])
     given = {"u": lambda u: run(u, have["k"]), "k": lambda k: run(have["u"], k)}[name]
     return jax.linear_transpose(given, have[name])(have["y"])[0]
 
 
 @hypothesis.settings(max_examples=examples(12, 80))
-@hypothesis.given(convolutions(), st.integers(0, 2**32 - 1))
-def test_formulations_for_cpu_are_what_jax_derives(drawn, seed):
+@hypothesis.given(
+    convolutions(), st.integers(0, 2**32 - 1), st.sampled_from([1, 60, 400, im2col.ELEMENTS])
+)
+def test_formulations_for_cpu_are_what_jax_derives(drawn, seed, elements):
     conv, batch, channels, outputs = drawn
     rng = np.random.default_rng(seed)
     whole = {
@@ -67,14 +71,20 @@ def test_formulations_for_cpu_are_what_jax_derives(drawn, seed):
         "y": (batch, *conv.results, outputs),
     }
     have = {n: conv.back(n, jnp.asarray(rng.standard_normal(s))) for n, s in whole.items()}
-    for name in "uk":
+    for name in "uky":
         others = [have[other] for other in convolution.ARRAYS[name]]
         wanted = derived(conv, name, have)
-        found = [conv.bind(name, *others), convolution.plain(*others, name=name, conv=conv)]
-        if name == "k":
-            found.append(convolution.by_dots(conv, *others))
-        elif max(conv.dilation) == 1:
-            found.append(convolution.by_phases(conv, *others))
+        found = [conv.bind(name, *others), convolution.plain(name, conv, *others)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(im2col, "ELEMENTS", elements)
+            if name == "y":
+                found.append(im2col.convolve(conv, *others))
+            elif name == "k":
+                found.append(im2col.kernel_gradient(conv, *others))
+            elif max(conv.dilation) == 1:
+                found.append(convolution.by_phases(conv, *others))
+                if conv.ndim > 1:
+                    found.append(im2col.input_gradient(conv, *others))
         for each in found:
             np.testing.assert_allclose(each, wanted, rtol=1e-10, atol=1e-10)
 
@@ -103,7 +113,7 @@ def test_vmap(rng, name, dims):
     ]
     run, wanted = (
         jax.vmap(functools.partial(each, name), dims)
-        for each in (CONV.bind, lambda name, *a: convolution.plain(*a, name=name, conv=CONV))
+        for each in (CONV.bind, lambda name, *a: convolution.plain(name, CONV, *a))
     )
     np.testing.assert_allclose(run(*many), wanted(*many), rtol=1e-12, atol=1e-12)
 
@@ -112,8 +122,8 @@ def test_vmap(rng, name, dims):
 def test_sums_of_halves_are_kept_in_float32(rng, dtype):
     """The gradient by the kernel is rounded once."""
     u, y = operands(rng, "k", dtype)
-    found = convolution.by_dots(CONV, u, y)
-    exact = convolution.plain(u.astype(jnp.float32), y.astype(jnp.float32), name="k", conv=CONV)
+    found = im2col.kernel_gradient(CONV, u, y)
+    exact = convolution.plain("k", CONV, u.astype(jnp.float32), y.astype(jnp.float32))
     assert found.dtype == dtype
     half = float(jnp.finfo(dtype).eps) / 2
     np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=1.01 * half, atol=1e-5)

@@ -26,7 +26,7 @@ Sizes = int | Sequence[int]
 def as_poolable(name: str, x: Any) -> jax.Array:
     """`x` as an array of integers or of floats of 16, 32 or 64 bits, or a TypeError."""
     x = as_array(name, x)
-    if not (_is_float(x) or jnp.issubdtype(x.dtype, jnp.integer)):
+    if not (is_float(x) or jnp.issubdtype(x.dtype, jnp.integer)):
         raise TypeError(f"{name}: expected integers or floats of 16 bits or more, got {x.dtype}")
     return x
 
@@ -34,12 +34,13 @@ def as_poolable(name: str, x: Any) -> jax.Array:
 def as_floats(name: str, x: Any) -> jax.Array:
     """`x` as an array of floats of 16, 32 or 64 bits, or a TypeError."""
     x = as_array(name, x)
-    if not _is_float(x):
+    if not is_float(x):
         raise TypeError(f"{name}: expected floats of 16 bits or more, got {x.dtype}")
     return x
 
 
-def _is_float(x: jax.Array) -> bool:
+def is_float(x: jax.Array) -> bool:
+    """Whether these are floats of 16 bits or more."""
     return jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize > 1
 
 

@@ -6,7 +6,8 @@ from `u` and `k`), its gradient by the input (`"u"`, from `k` and `y`: a transpo
 and its gradient by the kernel (`"k"`, from `u` and `y`), so that one rule serves all three.
 
 XLA's CPU compiler makes the last two of them convolutions with spread out inputs, or with windows
-as large as images. Here they are one convolution for all phases of a stride, and dots.
+as large as images. Here they are one convolution for all phases of a stride, or products of
+matrices (`im2col`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,13 +26,15 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from jaxunpool.core import im2col, lowering
 from jaxunpool.core.eager import eager
 from jaxunpool.kernels import varying
-from jaxunpool.kernels.common import accumulator
 
 Pairs = tuple[tuple[int, int], ...]
 Ints = tuple[int, ...]
 
+SMALL = 48 * 48  # results of an image, up to which XLA's gradient by the kernel is fast
+FEW = 8  # channels of the input, below which rows of a matrix are too short
 ARRAYS = {"y": "uk", "u": "ky", "k": "uy"}  # what each of the three is made of
 PRIMITIVES = {name: Primitive(f"jaxunpool_convolution_{name}") for name in ARRAYS}
 
@@ -116,7 +120,7 @@ def as_precision(precision: Any) -> Any:
 # What XLA makes of each
 
 
-def plain(*arrays: Any, name: str, conv: Convolution) -> jax.Array:
+def plain(name: str, conv: Convolution, *arrays: Any) -> jax.Array:
     """One of the three from the two others, by XLA's convolution."""
     if name == "y":
         return _convolve(conv, *arrays)
@@ -173,39 +177,6 @@ def _convolve(conv: Convolution, u: jax.Array, k: jax.Array) -> jax.Array:
 # Formulations for CPU
 
 
-def by_dots(conv: Convolution, u: jax.Array, y: jax.Array) -> jax.Array:
-    """The gradient by the kernel: for each of its elements a dot of what it met and the results."""
-    n, dtype = conv.ndim, u.dtype
-    u, y = (array.astype(accumulator(dtype)) for array in (conv.last("u", u), conv.last("y", y)))
-    u = lax.pad(u, jnp.zeros((), u.dtype), [(0, 0, 0), *((*p, 0) for p in conv.padding), (0, 0, 0)])
-    batch = (n + 1,) if conv.groups > 1 else ()
-    positions = tuple(range(n + 1))
-
-    def grouped(array: jax.Array) -> jax.Array:
-        if conv.groups == 1:
-            return array
-        return array.reshape((*array.shape[:-1], conv.groups, array.shape[-1] // conv.groups))
-
-    u, y = grouped(u), grouped(y)
-    taps = []
-    for tap in itertools.product(*map(range, conv.window)):
-        first = [t * d for t, d in zip(tap, conv.dilation)]
-        last = [f + (o - 1) * s + 1 for f, o, s in zip(first, conv.results, conv.strides)]
-        rest = u.ndim - n - 1
-        met = lax.slice(
-            u,
-            (0, *first, *[0] * rest),
-            (u.shape[0], *last, *u.shape[n + 1 :]),
-            (1, *conv.strides, *[1] * rest),
-        )
-        numbers = ((positions, positions), (batch, batch))
-        taps.append(lax.dot_general(met, y, numbers, precision=conv.precision))
-    k = jnp.stack(taps)
-    if conv.groups > 1:  # (taps, groups, inputs, outputs)
-        k = jnp.moveaxis(k, 1, 2)
-    return conv.back("k", k.reshape((*conv.window, k.shape[1], -1)).astype(dtype))
-
-
 def by_phases(conv: Convolution, k: jax.Array, y: jax.Array) -> jax.Array:
     """The gradient by the input: elements at the same place between strides read the same part of
     the kernel, so that one convolution of `y` makes all of them, as channels.
@@ -247,14 +218,28 @@ def by_phases(conv: Convolution, k: jax.Array, y: jax.Array) -> jax.Array:
     return conv.back("u", lax.slice(u, (0, *cut, 0), (u.shape[0], *stops, u.shape[-1])))
 
 
-def _on_cpu(*arrays: Any, name: str, conv: Convolution) -> jax.Array:
-    """The formulation that was the fastest, or is never much slower (benchmarks/NOTES.md)."""
-    tiles = conv.window == conv.strides
-    if name == "k" and (conv.groups > 1 or conv.ndim == 3 or tiles):
-        return by_dots(conv, *arrays)
-    if name == "u" and max(conv.strides) > 1 and max(conv.dilation) == 1:
-        return by_phases(conv, *arrays)
-    return plain(*arrays, name=name, conv=conv)
+def formulation(name: str, conv: Convolution, channels: int) -> Callable[..., jax.Array]:
+    """For a CPU the formulation that is the fastest, or never much slower (benchmarks/NOTES.md).
+
+    Args:
+        name: of the result.
+        conv: the convolution.
+        channels: of the input.
+    """
+    strides, window = conv.strides, conv.window
+    # Where XLA's own convolution is slow, whichever of the three it makes.
+    slow = conv.groups > 1 or conv.ndim == 3 or math.prod(window) == 1 or max(strides) > 1
+    if name == "k" and (slow or math.prod(conv.results) > SMALL):
+        return im2col.kernel_gradient
+    if name == "y" and slow and conv.ndim > 1:
+        return im2col.convolve
+    if name == "u" and slow and max(conv.dilation) == 1:
+        exact = window != strides and not any(w % s for w, s in zip(window, strides))
+        if conv.ndim > 1 and (not exact or max(strides) == 1) and channels >= FEW:
+            return im2col.input_gradient
+        if max(strides) > 1:
+            return by_phases
+    return functools.partial(plain, name)
 
 
 # Rules
@@ -294,7 +279,7 @@ def _batch(arrays: Any, dims: Any, *, name: str, conv: Convolution) -> Any:
     """Where the kernel is one for all, `vmap` is a larger batch; else it is JAX's own."""
     kernel = ARRAYS[name].find("k")
     if kernel < 0 or dims[kernel] is not None:
-        run = functools.partial(plain, name=name, conv=conv)
+        run = functools.partial(plain, name, conv)
         return jax.vmap(run, in_axes=tuple(dims))(*arrays), 0
     other = ARRAYS[name][1 - kernel]
     array, dim = arrays[1 - kernel], dims[1 - kernel]
@@ -308,13 +293,28 @@ def _batch(arrays: Any, dims: Any, *, name: str, conv: Convolution) -> Any:
     return out.reshape((*out.shape[:batch], size, examples, *out.shape[batch + 1 :])), batch
 
 
+def _lower(
+    ctx: mlir.LoweringRuleContext,
+    *values: Any,
+    name: str,
+    conv: Convolution,
+    on_cpu: bool = False,
+) -> Any:
+    """Blocks want known sizes, and all examples on the device."""
+    run: Callable[..., Any] = functools.partial(plain, name)
+    sizes = [size for aval in (*ctx.avals_in, *ctx.avals_out) for size in aval.shape]
+    if on_cpu and lowering.is_local(ctx) and all(isinstance(n, int) and n for n in sizes):
+        have = dict(zip((*ARRAYS[name], name), (*ctx.avals_in, *ctx.avals_out)))
+        k = have["k"].shape[conv.axes("k")[-2]]
+        run = formulation(name, conv, k * conv.groups)
+    return mlir.lower_fun(functools.partial(run, conv), multiple_results=False)(ctx, *values)
+
+
 for _primitive in PRIMITIVES.values():
     _primitive.def_abstract_eval(_types)
     _primitive.def_impl(functools.partial(eager, _primitive))
     batching.primitive_batchers[_primitive] = _batch
     ad.primitive_jvps[_primitive] = _jvp
     ad.primitive_transposes[_primitive] = _transpose
-    mlir.register_lowering(_primitive, mlir.lower_fun(plain, multiple_results=False))
-    mlir.register_lowering(
-        _primitive, mlir.lower_fun(_on_cpu, multiple_results=False), platform="cpu"
-    )
+    mlir.register_lowering(_primitive, _lower)
+    mlir.register_lowering(_primitive, functools.partial(_lower, on_cpu=True), platform="cpu")

@@ -1,0 +1,102 @@
+"""Convolution with gradients that are fast on CPU too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxunpool.core.arguments import is_float
+from jaxunpool.core.convolution import Convolution, as_precision, on_known_mesh
+
+
+def conv_general_dilated(
+    lhs: jax.typing.ArrayLike,
+    rhs: jax.typing.ArrayLike,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: jax.typing.DTypeLike | None = None,
+    **options: Any,
+) -> jax.Array:
+    """Convolution: `jax.lax.conv_general_dilated`, with gradients that are fast on CPU.
+
+    Equal to `lax`'s up to rounding. On CPU the gradient with respect to the kernel is a product of
+    matrices where XLA would slide a window as large as the image, and so are convolutions with
+    groups, with strides, or over three axes. Other platforms run JAX's own. Derivatives of any
+    order, in both modes.
+
+    Flax's layers take it as their argument `conv_general_dilated`.
+
+    Args:
+        lhs: the input, by default `(batch, channels, *spatial)`.
+        rhs: the kernel, by default `(outputs, channels // groups, *window)`.
+        window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
+            feature_group_count, batch_group_count, precision, preferred_element_type, options: as
+            in `jax.lax.conv_general_dilated`. It runs that function itself for `lhs_dilation`,
+            `batch_group_count`, another `preferred_element_type`, other options, more than 3
+            spatial axes, arrays that are not floats of one type, and on meshes with Explicit or
+            Manual axes.
+
+    Returns:
+        An array of `lhs`'s type, or of `preferred_element_type`.
+
+    Raises:
+        ValueError, TypeError: those of `jax.lax.conv_general_dilated`.
+
+    Example:
+        >>> from flax import nnx
+        >>> layer = nnx.Conv(3, 8, (3, 3), conv_general_dilated=conv_general_dilated,
+        ...                  rngs=nnx.Rngs(0))
+        >>> layer(jnp.ones((2, 6, 6, 3))).shape
+        (2, 6, 6, 8)
+    """
+    given: dict[str, Any] = {
+        "lhs_dilation": lhs_dilation,
+        "rhs_dilation": rhs_dilation,
+        "dimension_numbers": dimension_numbers,
+        "feature_group_count": feature_group_count,
+        "batch_group_count": batch_group_count,
+        "precision": precision,
+        "preferred_element_type": preferred_element_type,
+        **options,
+    }
+    u, k = jnp.asarray(lhs), jnp.asarray(rhs)
+    if (
+        any(d != 1 for d in lhs_dilation or ())
+        or batch_group_count != 1
+        or preferred_element_type not in (None, u.dtype)
+        or any(option is not None for option in options.values())
+        or not 3 <= u.ndim <= 5
+        or k.ndim != u.ndim
+        or k.dtype != u.dtype
+        or not is_float(u)
+        or on_known_mesh(u, k)
+    ):
+        return lax.conv_general_dilated(u, k, window_strides, padding, **given)
+    jax.eval_shape(  # raises what `lax` does
+        lambda u, k: lax.conv_general_dilated(u, k, window_strides, padding, **given), u, k
+    )
+    n = u.ndim - 2
+    layout = lax.conv_dimension_numbers(u.shape, k.shape, dimension_numbers)
+    sizes, window = (
+        tuple(array.shape[axis] for axis in spec[2:])
+        for array, spec in ((u, layout.lhs_spec), (k, layout.rhs_spec))
+    )
+    strides, dilation = tuple(window_strides), tuple(rhs_dilation or (1,) * n)
+    if isinstance(padding, str):
+        spans = [(w - 1) * d + 1 for w, d in zip(window, dilation)]
+        padding = lax.padtype_to_pads(sizes, spans, strides, padding)
+    pads = tuple((int(low), int(high)) for low, high in padding)
+    conv = Convolution(
+        sizes, window, strides, pads, dilation, layout, feature_group_count, as_precision(precision)
+    )
+    return conv.bind("y", u, k)
