@@ -117,6 +117,16 @@ TABLE = {
         lambda y: jup.bed_of_nails_unpool(y, **WINDOW, output_shape=unpooled_sizes(y), position=1),
         "y",
     ),
+    "conv_general_dilated": Entry(
+        lambda x: jup.conv_general_dilated(
+            x.reshape((-1, *x.shape[-3:])),
+            ones((3, 3, x.shape[-1], 4), x.dtype),
+            (2, 2),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        ),
+        integers=False,
+    ),
     "conv_transpose": Entry(
         lambda y: jup.conv_transpose(y, ones((3, 3, y.shape[-1], 4), y.dtype), strides=2),
         "y",

@@ -67,6 +67,12 @@ def operators():
         "fixed_unpool, overlapping": (Y, partial(jup.fixed_unpool, pattern=PATTERN, strides=1)),
         "bed_of_nails_unpool": (Y, partial(jup.bed_of_nails_unpool, **WINDOW, position=1)),
         "adaptive_avg_pool": (X, partial(jup.adaptive_avg_pool, output_shape=(3, 5))),
+        "conv_general_dilated": (
+            X,
+            lambda x, implementation: jup.conv_general_dilated(
+                x, KERNEL, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            ),
+        ),
         "conv_transpose": (
             X,
             lambda x, implementation: jup.conv_transpose(x, KERNEL, strides=2),

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from jaxunpool.conv import conv_general_dilated
 from jaxunpool.core.geometry import check_choice
 from jaxunpool.models.decoders import DECODERS, Unpool, check_pack_indices, pool
 
@@ -46,6 +47,7 @@ class ConvBlock(nnx.Module):
             out_features,
             (kernel_size, kernel_size),
             kernel_init=nnx.initializers.he_normal(),
+            conv_general_dilated=conv_general_dilated,
             rngs=rngs,
         )
         self.norm = nnx.BatchNorm(out_features, momentum=0.9, rngs=rngs)  # PyTorch's defaults
@@ -186,7 +188,13 @@ class EncoderDecoder(nnx.Module):
         self.unpools = nnx.List(Unpool(decoder, stage[-1], rngs=rngs) for stage in widths[::-1])
         self.stages = _stages(widths[-1][-1], back, kernel_size, relu, rngs)
         size = (last_kernel_size, last_kernel_size)
-        self.last = nnx.Conv(back[-1][-1], out_features, size, rngs=rngs)
+        self.last = nnx.Conv(
+            back[-1][-1],
+            out_features,
+            size,
+            conv_general_dilated=conv_general_dilated,
+            rngs=rngs,
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[batch, height, width, in_features]` to the same size with `out_features`."""

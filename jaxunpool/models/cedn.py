@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 from flax import nnx
 
+from jaxunpool.conv import conv_general_dilated
 from jaxunpool.models.decoders import Unpool, pool
 
 KERNEL = (3, 3)
@@ -46,9 +48,10 @@ class CEDN(nnx.Module):
     ):
         normal = nnx.initializers.normal(1.0)
         options: dict[str, Any] = {"kernel_init": normal, "bias_init": normal, "rngs": rngs}
-        self.conv1 = nnx.Conv(in_features, 16, KERNEL, **options)
-        self.conv2 = nnx.Conv(16, 32, KERNEL, **options)
-        self.conv3 = nnx.Conv(32, 32, KERNEL, **options)
+        conv = functools.partial(nnx.Conv, conv_general_dilated=conv_general_dilated, **options)
+        self.conv1 = conv(in_features, 16, KERNEL)
+        self.conv2 = conv(16, 32, KERNEL)
+        self.conv3 = conv(32, 32, KERNEL)
         self.unpool2 = Unpool(decoder, 32, rngs=rngs)
         self.deconv2 = nnx.ConvTranspose(32, 16, KERNEL, **options)
         self.unpool1 = Unpool(decoder, 16, rngs=rngs)
