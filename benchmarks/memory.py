@@ -89,13 +89,10 @@ def networks(widths: Widths = VGG16, back: Widths = VGG16_BACK) -> dict[str, Cal
     }
 
 
-def of_jax(make: Callable[..., Any], images: tuple[int, ...]) -> Row:
-    """Bytes of one network's training step."""
-    model = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
+def training(model: nnx.Module) -> tuple[Callable[..., Any], Callable[..., Any], Any, Any]:
+    """The loss and the step of SGD of a network, its parameters and its statistics."""
     parts: tuple[Any, ...] = nnx.split(model, nnx.Param, ...)
     graph, parameters, statistics = parts
-    x = jax.ShapeDtypeStruct((*images, 3), jnp.float32)
-    labels = jax.ShapeDtypeStruct(images, jnp.int32)
 
     def loss(parameters: Any, statistics: Any, x: jax.Array, labels: jax.Array) -> Any:
         model = nnx.merge(graph, parameters, statistics, copy=True)
@@ -110,6 +107,15 @@ def of_jax(make: Callable[..., Any], images: tuple[int, ...]) -> Row:
         parameters = jax.tree.map(lambda p, g: p - RATE * g, parameters, gradient)
         return parameters, statistics, value
 
+    return loss, step, parameters, statistics
+
+
+def of_jax(make: Callable[..., Any], images: tuple[int, ...]) -> Row:
+    """Bytes of one network's training step."""
+    model = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
+    loss, step, parameters, statistics = training(model)
+    x = jax.ShapeDtypeStruct((*images, 3), jnp.float32)
+    labels = jax.ShapeDtypeStruct(images, jnp.int32)
     kept: list[tuple[int, Any]] = []  # number of elements and type of each array
 
     def forward(*arguments: Any) -> None:
@@ -134,22 +140,38 @@ def of_jax(make: Callable[..., Any], images: tuple[int, ...]) -> Row:
     }
 
 
-def torch_segnet(widths: Widths = VGG16, back: Widths = VGG16_BACK, classes: int = CLASSES) -> Any:
-    """SegNet as PyTorch's users write it: VGG16 with batch normalisation and its mirror image."""
+def torch_segnet(
+    widths: Widths = VGG16,
+    back: Widths = VGG16_BACK,
+    classes: int = CLASSES,
+    *,
+    kernel: int = 3,
+    last: int = 3,
+    relu: bool = True,
+) -> Any:
+    """SegNet as PyTorch's users write it: VGG16 with batch normalisation and its mirror image.
+
+    Args:
+        widths, back: channels of the convolutions of each stage, on both ways.
+        classes: channels of the logits.
+        kernel, last: sizes of all kernels but the last, and of the last.
+        relu: whether the way back rectifies.
+    """
     import torch
 
     nn: Any = torch.nn
 
-    def stages(i: int, widths: Widths) -> Any:
+    def stages(i: int, widths: Widths, relu: bool = True) -> Any:
         made = nn.ModuleList()
         for stage in widths:
             pairs = itertools.pairwise((i, *stage))
-            made.append(nn.Sequential(*(block for pair in pairs for block in layer(*pair))))
+            made.append(nn.Sequential(*(block for pair in pairs for block in layer(*pair, relu))))
             i = stage[-1]
         return made
 
-    def layer(i: int, o: int) -> Any:
-        return nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU()
+    def layer(i: int, o: int, relu: bool) -> Any:
+        conv = nn.Conv2d(i, o, kernel, padding=kernel // 2)
+        return conv, nn.BatchNorm2d(o), nn.ReLU() if relu else nn.Identity()
 
     class SegNet(nn.Module):
         """`[batch, channels, height, width]` to logits of the same size."""
@@ -157,8 +179,8 @@ def torch_segnet(widths: Widths = VGG16, back: Widths = VGG16_BACK, classes: int
         def __init__(self) -> None:
             super().__init__()
             self.down = stages(3, widths)
-            self.up = stages(widths[-1][-1], back)
-            self.classifier = nn.Conv2d(back[-1][-1], classes, 3, padding=1)
+            self.up = stages(widths[-1][-1], back, relu)
+            self.classifier = nn.Conv2d(back[-1][-1], classes, last, padding=last // 2)
 
         def forward(self, x: Any) -> Any:
             """The logits."""

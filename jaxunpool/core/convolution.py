@@ -307,7 +307,12 @@ def _lower(
         have = dict(zip((*ARRAYS[name], name), (*ctx.avals_in, *ctx.avals_out)))
         k = have["k"].shape[conv.axes("k")[-2]]
         run = formulation(name, conv, k * conv.groups)
-    return mlir.lower_fun(functools.partial(run, conv), multiple_results=False)(ctx, *values)
+
+    def scoped(*arrays: jax.Array) -> jax.Array:
+        with jax.named_scope(f"convolution_{name}"):  # what profilers show
+            return run(conv, *arrays)
+
+    return mlir.lower_fun(scoped, multiple_results=False)(ctx, *values)
 
 
 for _primitive in PRIMITIVES.values():

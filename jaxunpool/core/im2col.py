@@ -77,7 +77,7 @@ def convolve(conv: Convolution, u: jax.Array, k: jax.Array) -> jax.Array:
     blocks = _blocks(conv, u, k.shape[-1])
 
     def block(_: None, start: Any) -> tuple[None, jax.Array]:
-        part = _product(conv, _input_windows(conv, u, blocks, start), kernel)
+        part = _product(conv, _input_windows(conv, u, blocks, start), kernel).swapaxes(0, 1)
         shape = (blocks.examples, blocks.rows, *conv.results[1:], -1)
         return None, part.reshape(shape).astype(u.dtype)
 
@@ -87,7 +87,7 @@ def convolve(conv: Convolution, u: jax.Array, k: jax.Array) -> jax.Array:
 
 
 def kernel_gradient(conv: Convolution, u: jax.Array, y: jax.Array) -> jax.Array:
-    """The gradient by the kernel: what the windows have at each of its elements, times `y`."""
+    """The gradient by the kernel: the results, times what the windows have at each element."""
     plain, u, y = conv, conv.last("u", u), conv.last("y", y)
     shape = (*conv.window, u.shape[-1] // conv.groups, y.shape[-1])
     conv, u = _merged(conv, u)
@@ -95,15 +95,16 @@ def kernel_gradient(conv: Convolution, u: jax.Array, y: jax.Array) -> jax.Array:
     beyond = [(0, blocks.all_rows - conv.results[0]), *[(0, 0)] * (conv.ndim - 1)]
 
     def block(k: jax.Array, start: Any) -> tuple[jax.Array, None]:
-        # Transposed before the product, which is slower where it does that itself.
-        windows = lax.optimization_barrier(_input_windows(conv, u, blocks, start).swapaxes(1, 2))
         part = _part(y, blocks.examples, blocks.rows, start[0], blocks.row(start[1]), beyond)
         results = _by_group(part.reshape(-1, shape[-1]), conv.groups)
-        return k + _product(conv, windows, results), None
+        # Transposed before the product, which is slower where it does that itself.
+        results = lax.optimization_barrier(results.swapaxes(1, 2))
+        return k + _product(conv, results, _input_windows(conv, u, blocks, start)), None
 
-    k = jnp.zeros((math.prod(shape[:-1]), shape[-1]), accumulator(u.dtype))
+    outputs = shape[-1] // conv.groups
+    k = jnp.zeros((conv.groups, outputs, math.prod(shape[:-1])), accumulator(u.dtype))
     k = lax.scan(block, k, blocks.starts())[0]
-    return plain.back("k", k.reshape(shape).astype(u.dtype))
+    return plain.back("k", k.transpose(2, 0, 1).reshape(shape).astype(u.dtype))
 
 
 def input_gradient(conv: Convolution, k: jax.Array, y: jax.Array) -> jax.Array:
@@ -141,7 +142,7 @@ def input_gradient(conv: Convolution, k: jax.Array, y: jax.Array) -> jax.Array:
     def of_phase(part: jax.Array, met: Sequence[Sequence[tuple[int, int]]]) -> jax.Array:
         """The elements of one phase of every axis but the last."""
         lengths = (blocks.rows, *places[1:])
-        shape = (blocks.examples, *lengths, groups, stride, inputs)
+        shape = (blocks.examples, *lengths)
         pairs = list(itertools.product(*met))
         if not pairs:  # between windows
             return jnp.zeros((*shape[:n], sizes[-1], groups * inputs), part.dtype)
@@ -150,8 +151,8 @@ def input_gradient(conv: Convolution, k: jax.Array, y: jax.Array) -> jax.Array:
         kernel = jnp.stack([k[tuple(tap for _, tap in pair)] for pair in pairs])
         kernel = _by_group(kernel.reshape(len(taps) * outputs, -1), groups)
         windows = _windows(part, taps, lengths, (1,) * n, groups)
-        result = _product(conv, windows, kernel).reshape(shape).swapaxes(n + 1, n + 2)
-        result = result.reshape(*shape[:n], -1, groups * inputs)
+        result = _product(conv, windows, kernel).reshape(groups, *shape, stride, inputs)
+        result = jnp.moveaxis(result, 0, -2).reshape(*shape[:n], -1, groups * inputs)
         return lax.slice_in_dim(result, cut, cut + sizes[-1], axis=n)
 
     def of_all(part: jax.Array, axis: int, met: Sequence[Any]) -> jax.Array:
@@ -288,8 +289,7 @@ def _by_group(matrix: jax.Array, groups: int) -> jax.Array:
 
 
 def _product(conv: Convolution, a: jax.Array, b: jax.Array) -> jax.Array:
-    """For each group a product; the columns of all groups side by side."""
+    """A product for each group."""
     if conv.groups == 1:
-        return lax.dot(a[0], b[0], precision=conv.precision)
-    product = lax.dot_general(a, b, (((2,), (1,)), ((0,), (0,))), precision=conv.precision)
-    return product.swapaxes(0, 1).reshape(a.shape[1], -1)
+        return lax.dot(a[0], b[0], precision=conv.precision)[None]
+    return lax.dot_general(a, b, (((2,), (1,)), ((0,), (0,))), precision=conv.precision)

@@ -48,7 +48,9 @@ class CEDN(nnx.Module):
     ):
         normal = nnx.initializers.normal(1.0)
         options: dict[str, Any] = {"kernel_init": normal, "bias_init": normal, "rngs": rngs}
-        conv: Any = functools.partial(nnx.Conv, conv_general_dilated=conv_general_dilated, **options)
+        conv: Any = functools.partial(
+            nnx.Conv, conv_general_dilated=conv_general_dilated, **options
+        )
         self.conv1 = conv(in_features, 16, KERNEL)
         self.conv2 = conv(16, 32, KERNEL)
         self.conv3 = conv(32, 32, KERNEL)
