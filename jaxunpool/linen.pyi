@@ -183,7 +183,7 @@ class ConvTranspose(nn.Module):
         features: int,
         kernel_size: Sequence[int],
         strides: Sizes = 1,
-        padding: Sizes = 0,
+        padding: Padding = 0,
         parent: Any = ...,
         name: Any = None,
         *,
@@ -193,12 +193,18 @@ class ConvTranspose(nn.Module):
         kernel_init: nn.initializers.Initializer = ...,
         bias_init: nn.initializers.Initializer = ...,
         output_padding: Sizes = 0,
+        output_shape: Sizes | None = None,
         groups: int = 1,
         dilation: Sizes = 1,
         data_format: DataFormat = "channels_last",
         precision: lax.PrecisionLike | None = None,
     ) -> None: ...
-    def __call__(self, x: jax.typing.ArrayLike) -> jax.Array: ...
+    def __call__(
+        self,
+        x: jax.typing.ArrayLike,
+        *,
+        output_shape: Sizes | None = None,
+    ) -> jax.Array: ...
     def __getattr__(self, name: str) -> Any: ...
 
 class FixedUnpool(nn.Module):

@@ -172,7 +172,7 @@ class ConvTranspose(nnx.Module):
         out_features: int,
         kernel_size: Sequence[int],
         strides: Sizes = 1,
-        padding: Sizes = 0,
+        padding: Padding = 0,
         *,
         use_bias: bool = True,
         dtype: Any = None,
@@ -181,12 +181,18 @@ class ConvTranspose(nnx.Module):
         bias_init: Any = ...,
         rngs: nnx.Rngs,
         output_padding: Sizes = 0,
+        output_shape: Sizes | None = None,
         groups: int = 1,
         dilation: Sizes = 1,
         data_format: DataFormat = "channels_last",
         precision: lax.PrecisionLike | None = None,
     ) -> None: ...
-    def __call__(self, x: jax.typing.ArrayLike) -> jax.Array: ...
+    def __call__(
+        self,
+        x: jax.typing.ArrayLike,
+        *,
+        output_shape: Sizes | None = None,
+    ) -> jax.Array: ...
     def __getattr__(self, name: str) -> Any: ...
 
 class FixedUnpool(nnx.Module):

@@ -73,3 +73,52 @@ def test_derivatives(rng):
     x, kernel, bias = (jnp.asarray(rng.standard_normal(s)) for s in ((3, 4, 2), (3, 2, 2, 3), (3,)))
     run = lambda *a: jup.conv_transpose(*a, strides=2, padding=1, output_padding=1)
     derivatives.check(run, x, kernel, bias, forward=True)
+
+
+@pytest.mark.parametrize("rule", ["SAME", "VALID"])
+@pytest.mark.parametrize("window", [1, 2, 3, 5])
+def test_rules_of_tensorflow(rng, rule, window):
+    """The gradient of the convolution that pads by the same rule, of all sizes it comes from."""
+    x = rng.standard_normal((1, 4, 5, 2))
+    for strides, dilation in (((2, 3), (1, 1)), ((1, 2), (2, 1))):
+        kernel = rng.standard_normal((window, window, 3, 2)).swapaxes(-1, -2)
+        conv = lambda u: jax.lax.conv_general_dilated(
+            u,
+            kernel,
+            strides,
+            rule,
+            rhs_dilation=dilation,
+            dimension_numbers=("NHWC", "HWOI", "NHWC"),
+        )
+        spans = [(window - 1) * d + 1 for d in dilation]
+        beyond = [max(k - s, 0) if rule == "VALID" else 0 for k, s in zip(spans, strides)]
+        default = tuple(n * s + more for n, s, more in zip((4, 5), strides, beyond))
+        smaller = tuple(size - (s > 1) for size, s in zip(default, strides))
+        if jax.eval_shape(conv, jnp.zeros((1, *smaller, 3))).shape != x.shape:
+            smaller = default
+        for output_shape, sizes in ((None, default), (smaller, smaller)):
+            u = jup.conv_transpose(
+                x, kernel, None, strides, rule, dilation=dilation, output_shape=output_shape
+            )
+            assert u.shape == (1, *sizes, 3)
+            _, pullback = jax.vjp(conv, jnp.zeros(u.shape))
+            np.testing.assert_allclose(u, pullback(x)[0], atol=1e-12)
+
+
+def test_same_is_not_what_pads_by_one(rng):
+    """For 3x3 and stride 2 both double the sizes; their values differ."""
+    x, kernel = rng.standard_normal((1, 4, 5, 2)), rng.standard_normal((3, 3, 2, 1))
+    same = jup.conv_transpose(x, kernel, None, 2, "SAME")
+    ones = jup.conv_transpose(x, kernel, None, 2, 1, output_padding=1)
+    assert same.shape == ones.shape == (1, 8, 10, 1)
+    np.testing.assert_allclose(same[:, 1:, 1:], ones[:, :-1, :-1], atol=1e-12)
+    pairs = jup.conv_transpose(x, kernel, None, 2, ((0, 1), (0, 1)))
+    np.testing.assert_array_equal(same, pairs)
+
+
+def test_output_shape_is_output_padding(rng):
+    x, kernel = rng.standard_normal((1, 4, 5, 2)), rng.standard_normal((3, 3, 2, 1))
+    run = functools.partial(jup.conv_transpose, x, kernel, None, (2, 3), 1)
+    for extra in ((0, 0), (1, 2)):
+        y = run(output_padding=extra)
+        np.testing.assert_array_equal(run(output_shape=y.shape[1:3]), y)

@@ -382,6 +382,7 @@ MORE = [
     ("interpolate", (X, None, -1), {}, ValueError, "scale=-1: expected finite numbers above 0"),
     ("interpolate", (X, None, 0.1), {}, ValueError, "scale=0.1: gives no usable"),
     ("interpolate", (X, None, (2,) * 4), {}, ValueError, "scale=.*1 to 3 spatial axes"),
+    ("conv_general_dilated", (X, X, (1, 1), "SAME"), {}, ValueError, "lhs feature dimension"),
     ("conv_transpose", (X, KERNEL[0, 0, 0]), {}, ValueError, "kernel: expected 1 to 3 window axes"),
     ("conv_transpose", (X[0, 0], KERNEL), {}, ValueError, "x: expected 2 spatial axes"),
     ("conv_transpose", (X[..., :2], KERNEL), {}, ValueError, "kernel: .*takes 3 input channels, x"),
@@ -397,7 +398,18 @@ MORE = [
      r"window_shape=\(6, 3\): expected at most 16 elements to pack, got 18"),
     ("conv_transpose", (X, KERNEL, None, 0), {}, ValueError, "strides=0"),
     ("conv_transpose", (X, KERNEL, None, 1, 4), {}, ValueError, "padding=4: leaves nothing"),
-    ("conv_transpose", (X, KERNEL, None, 1, "SAME"), {}, TypeError, "padding: .*got 'SAME'"),
+    ("conv_transpose", (X, KERNEL, None, 1, "FULL"), {}, ValueError, "padding='FULL': expected"),
+    ("conv_transpose", (X, KERNEL, None, 1, ((0, 1), (2, 3), (0, 0))), {},
+     ValueError, r"padding=\(\(0, 1\), .*expected 'VALID', 'SAME', an int, 2 ints or 2 "),
+    ("conv_transpose", (X, KERNEL, None, 1, (-1, 0)), {}, ValueError, r"padding=\(-1, 0\)"),
+    ("conv_transpose", (X, KERNEL, None, 2, "SAME"), {"output_padding": 1},
+     ValueError, "output_padding=1: not together with padding='SAME'"),
+    ("conv_transpose", (X, KERNEL, None, 2), {"output_padding": 1, "output_shape": 9},
+     ValueError, "output_padding=1: not together with output_shape=9"),
+    ("conv_transpose", (X, KERNEL, None, 2), {"output_shape": (9, 9, 9)},
+     ValueError, "output_shape=.*expected an int or 2 of them"),
+    ("conv_transpose", (X, KERNEL, None, 2, "SAME"), {"output_shape": 50},
+     ValueError, "output_shape=50: with padding='SAME' a convolution comes from"),
     ("inverse", (3, X), {}, TypeError, "fn: expected a function, got int"),
     ("inverse", (abs, INTEGERS), {}, TypeError, "x: expected floats, got int32"),
     ("inverse", (abs, {"a": "b"}), {}, TypeError, r"x\['a'\]: expected floats, got str"),
@@ -531,6 +543,7 @@ def test_an_axis_longer_than_int32_is_refused_by_name():
     """By every function, before JAX fails to write its numbers; a channel or batch axis may be."""
     public = {name for name in jup.__all__ if not isinstance(getattr(jup, name), type)}
     public -= {"backends", "explain", "interop"}  # which take no arrays
+    public -= {"conv_general_dilated"}  # which checks as JAX does
     assert set(OF_LONG_AXES) | {"validate_indices"} == public
     for name, run in OF_LONG_AXES.items():
         with pytest.raises(

@@ -75,6 +75,7 @@ TABLE = {
 }
 TESTED_APART = {"conv_transpose", "inverse"}
 NO_MODULE = {"backends", "explain", "validate_indices"}  # they return no arrays
+NO_MODULE |= {"conv_general_dilated"}  # an argument of Flax's own
 
 
 def class_name(function):
@@ -284,6 +285,15 @@ def test_conv_transpose(framework, settings, data_format):
     kernel = jnp.moveaxis(kernel, (2, 3), (0, 1)) if is_first else kernel
     settings.pop("use_bias", None)
     same(run(x), jup.conv_transpose(x, kernel, bias, **settings))
+
+
+def test_conv_transpose_to_a_size_at_the_call():
+    up = jaxunpool.nnx.ConvTranspose(3, 2, (3, 3), strides=2, padding=1, rngs=nnx.Rngs(0))
+    smallest = up(X).shape[1:3]
+    sizes = tuple(n + 1 for n in smallest)
+    assert up(X, output_shape=sizes).shape[1:3] == sizes
+    same = jaxunpool.nnx.ConvTranspose(3, 2, (3, 3), strides=2, padding="SAME", rngs=nnx.Rngs(0))
+    assert same(X).shape[1:3] == tuple(2 * n for n in X.shape[1:3])
 
 
 def test_conv_transpose_types():
