@@ -63,8 +63,8 @@ def conv_transpose(
             `"VALID"`: none, `size * strides + max(dilation * (k - 1) + 1 - strides, 0)` elements.
         output_padding: elements more at the high end; less than the stride or the dilation. Not
             for `"SAME"` and `"VALID"`.
-        output_shape: spatial sizes of the result instead of `output_padding` (PyTorch's
-            `output_size`): one of those from which a convolution comes to the sizes of `x`.
+        output_shape: spatial sizes of the result (PyTorch's `output_size`): one of those from
+            which a convolution comes to the sizes of `x`. `output_padding` then has no effect.
         groups: into how many groups channels are divided.
         data_format: `"channels_last"` or `"channels_first"`.
         precision: as in `jax.lax.conv_general_dilated`.
@@ -115,9 +115,8 @@ def conv_transpose(
             f"output_padding={output_padding!r}: expected less than strides={strides} or"
             f" dilation={spacing}"
         )
-    if any(extra) and (output_shape is not None or isinstance(padding, str)):
-        other = f"output_shape={output_shape!r}" if output_shape else f"padding={padding!r}"
-        raise ValueError(f"output_padding={output_padding!r}: not together with {other}")
+    if any(extra) and output_shape is None and isinstance(padding, str):
+        raise ValueError(f"output_padding={output_padding!r}: not together with {padding=}")
     results, ends = _results(sizes, spans, strides, padding, extra, output_shape)
     check_axes(f"strides={strides}", results)
     if bias is not None:

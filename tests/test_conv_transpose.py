@@ -122,3 +122,4 @@ def test_output_shape_is_output_padding(rng):
     for extra in ((0, 0), (1, 2)):
         y = run(output_padding=extra)
         np.testing.assert_array_equal(run(output_shape=y.shape[1:3]), y)
+        np.testing.assert_array_equal(run(output_shape=y.shape[1:3], output_padding=1), y)
