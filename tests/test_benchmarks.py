@@ -1,5 +1,6 @@
 """The benchmark harness: contenders compute the same, and the report holds what it should."""
 
+import functools
 import json
 import pathlib
 import re
@@ -14,7 +15,18 @@ from backend_cases import TESTED, skip_if_not_compiled
 
 import jaxunpool
 from benchmarks import __main__ as command
-from benchmarks import check, grid, kernels, latency, memory, report, scaling, timing
+from benchmarks import (
+    check,
+    convolutions,
+    grid,
+    kernels,
+    latency,
+    memory,
+    report,
+    scaling,
+    steps,
+    timing,
+)
 from jaxunpool.core import backends, primitives
 from jaxunpool.kernels.native_cpu import library
 
@@ -585,3 +597,60 @@ def test_planes_of_segnet():
     shapes = memory.planes((2, 180, 240))
     assert shapes[0] == (2, 180, 240, 64)
     assert shapes[-1] == (2, 11, 15, 512)
+
+
+# Convolutions, and steps of whole networks.
+
+
+def test_transposed_convolutions_agree(monkeypatch, tmp_path, capsys):
+    """All contenders compute the same, and the command makes a table of each part."""
+    small = {
+        "2-D": ((1, 4, 5, 4), 3, 2, 1, 1, 6, 2),
+        "1-D": ((1, 6, 2), 4, 2, 1, 0, 3, 1),
+    }
+    monkeypatch.setattr(convolutions, "TRANSPOSED", small)
+    monkeypatch.setattr(convolutions, "KERNELS", {"2-D": ((1, 5, 6, 4), 3, 6, 2)})
+    rng = np.random.default_rng(0)
+    for name in small:
+        runs = convolutions.of_transposed(name, rng, gradients=True)
+        ours = jax.tree.leaves(runs["jaxunpool"]())
+        for who in ("Flax", "Equinox"):
+            for a, b in zip(ours, jax.tree.leaves(runs[who]()), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+        if torch := runs.get("PyTorch channels_first"):
+            dx, dk = (np.asarray(gradient) for gradient in torch())
+            np.testing.assert_allclose(np.moveaxis(dx, 1, -1), ours[1], rtol=1e-4, atol=1e-4)
+            dk = np.moveaxis(dk, (0, 1), (-2, -1))
+            np.testing.assert_allclose(dk, ours[2], rtol=1e-4, atol=1e-4)
+    runs = convolutions.of_kernel("2-D", rng)
+    np.testing.assert_allclose(runs["jaxunpool"](), runs["JAX"](), rtol=1e-4, atol=1e-4)
+    file = tmp_path / "convolutions.json"
+    convolutions.main(["--repeats", "3", "--only", "2-D", "--json", str(file)])
+    assert list(json.loads(file.read_text())["Transposed"]) == ["2-D"]
+    assert capsys.readouterr().out.count("2-D") == 3
+
+
+@pytest.mark.thorough
+def test_steps_of_networks(monkeypatch, tmp_path, capsys):
+    widths = ((4,), (4,))
+    make = functools.partial(jaxunpool.models.SegNetBasic, 3, 11, features=4, stages=2)
+    make_torch = functools.partial(
+        memory.torch_segnet, widths, widths, kernel=7, last=1, relu=False
+    )
+    monkeypatch.setattr(steps, "NETWORKS", {"small": ((1, 8, 12), make, make_torch)})
+    file = tmp_path / "steps.json"
+    steps.main(["--repeats", "3", "--profile", "--json", str(file)])
+    found = json.loads(file.read_text())
+    assert {*steps.DECODERS, "Flax's convolutions"} <= {*found["seconds"]["small"]}
+    assert found["profile"]["small"]["convolutions"] > 0
+    assert "pooling and unpooling" in capsys.readouterr().out
+    runs = steps.contenders("small")  # the same weights and images, so the same loss
+    np.testing.assert_allclose(runs["indices"](), runs["Flax's convolutions"](), rtol=1e-5)
+    with pytest.raises(SystemExit):
+        steps.parse(["other"])
+
+
+def test_kinds_of_operations():
+    assert steps.kind("jit(step)/jvp(jit(_select))/ffi_call") == "pooling and unpooling"
+    assert steps.kind("jit(step)/convolution_k/while/body/dot_general") == "convolutions"
+    assert steps.kind("jit(step)/mul").startswith("normalisation")
