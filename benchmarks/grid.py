@@ -21,6 +21,7 @@ import numpy as np
 
 import jaxunpool
 from benchmarks.timing import Case, Run, Runs, sizes
+from jaxunpool.core.backends import Implementation
 
 SHAPES = ("32x56x56x64", "16x14x14x512", "1x1024x1024x3", "1x32x64x64x32", "16x16384x64")
 LARGE = "8x224x224x64"
@@ -56,7 +57,7 @@ class Cell:
     window: tuple[Any, ...]
     dtype: str
     layout: str
-    implementation: str | None
+    implementation: Implementation
 
     @property
     def spatial(self) -> tuple[int, ...]:
@@ -206,7 +207,7 @@ MAKER = OPERATORS["max pool with indices"]  # of what unpooling takes
 def cases(
     shapes: Sequence[str] | None = None,
     dtypes: Sequence[str] | None = None,
-    implementation: str | None = None,
+    implementation: Implementation = None,
     full: bool = False,
 ) -> Iterator[Case]:
     """The grid, or with `full` all of it. Arrays are made when a case's contenders are."""

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 import jaxunpool
 from benchmarks.grid import WINDOWS, Cell
 from benchmarks.timing import Case, Runs, sizes
+from jaxunpool.core.backends import Implementation
 
 COMPILED, SMALL = "32x56x56x64", "1x8x8x8"
 COMPILE, CALL = "compile max pool gradient", "call max pool"
 OPERATIONS = (COMPILE, CALL)
 
 
-def cases(implementation: str | None = None) -> Iterator[Case]:
+def cases(implementation: Implementation = None) -> Iterator[Case]:
     """The gradient of every window, from Python to machine code, and a call on a small array."""
     rest = ("float32", "channels_last")
     for name, window in WINDOWS.items():

@@ -11,6 +11,7 @@ from jaxunpool.conv import conv_general_dilated
 from jaxunpool.conv_transpose import conv_transpose
 from jaxunpool.core.explain import backends, explain
 from jaxunpool.core.geometry import Plane, WindowGeometry
+from jaxunpool.core.listing import listing
 from jaxunpool.fixed import bed_of_nails_unpool, fixed_unpool
 from jaxunpool.fractional import fractional_max_pool, fractional_max_pool_with_indices
 from jaxunpool.indices import PackedIndices, PoolIndices, validate_indices
@@ -66,5 +67,6 @@ __all__ = [
     "nearest_unpool",
     "validate_indices",
 ]
+__dir__ = listing(globals())
 
 __version__ = "0.1.0"

@@ -21,12 +21,14 @@ from jaxunpool.core.geometry import (
     spatial_ndim,
     spatial_sizes,
 )
+from jaxunpool.core.messages import public
 from jaxunpool.core.resample import Mean, resample, widest_window, windows
 from jaxunpool.indices import PoolIndices, check_plane
 
 Parts = int | Sequence[int | None]
 
 
+@public
 def adaptive_max_pool(
     x: jax.typing.ArrayLike,
     output_shape: Parts,
@@ -64,6 +66,7 @@ def adaptive_max_pool(
     )[0]
 
 
+@public
 def adaptive_max_pool_with_indices(
     x: jax.typing.ArrayLike,
     output_shape: Parts,
@@ -107,6 +110,7 @@ def adaptive_max_pool_with_indices(
     return y, PoolIndices(flat, plane)
 
 
+@public
 def adaptive_avg_pool(
     x: jax.typing.ArrayLike,
     output_shape: Parts,

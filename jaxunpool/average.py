@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import functools
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxunpool.core import primitives
 from jaxunpool.core.arguments import Sizes, as_floats, pooling_window, unpooling_window, whole_plane
 from jaxunpool.core.backends import Implementation
-from jaxunpool.core.geometry import DataFormat, Padding, check_choice
+from jaxunpool.core.geometry import DataFormat, Padding, check_choice, check_flag
+from jaxunpool.core.messages import public
+
+AvgUnpoolMode = Literal["mean", "adjoint"]
 
 
+@public
 def avg_pool(
     x: jax.typing.ArrayLike,
     window_shape: Sizes,
@@ -59,13 +63,14 @@ def avg_pool(
     return primitives.reduce(x, geometry, implementation, _mean(count_include_pad))
 
 
+@public
 def avg_unpool(
     y: jax.typing.ArrayLike,
     window_shape: Sizes,
     strides: Sizes | None = None,
     padding: Padding = "VALID",
     *,
-    mode: str = "mean",
+    mode: AvgUnpoolMode = "mean",
     output_shape: Sizes | None = None,
     dilation: Sizes = 1,
     ceil_mode: bool = False,
@@ -106,7 +111,7 @@ def avg_unpool(
                [3., 3., 5., 5., 0.]], dtype=float32)
     """
     y = as_floats("y", y)
-    check_choice("mode", mode, ("mean", "adjoint"))
+    check_choice("mode", mode, get_args(AvgUnpoolMode))
     geometry = unpooling_window(
         y,
         window_shape,
@@ -122,6 +127,7 @@ def avg_unpool(
     return primitives.replicate(y, geometry, implementation, "cover" if mode == "mean" else mean)
 
 
+@public
 def global_avg_pool(
     x: jax.typing.ArrayLike,
     *,
@@ -160,6 +166,4 @@ def _mean_over(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
 
 def _mean(count_include_pad: bool) -> str:
-    if not isinstance(count_include_pad, bool | np.bool_):
-        raise TypeError(f"count_include_pad: expected a bool, got {count_include_pad!r}")
-    return "mean" if count_include_pad else "mean_inside"
+    return "mean" if check_flag("count_include_pad", count_include_pad) else "mean_inside"

@@ -11,8 +11,10 @@ from jax import lax
 
 from jaxunpool.core.arguments import is_float
 from jaxunpool.core.convolution import Convolution, as_precision, on_known_mesh
+from jaxunpool.core.messages import public
 
 
+@public
 def conv_general_dilated(
     lhs: jax.typing.ArrayLike,
     rhs: jax.typing.ArrayLike,

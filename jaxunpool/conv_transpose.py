@@ -19,11 +19,14 @@ from jaxunpool.core.geometry import (
     as_sequence,
     check_axes,
     check_choice,
+    padding_rule,
     per_axis,
     spatial_sizes,
 )
+from jaxunpool.core.messages import public, shown
 
 
+@public
 def conv_transpose(
     x: jax.typing.ArrayLike,
     kernel: jax.typing.ArrayLike,
@@ -151,7 +154,7 @@ def _results(
     if wanted is not None:
         wanted = per_axis("output_shape", wanted, n, minimum=1)
     if isinstance(padding, str):
-        rule = check_choice("padding", padding.upper(), ("VALID", "SAME"))
+        rule = padding_rule(padding, _expected(n))
         if wanted is None:
             beyond = [max(k - s, 0) if rule == "VALID" else 0 for k, s in zip(spans, strides)]
             wanted = tuple(m * s + more for m, s, more in zip(sizes, strides, beyond))
@@ -180,13 +183,16 @@ def _results(
     return results, ends
 
 
+def _expected(n: int) -> str:
+    return f"expected 'VALID', 'SAME', an int, {n} ints or {n} (low, high) pairs"
+
+
 def _pairs(padding: Any, n: int) -> Pairs:
     """What is cut off from both ends of each axis."""
     pads = tuple(padding) if isinstance(padding, Sequence) else (padding,) * n
-    expected = f"expected 'VALID', 'SAME', an int, {n} ints or {n} (low, high) pairs"
     pairs = [tuple(pad) if isinstance(pad, Sequence) else (pad, pad) for pad in pads]
     if len(pairs) != n or any(len(pair) != 2 for pair in pairs):
-        raise ValueError(f"padding={padding!r}: {expected}")
+        raise ValueError(f"padding={shown(padding)}: {_expected(n)}")
     ends = tuple((as_int("padding", low), as_int("padding", high)) for low, high in pairs)
     if min(map(min, ends)) < 0:
         raise ValueError(f"padding={padding!r}: expected at least 0 at every end")

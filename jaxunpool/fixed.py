@@ -12,8 +12,10 @@ from jaxunpool.core import primitives
 from jaxunpool.core.arguments import Sizes, as_poolable, unpooling_window
 from jaxunpool.core.backends import Implementation
 from jaxunpool.core.geometry import DataFormat, Padding, as_sequence, per_axis
+from jaxunpool.core.messages import public
 
 
+@public
 def fixed_unpool(
     y: jax.typing.ArrayLike,
     pattern: jax.typing.ArrayLike,
@@ -81,6 +83,7 @@ def fixed_unpool(
     return primitives.replicate(y, geometry, implementation, pattern=pattern)
 
 
+@public
 def bed_of_nails_unpool(
     y: jax.typing.ArrayLike,
     window_shape: Sizes,

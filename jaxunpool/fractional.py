@@ -21,14 +21,17 @@ from jaxunpool.core.geometry import (
     as_array,
     as_sequence,
     check_choice,
+    check_flag,
     per_axis,
     spatial_ndim,
     spatial_sizes,
 )
+from jaxunpool.core.messages import public
 from jaxunpool.core.resample import divide
 from jaxunpool.indices import PoolIndices, check_plane, raise_first
 
 
+@public
 def fractional_max_pool(
     x: jax.typing.ArrayLike,
     window_shape: Sizes | None,
@@ -100,6 +103,7 @@ def fractional_max_pool(
     )[0]
 
 
+@public
 def fractional_max_pool_with_indices(
     x: jax.typing.ArrayLike,
     window_shape: Sizes | None,
@@ -137,8 +141,7 @@ def fractional_max_pool_with_indices(
     check_implementation(implementation)
     _check_source(window_shape, output_shape, key, random_samples, sequences)
     for name, flag in (("pseudo_random", pseudo_random), ("overlapping", overlapping)):
-        if not isinstance(flag, bool | np.bool_):
-            raise TypeError(f"{name}: expected a bool, got {flag!r}")
+        check_flag(name, flag)
     if overlapping and window_shape is not None:
         raise ValueError("overlapping=True: only without a window (window_shape=None)")
     plane, outputs = _sizes(x, window_shape, output_shape, sequences, data_format)

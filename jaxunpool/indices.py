@@ -26,6 +26,7 @@ from jaxunpool.core.geometry import (
     as_sequence,
     per_axis,
 )
+from jaxunpool.core.messages import public, shown
 from jaxunpool.core.packing import Packing
 
 
@@ -279,6 +280,7 @@ def flat_positions(offsets: jax.Array, geometry: Plane) -> jax.Array:
     return jnp.where(inside, flat, -1)
 
 
+@public
 def validate_indices(
     indices: PoolIndices | PackedIndices | jax.typing.ArrayLike,
     *,
@@ -306,7 +308,7 @@ def validate_indices(
     """
     if isinstance(indices, PoolIndices | PackedIndices):
         if output_shape is not None:
-            raise ValueError(f"output_shape={output_shape!r}: PoolIndices know theirs")
+            raise ValueError(f"output_shape={shown(output_shape)}: PoolIndices know theirs")
         indices = as_pool_indices(indices)
         flat, sizes = indices.flat, indices.geometry.input_shape
         values: Any = indices.offsets
@@ -359,7 +361,7 @@ def check_integers(name: str, array: jax.Array) -> None:
 def check_geometry(name: str, geometry: Any) -> None:
     """A TypeError unless it is a WindowGeometry or a bare Plane."""
     if not isinstance(geometry, Plane):
-        raise TypeError(f"{name}: expected a WindowGeometry, got {geometry!r}")
+        raise TypeError(f"{name}: expected a WindowGeometry, got {shown(geometry)}")
 
 
 def check_pool_indices(indices: PoolIndices | PackedIndices) -> None:
@@ -403,8 +405,8 @@ def plane_sizes(name: str, shape: tuple[int, ...], output_shape: Any) -> tuple[i
     n = len(output_shape) if isinstance(output_shape, Sequence) else len(shape) - 2
     if not 1 <= n <= 3 or len(shape) < n + 1:
         raise ValueError(
-            f"output_shape={output_shape!r} does not fit {name} of shape {shape}: expected 1 to 3"
-            f" spatial axes and a channel axis (an int means {name}.ndim - 2 spatial axes)"
+            f"output_shape={shown(output_shape)} does not fit {name} of shape {shape}: expected"
+            f" 1 to 3 spatial axes and a channel axis (an int means {name}.ndim - 2 spatial axes)"
         )
     sizes = per_axis("output_shape", output_shape, n, minimum=1)
     check_plane("output_shape", sizes)

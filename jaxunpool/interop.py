@@ -10,11 +10,11 @@ In all of them `width` is that of the array *before* pooling, without padding. C
 from the size after `"SAME"` padding, or from the pooled size times the stride, shears the unpooled
 image where the size is odd (tensorflow issue 10216); `PoolIndices` know the size and cannot.
 
-Arrays come in as they are (through DLPack or the array protocol, copied only to become int32), and
-go out as JAX arrays, int64 where x64 is enabled. Everything is exact both ways. Outside `jit`, an
-index that is no element of its window, or of its own channel or image, is a ValueError that names
-it; inside `jit` it selects nothing. Indices that no pooling made are often in no window: give a
-bare `Plane` for geometry, which takes any position of the plane.
+Arrays come in as they are (through DLPack or the array protocol, copied only to become int32). They
+go out as JAX arrays, int64 where x64 is enabled, and for PyTorch as its tensors. All of it is exact.
+Outside `jit`, an index that is no element of its window, or of its own channel or image, is a
+ValueError that names it; inside `jit` it selects nothing. Indices that no pooling made are often in
+no window: give a bare `Plane` for geometry, which takes any position of the plane.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -36,8 +36,11 @@ from jaxunpool.core.geometry import (
     WindowGeometry,
     as_int,
     as_sequence,
+    check_flag,
     per_axis,
 )
+from jaxunpool.core.listing import listing
+from jaxunpool.core.messages import public
 from jaxunpool.indices import (
     PackedIndices,
     PoolIndices,
@@ -49,9 +52,14 @@ from jaxunpool.indices import (
     narrow,
 )
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = ["from_onnx", "from_tensorflow", "from_torch", "to_onnx", "to_tensorflow", "to_torch"]
+__dir__ = listing(globals())
 
 
+@public
 def from_torch(indices: Any, geometry: Plane) -> PoolIndices:
     """Indices of `torch.nn.functional.max_pool1d/2d/3d(..., return_indices=True)`.
 
@@ -82,30 +90,44 @@ def from_torch(indices: Any, geometry: Plane) -> PoolIndices:
     return _as_ours(flat, flat, theirs, geometry)
 
 
-def to_torch(indices: PoolIndices | PackedIndices) -> jax.Array:
+@public
+def to_torch(indices: PoolIndices | PackedIndices) -> torch.Tensor:
     """Indices for `torch.nn.functional.max_unpool1d/2d/3d`.
 
     Args:
         indices: `PoolIndices` of either layout, packed or not.
 
     Returns:
-        Positions in the plane, `(*batch, channels, *spatial)`: int64 where x64 is enabled, as
-        PyTorch needs them (`torch.from_dlpack`), int32 otherwise. -1 for an offset that selects
-        nothing.
+        Positions in the plane, `(*batch, channels, *spatial)`, int64: a PyTorch tensor, on the
+        device of the indices if PyTorch can use it, else on the CPU. Without PyTorch a NumPy
+        array, for `torch.from_numpy` elsewhere. -1 for an offset that selects nothing.
 
     Raises:
-        TypeError: not `PoolIndices`.
+        TypeError: not `PoolIndices`, or traced: convert what a jitted function returns. Inside it,
+            `indices.flat` has the positions, in the layout of the indices.
 
     Example:
         >>> _, indices = jaxunpool.max_pool_with_indices(jnp.arange(16).reshape(4, 4, 1), (2, 2))
-        >>> to_torch(indices)
-        Array([[[ 5,  7],
-                [13, 15]]], dtype=int32)
+        >>> to_torch(indices).tolist()
+        [[[5, 7], [13, 15]]]
     """
-    theirs = _in_layout(_checked(indices), "channels_first")
-    return theirs.flat.astype(_widest())
+    flat = _in_layout(_checked(indices), "channels_first").flat
+    if isinstance(flat, jax.core.Tracer):
+        raise TypeError(
+            "indices: expected known ones, got traced ones; return the PoolIndices from the"
+            " function that is traced, and convert them outside"
+        )
+    try:
+        import torch  # not before: importing it takes seconds
+    except ImportError:
+        return np.asarray(flat).astype(np.int64)
+    try:
+        return torch.from_dlpack(flat).to(torch.int64)
+    except (BufferError, RuntimeError, ValueError):  # on several devices, or of another kind
+        return torch.from_numpy(np.asarray(flat).astype(np.int64))
 
 
+@public
 def from_tensorflow(
     argmax: Any, geometry: Plane, *, include_batch_in_index: bool = False
 ) -> PoolIndices:
@@ -136,13 +158,14 @@ def from_tensorflow(
                [7, 8]], dtype=int32)
     """
     given = _incoming(argmax, "argmax")
-    _check_bool("include_batch_in_index", include_batch_in_index)
+    check_flag("include_batch_in_index", include_batch_in_index)
     theirs = _theirs(geometry, "channels_last")
     check_pooled_shape("argmax", given.shape, theirs)
     places = _run(_places_of_tensorflow, given, theirs, bool(include_batch_in_index))
     return _as_ours(places, given, theirs, geometry, "argmax")
 
 
+@public
 def to_tensorflow(
     indices: PoolIndices | PackedIndices, *, include_batch_in_index: bool = False
 ) -> jax.Array:
@@ -168,7 +191,7 @@ def to_tensorflow(
         <BLANKLINE>
                [[14, 15]]], dtype=int32)
     """
-    _check_bool("include_batch_in_index", include_batch_in_index)
+    check_flag("include_batch_in_index", include_batch_in_index)
     theirs = _in_layout(_checked(indices), "channels_last")
     n, channels = theirs.geometry.ndim, theirs.shape[-1]
     images = math.prod(theirs.shape[: -n - 1]) if include_batch_in_index else 1
@@ -176,6 +199,7 @@ def to_tensorflow(
     return _run(_tensorflow_numbers, theirs.flat, theirs.geometry, bool(include_batch_in_index))
 
 
+@public
 def from_onnx(
     indices: Any,
     geometry: Plane,
@@ -248,6 +272,7 @@ def from_onnx(
     return found
 
 
+@public
 def to_onnx(indices: PoolIndices | PackedIndices, *, storage_order: int = 0) -> jax.Array:
     """Indices as ONNX `MaxPool` returns them.
 
@@ -421,11 +446,6 @@ def _check_range(count: int) -> None:
         raise ValueError(
             f"indices: of {count} elements not all have an int32 number; enable jax_enable_x64"
         )
-
-
-def _check_bool(name: str, value: Any) -> None:
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name}: expected a bool, got {value!r}")
 
 
 def _check_order(storage_order: Any) -> None:

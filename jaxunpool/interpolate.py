@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
 
-from jaxunpool.core.arguments import Sizes, as_floats, as_poolable
+from jaxunpool.core.arguments import Sizes, as_floats, as_poolable, check_scale
 from jaxunpool.core.backends import Implementation, check_implementation
 from jaxunpool.core.geometry import (
     DATA_FORMATS,
@@ -19,24 +19,27 @@ from jaxunpool.core.geometry import (
     Plane,
     as_sequence,
     check_choice,
+    check_flag,
     per_axis,
     spatial_ndim,
     spatial_sizes,
 )
+from jaxunpool.core.messages import public
 from jaxunpool.core.resample import AxisMap, Kernel, Mean, Nearest, resample
 
-MODES = ("nearest", "nearest-exact", "linear", "cubic", "area")
-COORDINATES = ("half_pixel", "align_corners", "asymmetric")
+Mode = Literal["nearest", "nearest-exact", "linear", "cubic", "area"]
+Coordinates = Literal["half_pixel", "align_corners", "asymmetric"]
 
 
+@public
 def interpolate(
     x: jax.typing.ArrayLike,
     output_shape: Sizes | None = None,
     scale: float | Sequence[float] | None = None,
-    mode: str = "nearest",
+    mode: Mode = "nearest",
     align_corners: bool = False,
     antialias: bool = False,
-    coordinates: str | None = None,
+    coordinates: Coordinates | None = None,
     *,
     data_format: DataFormat = "channels_last",
     implementation: Implementation = None,
@@ -93,11 +96,11 @@ def interpolate(
         >>> interpolate(jnp.array([[0.0, 4.0]])[..., None], scale=(1, 2), mode="linear")[..., 0]
         Array([[0., 1., 3., 4.]], dtype=float32)
     """
-    check_choice("mode", mode, MODES)
+    check_choice("mode", mode, get_args(Mode))
     x = (as_poolable if mode.startswith("nearest") else as_floats)("x", x)
     check_choice("data_format", data_format, DATA_FORMATS)
     check_implementation(implementation)
-    coordinates = _check_coordinates(mode, align_corners, antialias, coordinates)
+    rule = _check_coordinates(mode, align_corners, antialias, coordinates)
     given = [output_shape is not None, scale is not None]
     if given.count(True) != 1:
         raise ValueError(
@@ -118,16 +121,17 @@ def interpolate(
             for size, output, factor in zip(plane.input_shape, outputs, scales)
         )
     maps = [
-        _map(size, output, factor, mode, antialias, coordinates, x.dtype == np.float64)
+        _map(size, output, factor, mode, antialias, rule, x.dtype == np.float64)
         for size, output, factor in zip(plane.input_shape, outputs, scales)
     ]
     return resample(x, maps, plane.axes, implementation)
 
 
-def _check_coordinates(mode: Any, align_corners: Any, antialias: Any, coordinates: Any) -> str:
+def _check_coordinates(
+    mode: Any, align_corners: Any, antialias: Any, coordinates: Any
+) -> Coordinates:
     for name, flag in (("align_corners", align_corners), ("antialias", antialias)):
-        if not isinstance(flag, bool | np.bool_):
-            raise TypeError(f"{name}: expected a bool, got {flag!r}")
+        check_flag(name, flag)
     if mode not in ("linear", "cubic"):
         for name, value in (
             ("align_corners", align_corners),
@@ -137,7 +141,7 @@ def _check_coordinates(mode: Any, align_corners: Any, antialias: Any, coordinate
             if value is not None and value is not False:
                 raise ValueError(f"{name}={value!r}: for 'linear' and 'cubic' only, mode={mode!r}")
     if coordinates is not None:
-        check_choice("coordinates", coordinates, COORDINATES)
+        check_choice("coordinates", coordinates, get_args(Coordinates))
     if align_corners:
         if coordinates not in (None, "align_corners"):
             raise ValueError(f"coordinates={coordinates!r}: contradicts align_corners=True")
@@ -155,12 +159,7 @@ def _plane_and_scales(
         n = spatial_ndim("x", x.shape, name, value)
         scales: tuple[float | None, ...] = (None,) * n
     else:
-        factors = tuple(value) if isinstance(value, Sequence) else (value,)
-        for factor in factors:
-            if isinstance(factor, bool) or not isinstance(factor, int | float | np.number):
-                raise TypeError(f"scale: expected a number or one per spatial axis, got {value!r}")
-            if not 0 < factor < math.inf:
-                raise ValueError(f"scale={value!r}: expected finite numbers above 0")
+        factors = check_scale(value)
         like = (1,) * len(factors) if isinstance(value, Sequence) else 1
         n = spatial_ndim("x", x.shape, name, like)
         scales = tuple(map(float, factors if isinstance(value, Sequence) else factors * n))

@@ -9,7 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxunpool.core.messages import public
 
+
+@public
 def inverse(fn: Callable[[Any], Any], x: Any) -> Callable[[Any], Any]:
     """The function that applies the transposed Jacobian of `fn` at `x`.
 

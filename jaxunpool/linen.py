@@ -14,16 +14,18 @@ from flax.linen.transforms import lift_direct_transform
 
 import jaxunpool
 from jaxunpool.core import modules
+from jaxunpool.core.listing import listing
 
 
 class _Module(nn.Module):
     """Settings are static and hashable: lists and arrays become tuples."""
 
     at_call: ClassVar[tuple[str, ...]] = ()
+    checks: ClassVar[modules.Checks] = {}
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            setattr(self, field.name, modules.constant(field.name, getattr(self, field.name)))
+            setattr(self, field.name, modules.setting(self, field.name, getattr(self, field.name)))
         super().__post_init__()
 
     def _supply(self, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -94,6 +96,7 @@ _BASES = {"pattern": _Patterned, "random_samples": _Random, "kernel": _Convoluti
 _CLASSES = modules.classes(_BASES)
 globals().update(_CLASSES)
 __all__ = sorted([*_CLASSES, "Inverse", "Paired"])
+__dir__ = listing(globals())
 
 
 class Inverse(nn.Module):

@@ -8,10 +8,14 @@ from flax import linen as nn
 from jax import lax
 
 from jaxunpool.adaptive import Parts
+from jaxunpool.average import AvgUnpoolMode
 from jaxunpool.core.arguments import Sizes
 from jaxunpool.core.backends import Implementation
 from jaxunpool.core.geometry import DataFormat, Padding
 from jaxunpool.indices import PackedIndices, PoolIndices
+from jaxunpool.interpolate import Coordinates, Mode
+from jaxunpool.max import Duplicates
+from jaxunpool.nearest import NearestDuplicates
 
 __all__ = [
     "AdaptiveAvgPool",
@@ -133,7 +137,7 @@ class AvgUnpool(nn.Module):
         parent: Any = ...,
         name: Any = None,
         *,
-        mode: str = "mean",
+        mode: AvgUnpoolMode = "mean",
         output_shape: Sizes | None = None,
         dilation: Sizes = 1,
         ceil_mode: bool = False,
@@ -341,10 +345,10 @@ class Interpolate(nn.Module):
         self,
         output_shape: Sizes | None = None,
         scale: float | Sequence[float] | None = None,
-        mode: str = "nearest",
+        mode: Mode = "nearest",
         align_corners: bool = False,
         antialias: bool = False,
-        coordinates: str | None = None,
+        coordinates: Coordinates | None = None,
         parent: Any = ...,
         name: Any = None,
         *,
@@ -471,7 +475,7 @@ class MaxUnpool(nn.Module):
         name: Any = None,
         *,
         output_shape: Sizes | None = None,
-        duplicates: str = "last",
+        duplicates: Duplicates = "last",
         data_format: DataFormat | None = None,
         implementation: Implementation | None = None,
     ) -> None: ...
@@ -495,7 +499,7 @@ class MaxUnpoolLike(nn.Module):
         parent: Any = ...,
         name: Any = None,
         *,
-        duplicates: str = "sum",
+        duplicates: Duplicates = "sum",
         dilation: Sizes = 1,
         ceil_mode: bool = False,
         data_format: DataFormat = "channels_last",
@@ -558,7 +562,7 @@ class NearestUnpool(nn.Module):
         name: Any = None,
         *,
         output_shape: Sizes | None = None,
-        duplicates: str = "last",
+        duplicates: NearestDuplicates = "last",
         dilation: Sizes = 1,
         ceil_mode: bool = False,
         data_format: DataFormat = "channels_last",

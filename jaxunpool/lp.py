@@ -7,16 +7,17 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxunpool.core import primitives
-from jaxunpool.core.arguments import Sizes, as_floats, pooling_window
+from jaxunpool.core.arguments import Sizes, as_floats, check_norm_type, pooling_window
 from jaxunpool.core.backends import Implementation
 from jaxunpool.core.geometry import DataFormat, Padding
+from jaxunpool.core.messages import public
 from jaxunpool.kernels.common import accumulator
 
 
+@public
 def lp_pool(
     x: jax.typing.ArrayLike,
     norm_type: float,
@@ -55,10 +56,7 @@ def lp_pool(
         Array([[5.]], dtype=float32)
     """
     x = as_floats("x", x)
-    if isinstance(norm_type, bool) or not isinstance(norm_type, int | float | np.number):
-        raise TypeError(f"norm_type: expected a number, got {norm_type!r}")
-    if not norm_type >= 1:
-        raise ValueError(f"norm_type={norm_type!r}: expected at least 1")
+    check_norm_type(norm_type)
     geometry = pooling_window(
         x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation
     )

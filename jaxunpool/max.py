@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jaxunpool.core.geometry import (
     check_choice,
     per_axis,
 )
+from jaxunpool.core.messages import public
 from jaxunpool.indices import (
     PackedIndices,
     PoolIndices,
@@ -28,9 +29,11 @@ from jaxunpool.indices import (
     plane_sizes,
 )
 
-DUPLICATES = ("last", "sum")
+Duplicates = Literal["last", "sum"]
+DUPLICATES = get_args(Duplicates)
 
 
+@public
 def max_pool(
     x: jax.typing.ArrayLike,
     window_shape: Sizes,
@@ -80,6 +83,7 @@ def max_pool(
     return primitives.maximum(x, geometry, implementation)
 
 
+@public
 def max_pool_with_indices(
     x: jax.typing.ArrayLike,
     window_shape: Sizes,
@@ -121,6 +125,7 @@ def max_pool_with_indices(
     return y, PoolIndices(offsets, geometry)
 
 
+@public
 def max_pool_with_packed_indices(
     x: jax.typing.ArrayLike,
     window_shape: Sizes,
@@ -163,12 +168,13 @@ def max_pool_with_packed_indices(
     return y, PackedIndices(data, geometry, packing)
 
 
+@public
 def max_unpool(
     y: jax.typing.ArrayLike,
     indices: PoolIndices | PackedIndices | jax.typing.ArrayLike,
     *,
     output_shape: Sizes | None = None,
-    duplicates: str = "last",
+    duplicates: Duplicates = "last",
     data_format: DataFormat | None = None,
     implementation: Implementation = None,
 ) -> jax.Array:
@@ -230,6 +236,7 @@ def max_unpool(
     return primitives.scatter(y, values, plane, duplicates, implementation, packing)
 
 
+@public
 def max_unpool_like(
     pool_input: jax.typing.ArrayLike,
     unpool_input: jax.typing.ArrayLike,
@@ -237,7 +244,7 @@ def max_unpool_like(
     strides: Sizes | None = None,
     padding: Padding = "VALID",
     *,
-    duplicates: str = "sum",
+    duplicates: Duplicates = "sum",
     dilation: Sizes = 1,
     ceil_mode: bool = False,
     data_format: DataFormat = "channels_last",
@@ -294,6 +301,7 @@ def max_unpool_like(
     return primitives.scatter(unpool_input, offsets, geometry, duplicates, implementation)
 
 
+@public
 def max_pool_with_argmax_and_mask(
     x: jax.typing.ArrayLike,
     window_shape: Sizes,
@@ -336,6 +344,7 @@ def max_pool_with_argmax_and_mask(
     return y, PoolIndices(offsets, geometry), mask
 
 
+@public
 def global_max_pool(
     x: jax.typing.ArrayLike,
     *,
@@ -365,6 +374,7 @@ def global_max_pool(
     return max_pool(x, window, data_format=data_format, implementation=implementation)
 
 
+@public
 def global_max_pool_with_indices(
     x: jax.typing.ArrayLike,
     *,

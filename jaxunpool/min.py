@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from jaxunpool.core.arguments import Sizes, as_poolable
 from jaxunpool.core.backends import Implementation
 from jaxunpool.core.geometry import DataFormat, Padding
+from jaxunpool.core.messages import public
 from jaxunpool.indices import PoolIndices
 from jaxunpool.max import max_pool, max_pool_with_indices
 
 
+@public
 def min_pool(
     x: jax.typing.ArrayLike,
     window_shape: Sizes,
@@ -60,6 +62,7 @@ def min_pool(
     return _reversed(y)
 
 
+@public
 def min_pool_with_indices(
     x: jax.typing.ArrayLike,
     window_shape: Sizes,

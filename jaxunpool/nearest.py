@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import jax
 
 from jaxunpool.core import primitives
 from jaxunpool.core.arguments import Sizes, as_floats, as_poolable, unpooling_window
 from jaxunpool.core.backends import Implementation
 from jaxunpool.core.geometry import DataFormat, Padding, check_choice
+from jaxunpool.core.messages import public
+
+NearestDuplicates = Literal["last", "mean"]
 
 
+@public
 def nearest_unpool(
     y: jax.typing.ArrayLike,
     window_shape: Sizes,
@@ -17,7 +23,7 @@ def nearest_unpool(
     padding: Padding = "VALID",
     *,
     output_shape: Sizes | None = None,
-    duplicates: str = "last",
+    duplicates: NearestDuplicates = "last",
     dilation: Sizes = 1,
     ceil_mode: bool = False,
     data_format: DataFormat = "channels_last",
@@ -49,7 +55,7 @@ def nearest_unpool(
         Array([[1, 1, 0, 2, 2],
                [3, 3, 0, 4, 4]], dtype=int32)
     """
-    check_choice("duplicates", duplicates, ("last", "mean"))
+    check_choice("duplicates", duplicates, get_args(NearestDuplicates))
     y = as_floats("y", y) if duplicates == "mean" else as_poolable("y", y)
     geometry = unpooling_window(
         y,

@@ -13,6 +13,7 @@ from flax.nnx.nn.linear import default_bias_init, default_kernel_init
 
 import jaxunpool
 from jaxunpool.core import modules
+from jaxunpool.core.listing import listing
 
 
 class _Signature:
@@ -31,6 +32,7 @@ class _Module(nnx.Module):
 
     __signature__ = _Signature()
     at_call: ClassVar[tuple[str, ...]] = ()
+    checks: ClassVar[modules.Checks] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -38,7 +40,7 @@ class _Module(nnx.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         is_setting = name in self.__dataclass_fields__  # type: ignore[attr-defined]
-        super().__setattr__(name, modules.constant(name, value) if is_setting else value)
+        super().__setattr__(name, modules.setting(self, name, value) if is_setting else value)
 
     def _supply(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return arguments
@@ -130,6 +132,7 @@ _BASES = {"pattern": _Patterned, "random_samples": _Random, "kernel": _Convoluti
 _CLASSES = modules.classes(_BASES)
 globals().update(_CLASSES)
 __all__ = sorted([*_CLASSES, "Inverse", "Paired"])
+__dir__ = listing(globals())
 
 
 class Inverse(nnx.Module):

@@ -8,10 +8,14 @@ from flax import nnx
 from jax import lax
 
 from jaxunpool.adaptive import Parts
+from jaxunpool.average import AvgUnpoolMode
 from jaxunpool.core.arguments import Sizes
 from jaxunpool.core.backends import Implementation
 from jaxunpool.core.geometry import DataFormat, Padding
 from jaxunpool.indices import PackedIndices, PoolIndices
+from jaxunpool.interpolate import Coordinates, Mode
+from jaxunpool.max import Duplicates
+from jaxunpool.nearest import NearestDuplicates
 
 __all__ = [
     "AdaptiveAvgPool",
@@ -123,7 +127,7 @@ class AvgUnpool(nnx.Module):
         strides: Sizes | None = None,
         padding: Padding = "VALID",
         *,
-        mode: str = "mean",
+        mode: AvgUnpoolMode = "mean",
         output_shape: Sizes | None = None,
         dilation: Sizes = 1,
         ceil_mode: bool = False,
@@ -319,10 +323,10 @@ class Interpolate(nnx.Module):
         self,
         output_shape: Sizes | None = None,
         scale: float | Sequence[float] | None = None,
-        mode: str = "nearest",
+        mode: Mode = "nearest",
         align_corners: bool = False,
         antialias: bool = False,
-        coordinates: str | None = None,
+        coordinates: Coordinates | None = None,
         *,
         data_format: DataFormat = "channels_last",
         implementation: Implementation | None = None,
@@ -435,7 +439,7 @@ class MaxUnpool(nnx.Module):
         self,
         *,
         output_shape: Sizes | None = None,
-        duplicates: str = "last",
+        duplicates: Duplicates = "last",
         data_format: DataFormat | None = None,
         implementation: Implementation | None = None,
     ) -> None: ...
@@ -457,7 +461,7 @@ class MaxUnpoolLike(nnx.Module):
         strides: Sizes | None = None,
         padding: Padding = "VALID",
         *,
-        duplicates: str = "sum",
+        duplicates: Duplicates = "sum",
         dilation: Sizes = 1,
         ceil_mode: bool = False,
         data_format: DataFormat = "channels_last",
@@ -514,7 +518,7 @@ class NearestUnpool(nnx.Module):
         padding: Padding = "VALID",
         *,
         output_shape: Sizes | None = None,
-        duplicates: str = "last",
+        duplicates: NearestDuplicates = "last",
         dilation: Sizes = 1,
         ceil_mode: bool = False,
         data_format: DataFormat = "channels_last",

@@ -18,10 +18,14 @@ from flax import {flax}
 from jax import lax
 
 from jaxunpool.adaptive import Parts
+from jaxunpool.average import AvgUnpoolMode
 from jaxunpool.core.arguments import Sizes
 from jaxunpool.core.backends import Implementation
 from jaxunpool.core.geometry import DataFormat, Padding
 from jaxunpool.indices import PackedIndices, PoolIndices
+from jaxunpool.interpolate import Coordinates, Mode
+from jaxunpool.max import Duplicates
+from jaxunpool.nearest import NearestDuplicates
 
 __all__ = {all}
 '''

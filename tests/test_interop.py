@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import sys
 
 import hypothesis
 import jax
@@ -202,14 +203,14 @@ def test_round_trips_are_exact(pooling, seed):
         (interop.to_onnx, interop.from_onnx, {"storage_order": 0}),
         (interop.to_onnx, interop.from_onnx, {"storage_order": 1}),
     ):
-        theirs = into(indices, **options)
-        again = out_of(np.asarray(theirs), geometry, **options)
+        theirs = np.asarray(into(indices, **options))
+        again = out_of(theirs, geometry, **options)
         assert again.geometry == geometry
         np.testing.assert_array_equal(again.offsets, indices.offsets)
         inside = jax.jit(lambda i, f=out_of, o=options: f(i, geometry, **o).offsets)(theirs)
         np.testing.assert_array_equal(inside, indices.offsets)
         plane = jup.Plane(input_shape=geometry.input_shape, data_format=geometry.data_format)
-        flat = out_of(np.asarray(theirs), plane, **options)
+        flat = out_of(theirs, plane, **options)
         np.testing.assert_array_equal(flat.flat, indices.flat)
         np.testing.assert_array_equal(into(flat, **options), theirs)
 
@@ -233,9 +234,10 @@ def test_each_numbers_the_elements_of_the_input(rng):
 def test_int32_without_x64(rng):
     _, indices = jup.max_pool_with_indices(rng.standard_normal((4, 4, 1)), (2, 2))
     with jax.enable_x64(False):
-        for into in (interop.to_torch, interop.to_tensorflow, interop.to_onnx):
+        for into in (interop.to_tensorflow, interop.to_onnx):
             assert into(indices).dtype == np.int32
-        wide = np.asarray(interop.to_torch(indices)).astype(np.int64)
+        wide = interop.to_torch(indices)
+        assert np.asarray(wide).dtype == np.int64
         assert (interop.from_torch(wide, indices.geometry).offsets == indices.offsets).all()
         large = jup.Plane(input_shape=(2**15, 2**15))
         many = jup.PoolIndices(jnp.zeros((3, 1, 1, 1), jnp.int32), large)
@@ -285,11 +287,47 @@ def test_torch_tensors_come_in_as_they_are():
     ours = interop.from_torch(theirs, geometry)
     _, expected = jup.max_pool_with_indices(x.permute(0, 2, 3, 1).numpy(), (3, 3), 2, 1)
     np.testing.assert_array_equal(ours.offsets, expected.offsets)
-    back = torch.from_dlpack(interop.to_torch(ours))
-    assert back.dtype == torch.int64
+    back = interop.to_torch(ours)
+    assert (type(back), back.dtype) == (torch.Tensor, torch.int64)
     u = torch.nn.functional.max_unpool2d(y, back, 3, 2, 1, output_size=(7, 8))
     mine = jup.max_unpool(y.permute(0, 2, 3, 1).numpy(), ours)
     np.testing.assert_array_equal(u.permute(0, 2, 3, 1), mine)
     _, theirs = torch.nn.functional.adaptive_max_pool2d(x, (3, 5), return_indices=True)
     plane = dataclasses.replace(jup.Plane(input_shape=(7, 8)), data_format="channels_first")
     np.testing.assert_array_equal(interop.from_torch(theirs, plane).flat, theirs)
+
+
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("batch", [0, 2])
+def test_pytorch_takes_what_to_torch_gives(x64, batch):
+    """Of one device and of several, packed or not: a tensor of its own, which may be written to."""
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(0).standard_normal((batch, 6, 8, 3)).astype(np.float32)
+    sharding = jax.sharding.NamedSharding(jax.make_mesh((2,), ("x",)), jax.P("x"))
+    with jax.enable_x64(x64):
+        for array in (x, jax.device_put(x, sharding)):
+            y, indices = jup.max_pool_with_indices(array, (2, 2))
+            first = torch.from_numpy(np.moveaxis(np.asarray(y), -1, 1).copy())
+            for given in (indices, indices.pack()):
+                theirs = interop.to_torch(given)
+                if batch:
+                    u = torch.nn.functional.max_unpool2d(first, theirs, 2)
+                    np.testing.assert_array_equal(
+                        np.moveaxis(u.numpy(), 1, -1), jup.max_unpool(y, indices)
+                    )
+                before = np.asarray(indices.flat).copy()
+                theirs[:] = 0
+                np.testing.assert_array_equal(indices.flat, before)
+
+
+def test_without_pytorch_to_torch_gives_numpy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # cannot be imported
+    _, indices = jup.max_pool_with_indices(np.arange(16.0).reshape(4, 4, 1), (2, 2))
+    theirs = interop.to_torch(indices)
+    np.testing.assert_array_equal(theirs, np.array([[[5, 7], [13, 15]]]), strict=True)
+
+
+def test_to_torch_while_tracing_says_where_to_call_it():
+    pool = lambda x: interop.to_torch(jup.max_pool_with_indices(x, (2, 2))[1])
+    with pytest.raises(TypeError, match="indices: expected known ones, .* convert them outside"):
+        jax.jit(pool)(np.zeros((4, 4, 1)))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+import math
+from collections.abc import Callable, Sequence
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxunpool.core.backends import Implementation, check_implementation
 from jaxunpool.core.geometry import (
@@ -17,8 +21,12 @@ from jaxunpool.core.geometry import (
     as_array,
     as_int,
     check_choice,
+    check_flag,
+    padding_rule,
+    per_axis,
     spatial_sizes,
 )
+from jaxunpool.core.messages import shown
 
 Sizes = int | Sequence[int]
 
@@ -42,6 +50,87 @@ def as_floats(name: str, x: Any) -> jax.Array:
 def is_float(x: jax.Array) -> bool:
     """Whether these are floats of 16 bits or more."""
     return jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize > 1
+
+
+def check_norm_type(value: Any) -> None:
+    """A TypeError or ValueError unless it is a number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"norm_type: expected a number, got {shown(value)}")
+    if not value >= 1:
+        raise ValueError(f"norm_type={value!r}: expected at least 1")
+
+
+def check_scale(value: Any) -> tuple[Any, ...]:
+    """The numbers in a scale, or a TypeError or ValueError."""
+    factors = tuple(value) if isinstance(value, Sequence) else (value,)
+    for factor in factors:
+        if isinstance(factor, bool) or not isinstance(factor, int | float | np.number):
+            raise TypeError(f"scale: expected a number or one per spatial axis, got {shown(value)}")
+        if not 0 < factor < math.inf:
+            raise ValueError(f"scale={value!r}: expected finite numbers above 0")
+    return factors
+
+
+def setting_check(name: str, hint: Any) -> Callable[[Any], Any] | None:
+    """What checks a setting before there is an array; None where nothing can be said of it.
+
+    Args:
+        name: of the argument.
+        hint: its type in the function's signature.
+    """
+    kinds = get_args(hint)
+    literals = [kind for kind in (hint, *kinds) if get_origin(kind) is Literal]
+    choices = [choice for literal in literals for choice in get_args(literal)]
+    check: Callable[[Any], Any]
+    if name == "padding":
+        check = _check_padding
+    elif choices:
+        choices = [None, *choices] if NoneType in kinds else choices
+        check = functools.partial(check_choice, name, choices=choices)
+    elif hint is bool:
+        check = functools.partial(check_flag, name)
+    elif name in _NUMBERS:
+        check = _NUMBERS[name]
+    elif name in _LEAST:
+        keeps = any(NoneType in get_args(entry) for kind in kinds for entry in get_args(kind))
+        check = functools.partial(_check_sizes, name, minimum=_LEAST[name], keeps=keeps)
+    else:
+        return None
+    return (lambda value: None if value is None else check(value)) if NoneType in kinds else check
+
+
+# Sizes and distances, and the least that they can be.
+_LEAST = {"window_shape": 1, "strides": 1, "dilation": 1, "output_shape": 1, "groups": 1}
+_LEAST |= {"position": 0, "output_padding": 0, "spatial_ndim": 1}
+_NUMBERS: dict[str, Callable[[Any], Any]] = {"norm_type": check_norm_type, "scale": check_scale}
+
+
+def _check_sizes(name: str, value: Any, minimum: int, keeps: bool) -> None:
+    """An int, or one for each of 1 to 3 axes; with `keeps` None keeps an axis."""
+    is_sequence = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    sizes = list(value) if is_sequence else [value]
+    if not 1 <= len(sizes) <= 3:
+        raise ValueError(
+            f"{name}={shown(value)}: expected an int, or a tuple of 1 to 3, one per spatial axis"
+        )
+    if keeps and is_sequence:
+        value = sizes = [size for size in sizes if size is not None]
+    if sizes:
+        per_axis(name, value, len(sizes), minimum)
+
+
+def _check_padding(value: Any) -> None:
+    """What `WindowGeometry` says of padding, as far as it depends on no window."""
+    expected = "expected 'VALID', 'SAME', an int, or a (low, high) pair per spatial axis"
+    if isinstance(value, str):
+        padding_rule(value, expected)
+        return
+    pads = value if isinstance(value, Sequence) else [value]
+    pairs = [tuple(pad) if isinstance(pad, Sequence) else (pad, pad) for pad in pads]
+    if not 1 <= len(pairs) <= 3 or any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"padding={shown(value)}: {expected}")
+    if min(as_int("padding", end) for pair in pairs for end in pair) < 0:
+        raise ValueError(f"padding={shown(value)}: expected at least 0 at every end")
 
 
 def pooling_window(

@@ -10,12 +10,13 @@ import functools
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jaxunpool.core.calls import UNPOOL, Call
 from jaxunpool.core.geometry import WindowGeometry, check_choice
 
-Implementation = str | None  # None, "xla" or the name of a backend
+Name = Literal["native_cpu", "mosaic_tpu", "mosaic_gpu"]  # of a backend
+Implementation = Literal["xla"] | Name | None
 
 
 class Backend(NamedTuple):
@@ -29,7 +30,7 @@ class Backend(NamedTuple):
         exported: whether `jax.export` takes the kernels into a program.
     """
 
-    name: str
+    name: Name
     platform: str
     preferred: Mapping[str, str]
     otherwise: str = ""
@@ -85,7 +86,7 @@ PATTERN_PER_EXAMPLE = "no kernel takes a pattern for each example"
 IMPLEMENTATIONS = (None, "xla", *NAMES)
 
 
-def check_implementation(implementation: Implementation) -> Implementation:
+def check_implementation(implementation: Any) -> Implementation:
     """A ValueError for an unknown name."""
     return check_choice("implementation", implementation, IMPLEMENTATIONS)
 

@@ -7,17 +7,20 @@ import functools
 import math
 import operator
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-DataFormat = Literal["channels_last", "channels_first"]
-Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
+from jaxunpool.core.messages import named, named_padding, public, shown
 
-DATA_FORMATS = ("channels_last", "channels_first")
+DataFormat = Literal["channels_last", "channels_first"]
+PaddingName = Literal["VALID", "SAME", "valid", "same"]
+Padding = PaddingName | int | Sequence[int] | Sequence[tuple[int, int]]
+
+DATA_FORMATS = get_args(DataFormat)
 MAX_INT32 = np.iinfo(np.int32).max
 
 
@@ -264,6 +267,7 @@ class WindowGeometry(Plane):
     output_shape: tuple[int, ...]
 
     @classmethod
+    @public
     def for_input(
         cls,
         shape: Sequence[int],
@@ -302,6 +306,7 @@ class WindowGeometry(Plane):
         return cls._over(window, window.sizes, padding)
 
     @classmethod
+    @public
     def for_output(
         cls,
         shape: Sequence[int],
@@ -489,9 +494,7 @@ class _Window:
         self.strides = window if strides is None else per_axis("strides", strides, n, minimum=1)
         spacing = per_axis("dilation", dilation, n, minimum=1)
         self.dilation = tuple(1 if k == 1 else d for k, d in zip(window, spacing))  # of one element
-        if not isinstance(ceil_mode, bool | np.bool_):
-            raise TypeError(f"ceil_mode: expected a bool, got {ceil_mode!r}")
-        self.ceil_mode = bool(ceil_mode)
+        self.ceil_mode = check_flag("ceil_mode", ceil_mode)
         self.spans = tuple(map(_span, window, self.dilation))
         self.sizes = spatial_sizes(name, shape, n, self.data_format)
 
@@ -529,7 +532,8 @@ def along(like: jax.Array, axis: int) -> jax.Array:
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
     """`value` if it is one of `choices`, else a ValueError that lists them."""
     if not isinstance(value, str | None) or value not in choices:
-        raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, choices))}")
+        listed = ", ".join(map(repr, choices))
+        raise ValueError(f"{name}={shown(value)}: expected one of {listed}{named(value, choices)}")
     return value
 
 
@@ -538,22 +542,33 @@ def as_array(name: str, value: Any) -> jax.Array:
     try:
         return value if isinstance(value, jax.Array) else jnp.asarray(value)
     except (TypeError, ValueError, OverflowError):
+        if isinstance(value, np.ndarray):
+            hint = " (NumPy makes objects of images of different sizes)" * (value.dtype == object)
+            raise TypeError(f"{name}: expected numbers, got {shown(value)}{hint}") from None
         raise TypeError(f"{name}: expected an array, got {type(value).__name__}") from None
 
 
 def as_sequence(value: Any) -> Any:
-    """NumPy arrays of sizes as lists; anything else as it is."""
-    return value.tolist() if isinstance(value, np.ndarray) else value
+    """NumPy arrays of a few sizes as lists; anything else as it is."""
+    is_sizes = isinstance(value, np.ndarray) and value.size <= 6
+    return value.tolist() if is_sizes else value
 
 
 def as_int(name: str, value: Any) -> int:
     """`value` as a Python int; floats, arrays of them and booleans are a TypeError."""
     if isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name}: expected an int, got {value!r}")
+        raise TypeError(f"{name}: expected an int, got {shown(value)}")
     try:
         return operator.index(value)
     except TypeError:
-        raise TypeError(f"{name}: expected an int, got {value!r}") from None
+        raise TypeError(f"{name}: expected an int, got {shown(value)}") from None
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """`value` as a bool; anything else is a TypeError."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: expected a bool, got {shown(value)}")
+    return bool(value)
 
 
 def spatial_ndim(name: str, shape: Sequence[int], argument: str, value: Any) -> int:
@@ -565,8 +580,8 @@ def spatial_ndim(name: str, shape: Sequence[int], argument: str, value: Any) -> 
         n, least = len(shape) - 2, 3
     if not 1 <= n <= 3 or len(shape) < least:
         raise ValueError(
-            f"{argument}={value!r} does not fit {name} of shape {tuple(shape)}: expected 1 to 3"
-            f" spatial axes and a channel axis (an int means {name}.ndim - 2 spatial axes)"
+            f"{argument}={shown(value)} does not fit {name} of shape {tuple(shape)}: expected"
+            f" 1 to 3 spatial axes and a channel axis (an int means {name}.ndim - 2 spatial axes)"
         )
     return n
 
@@ -574,16 +589,25 @@ def spatial_ndim(name: str, shape: Sequence[int], argument: str, value: Any) -> 
 def per_axis(name: str, value: Any, n: int, minimum: int) -> tuple[int, ...]:
     """An int or a sequence of `n` ints as a tuple of `n` ints of at least `minimum`."""
     if isinstance(value, str | bytes):
-        raise TypeError(f"{name}: expected an int or {n} of them, got {value!r}")
+        raise TypeError(f"{name}: expected an int or {n} of them, got {shown(value)}")
     values = tuple(value) if isinstance(value, Sequence) else (value,) * n
     if len(values) != n:
-        raise ValueError(f"{name}={value!r}: expected an int or {n} of them, got {len(values)}")
+        raise ValueError(
+            f"{name}={shown(value)}: expected an int or {n} of them, got {len(values)}"
+        )
     values = tuple(as_int(name, v) for v in values)
     if min(values) < minimum:
-        raise ValueError(f"{name}={value!r}: expected at least {minimum} along every axis")
+        raise ValueError(f"{name}={shown(value)}: expected at least {minimum} along every axis")
     if max(values) > MAX_INT32:
-        raise ValueError(f"{name}={value!r}: expected at most {MAX_INT32} along every axis")
+        raise ValueError(f"{name}={shown(value)}: expected at most {MAX_INT32} along every axis")
     return values
+
+
+def padding_rule(padding: str, expected: str) -> PaddingName:
+    """`"VALID"` or `"SAME"` for a word of any case, or a ValueError."""
+    if padding.upper() not in ("VALID", "SAME"):
+        raise ValueError(f"padding={shown(padding)}: {expected}{named_padding(padding)}")
+    return padding.upper()  # type: ignore[return-value]
 
 
 def _span(window: int, dilation: int) -> int:
@@ -596,8 +620,7 @@ def _resolve_padding(
     n = len(sizes)
     expected = f"expected 'VALID', 'SAME', an int, or {n} (low, high) pairs"
     if isinstance(padding, str):
-        name = check_choice("padding", padding.upper(), ("VALID", "SAME"))
-        if name == "VALID":
+        if padding_rule(padding, expected) == "VALID":
             return ((0, 0),) * n
         totals = (
             max((-(-size // stride) - 1) * stride + span - size, 0)
@@ -606,12 +629,12 @@ def _resolve_padding(
         return tuple((total // 2, total - total // 2) for total in totals)
     pads = padding if isinstance(padding, Sequence) else (as_int("padding", padding),) * n
     if len(pads) != n:
-        raise ValueError(f"padding={padding!r}: {expected}, got {len(pads)}")
+        raise ValueError(f"padding={shown(padding)}: {expected}, got {len(pads)}")
     pairs = []
     for pair, span in zip(pads, spans):
         pair = tuple(pair) if isinstance(pair, Sequence) else (pair, pair)
         if len(pair) != 2:
-            raise ValueError(f"padding={padding!r}: {expected}, got {pair!r}")
+            raise ValueError(f"padding={shown(padding)}: {expected}, got {shown(pair)}")
         low, high = (as_int("padding", p) for p in pair)
         if not (0 <= low < span and 0 <= high < span):
             raise ValueError(

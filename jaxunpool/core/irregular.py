@@ -151,7 +151,7 @@ def _pick(
     starts: Bounds,
     widths: tuple[int, ...],
     plane: Plane,
-    implementation: Implementation,
+    implementation: str | None,
 ) -> tuple[jax.Array, jax.Array]:
     """Windows of one size, from those that start at every element."""
     dense = WindowGeometry.for_input(x.shape, widths, 1, data_format=plane.data_format)

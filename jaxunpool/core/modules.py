@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter
 from typing import Any
 
@@ -17,8 +17,11 @@ from flax.linen.dtypes import promote_dtype
 from flax.linen.kw_only_dataclasses import KW_ONLY
 
 import jaxunpool
-from jaxunpool.core.arguments import as_floats
+from jaxunpool.core.arguments import as_floats, setting_check
 from jaxunpool.core.geometry import as_int
+from jaxunpool.core.messages import public, shown
+
+Checks = Mapping[str, Callable[[Any], Any] | None]
 
 ARRAYS = ("x", "y", "pool_input")  # first arguments of the functions that have a module
 CALLED_WITH = (*ARRAYS, "unpool_input", "indices", "key", "random_samples")
@@ -36,6 +39,7 @@ def classes(bases: dict[str, Any]) -> dict[str, Any]:
         if parameters and parameters[0] in ARRAYS:
             base = next(base for argument, base in bases.items() if argument in ["", *parameters])
             made = module(getattr(jaxunpool, name), base)
+            made.__init__ = public(made.__init__, made.__name__)
             found[made.__name__] = made
     return found
 
@@ -92,6 +96,8 @@ def module(function: Callable[..., Any], base: Any) -> Any:
         hints = typing.get_type_hints(function)
         namespace["__annotations__"] = {p.name: hints[p.name] for p in settings}
         namespace |= {p.name: _field(p) for p in settings}
+        checks = {p.name: setting_check(p.name, hints[p.name]) for p in settings}
+        namespace["checks"] = types.MappingProxyType(checks)
 
     return types.new_class(name, (base,), exec_body=define)
 
@@ -108,10 +114,23 @@ def keyword(default: Any) -> Any:
     return dataclasses.field(default=default, kw_only=True, metadata={KW_ONLY: True})
 
 
+def setting(module: Any, name: str, value: Any) -> Any:
+    """What a module keeps of a setting that it is given, after a check of its own."""
+    check = module.checks.get(name)
+    if check is None:
+        return constant(name, value)
+    if getattr(value, "size", 0) > 6:
+        call = f"{type(module).__name__}(...)(x)"
+        raise TypeError(f"{name}: expected a setting, got {shown(value)}; arrays go to {call}")
+    value = constant(name, value)
+    check(value)
+    return value
+
+
 def constant(name: str, value: Any) -> Any:
     """A setting that can be hashed: lists and arrays, also inside, as tuples."""
     if isinstance(value, jax.core.Tracer):
-        raise TypeError(f"{name}: expected a constant, got {value}")
+        raise TypeError(f"{name}: expected a constant, got {shown(value)}")
     if isinstance(value, np.ndarray | np.generic | jax.Array) and hasattr(value, "tolist"):
         value = value.tolist()  # random keys have none
     if isinstance(value, list | tuple):

@@ -4,6 +4,7 @@ Weights are float32, and types follow Flax's rule: images and weights are promot
 all state to bfloat16, the statistics included, computes in bfloat16.
 """
 
+from jaxunpool.core.listing import listing
 from jaxunpool.models.auto_encoder import AutoEncoder
 from jaxunpool.models.blocks import ConvBlock, Encoder, EncoderDecoder
 from jaxunpool.models.cedn import CEDN
@@ -26,3 +27,4 @@ __all__ = [
     "load_torch",
     "pool",
 ]
+__dir__ = listing(globals())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from flax import nnx
 
 from jaxunpool.models.blocks import EncoderDecoder
+from jaxunpool.models.decoders import Decoder
 
 
 class AutoEncoder(EncoderDecoder):
@@ -42,7 +43,7 @@ class AutoEncoder(EncoderDecoder):
         in_features: int,
         widths: Sequence[int] = (32, 64),
         *,
-        decoder: str = "indices",
+        decoder: Decoder = "indices",
         pack_indices: bool = False,
         rngs: nnx.Rngs,
     ):

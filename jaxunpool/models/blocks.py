@@ -10,8 +10,8 @@ import jax
 from flax import nnx
 
 from jaxunpool.conv import conv_general_dilated
-from jaxunpool.core.geometry import check_choice
-from jaxunpool.models.decoders import DECODERS, Unpool, check_pack_indices, pool
+from jaxunpool.core.geometry import as_array, check_choice
+from jaxunpool.models.decoders import DECODERS, Decoder, Unpool, check_pack_indices, pool
 
 Widths = Sequence[Sequence[int]]
 
@@ -55,7 +55,7 @@ class ConvBlock(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[batch, height, width, in_features]` to the same size with `out_features`."""
-        y = self.norm(self.conv(x))
+        y = self.norm(self.conv(as_array("x", x)))
         return jax.nn.relu(y) if self.relu else y
 
     def filter(self, x: jax.Array) -> jax.Array:
@@ -105,7 +105,7 @@ class Encoder(nnx.Module):
         widths: Widths,
         kernel_size: int = 3,
         *,
-        decoder: str = "indices",
+        decoder: Decoder = "indices",
         pack_indices: bool = False,
         rngs: nnx.Rngs,
     ):
@@ -118,7 +118,7 @@ class Encoder(nnx.Module):
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, list[Any]]:
         """The pooled features, and of each pooling what its way back needs."""
-        self.check(x)
+        x = self.check(x)
         kept = []
         for blocks in self.stages:
             for block in blocks:
@@ -127,14 +127,16 @@ class Encoder(nnx.Module):
             kept.append(keep)
         return x, kept
 
-    def check(self, x: jax.Array) -> None:
-        """A ValueError unless `x` holds images that are large enough."""
+    def check(self, x: jax.typing.ArrayLike) -> jax.Array:
+        """`x` as an array; an error unless it holds images that are large enough."""
+        x = as_array("x", x)
         smallest = 2 ** len(self.stages)
         if x.ndim != 4 or x.shape[-1] != self.in_features or min(x.shape[1:3]) < smallest:
             raise ValueError(
                 f"x: expected [batch, height, width, {self.in_features}] with at least {smallest}"
                 f" rows and columns, got {list(x.shape)}"
             )
+        return x
 
 
 class EncoderDecoder(nnx.Module):
@@ -176,7 +178,7 @@ class EncoderDecoder(nnx.Module):
         kernel_size: int = 3,
         last_kernel_size: int = 3,
         relu: bool = True,
-        decoder: str = "indices",
+        decoder: Decoder = "indices",
         pack_indices: bool = False,
         rngs: nnx.Rngs,
     ):

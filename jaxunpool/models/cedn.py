@@ -9,7 +9,8 @@ import jax
 from flax import nnx
 
 from jaxunpool.conv import conv_general_dilated
-from jaxunpool.models.decoders import Unpool, pool
+from jaxunpool.core.geometry import as_array
+from jaxunpool.models.decoders import Decoder, Unpool, pool
 
 KERNEL = (3, 3)
 
@@ -43,7 +44,7 @@ class CEDN(nnx.Module):
         out_features: int = 1,
         *,
         dropout: float = 0.5,
-        decoder: str = "indices",
+        decoder: Decoder = "indices",
         rngs: nnx.Rngs,
     ):
         normal = nnx.initializers.normal(1.0)
@@ -62,6 +63,7 @@ class CEDN(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[batch, height, width, in_features]` to the same size with `out_features`."""
+        x = as_array("x", x)
         x, first = pool(jax.nn.relu(self.conv1(x)), self.unpool1.decoder)
         x, second = pool(jax.nn.relu(self.conv2(x)), self.unpool2.decoder)
         x = self.unpool2(jax.nn.relu(self.conv3(x)), second)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +23,12 @@ from jaxunpool.max import (
 )
 from jaxunpool.nearest import nearest_unpool
 
-DECODERS = ("indices", "inverse", "nearest", "bilinear", "bed_of_nails", "conv_transpose")
+Decoder = Literal["indices", "inverse", "nearest", "bilinear", "bed_of_nails", "conv_transpose"]
+DECODERS = get_args(Decoder)
 WINDOW = (2, 2)
 
 
-def pool(x: jax.Array, decoder: str, *, pack_indices: bool = False) -> tuple[jax.Array, Any]:
+def pool(x: jax.Array, decoder: Decoder, *, pack_indices: bool = False) -> tuple[jax.Array, Any]:
     """`x` pooled 2x2, and what the way back needs.
 
     Args:
@@ -52,7 +53,7 @@ def pool(x: jax.Array, decoder: str, *, pack_indices: bool = False) -> tuple[jax
     return max_pool_with_indices(x, WINDOW) if decoder == "indices" else (max_pool(x, WINDOW), x)
 
 
-def check_pack_indices(pack_indices: bool, decoder: str) -> bool:
+def check_pack_indices(pack_indices: bool, decoder: Decoder) -> bool:
     """A ValueError if there are none to pack."""
     if pack_indices and decoder != "indices":
         raise ValueError(f"pack_indices=True: the decoder {decoder!r} has no indices to pack")
@@ -83,7 +84,7 @@ class Unpool(nnx.Module):
                [0., 0., 0., 0.]], dtype=float32)
     """
 
-    def __init__(self, decoder: str, features: int, *, rngs: nnx.Rngs):
+    def __init__(self, decoder: Decoder, features: int, *, rngs: nnx.Rngs):
         self.decoder = check_choice("decoder", decoder, DECODERS)
         if decoder == "conv_transpose":
             shape = (*WINDOW, features, features)

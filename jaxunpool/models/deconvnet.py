@@ -64,7 +64,7 @@ class DeconvNet(nnx.Module):
             ValueError: the encoder has no such stage, the stage no such feature, or the images do
                 not fit the encoder.
         """
-        self.encoder.check(x)
+        x = self.encoder.check(x)
         stages = self.encoder.stages
         stage = _check_index("stage", stage, len(stages))
         x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flax import nnx
 
 from jaxunpool.models.blocks import EncoderDecoder
+from jaxunpool.models.decoders import Decoder
 
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 VGG16_BACK = ((512, 512, 512), (512, 512, 256), (256, 256, 128), (128, 64), (64,))
@@ -43,7 +44,7 @@ class SegNet(EncoderDecoder):
         in_features: int,
         classes: int,
         *,
-        decoder: str = "indices",
+        decoder: Decoder = "indices",
         pack_indices: bool = False,
         rngs: nnx.Rngs,
     ):
@@ -95,7 +96,7 @@ class SegNetBasic(EncoderDecoder):
         features: int = 64,
         kernel_size: int = 7,
         stages: int = 4,
-        decoder: str = "indices",
+        decoder: Decoder = "indices",
         pack_indices: bool = False,
         rngs: nnx.Rngs,
     ):

@@ -7,9 +7,12 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxunpool.apps.command import Parser, UsageError, count, whole
+
+if TYPE_CHECKING:  # importing Flax takes long
+    from jaxunpool.models.decoders import Decoder
 
 PACKAGES = ("optax", "orbax.checkpoint", "sklearn", "matplotlib", "rich", "skimage")
 
@@ -20,7 +23,7 @@ MOST_STEPS = 10**7
 class Configuration:
     """What determines the weights that a run ends with."""
 
-    decoder: str = "indices"
+    decoder: Decoder = "indices"
     steps: int = 900
     batch: int = 16
     seed: int = 0
@@ -71,7 +74,7 @@ def parser(command: str, description: str | None, defaults: Configuration) -> Pa
     return made
 
 
-def configuration(options: argparse.Namespace, decoder: str) -> Configuration:
+def configuration(options: argparse.Namespace, decoder: Decoder) -> Configuration:
     """The configuration that was asked for, or a UsageError if it cannot be trained."""
     from jaxunpool.training import scenes
 
