@@ -12,7 +12,7 @@ from jaxunpool.core import primitives
 from jaxunpool.core.arguments import Sizes, as_poolable, unpooling_window
 from jaxunpool.core.backends import Implementation
 from jaxunpool.core.geometry import DataFormat, Padding, as_sequence, per_axis
-from jaxunpool.core.messages import public
+from jaxunpool.core.messages import public, shown
 
 
 @public
@@ -140,7 +140,7 @@ def bed_of_nails_unpool(
     taps = per_axis("position", as_sequence(position), geometry.ndim, minimum=0)
     if any(tap >= k for tap, k in zip(taps, geometry.window_shape)):
         raise ValueError(
-            f"position={position!r}: expected less than window_shape={geometry.window_shape}"
+            f"position={shown(position)}: expected less than window_shape={geometry.window_shape}"
         )
     pads = [(0, 0, 0)] * y.ndim
     for number, axis, tap in zip(geometry.axes, geometry.spatial, taps):

@@ -26,7 +26,7 @@ from jaxunpool.core.geometry import (
     spatial_ndim,
     spatial_sizes,
 )
-from jaxunpool.core.messages import public
+from jaxunpool.core.messages import public, shown
 from jaxunpool.core.resample import divide
 from jaxunpool.indices import PoolIndices, check_plane, raise_first
 
@@ -185,14 +185,14 @@ def _check_source(window: Any, output_shape: Any, key: Any, samples: Any, sequen
     if window is None and samples is not None:
         raise ValueError("random_samples: expected a window_shape with them, got None")
     if window is not None and sequences is not None:
-        raise ValueError(f"window_shape={window!r}: expected None with sequences")
+        raise ValueError(f"window_shape={shown(window)}: expected None with sequences")
     if output_shape is None and sequences is None:
         raise ValueError("output_shape=None: expected the spatial sizes of the result")
     if key is not None:
         try:
             jax.eval_shape(jax.random.bits, key)
         except (TypeError, ValueError, AttributeError):
-            raise TypeError(f"key: expected a jax.random key, got {key!r}") from None
+            raise TypeError(f"key: expected a jax.random key, got {shown(key)}") from None
 
 
 def _sizes(
@@ -200,7 +200,7 @@ def _sizes(
 ) -> tuple[Plane, tuple[int, ...]]:
     """The spatial grid, from whichever argument has one entry per axis, and the result's sizes."""
     if sequences is not None and not isinstance(sequences, Sequence):
-        raise TypeError(f"sequences: expected one per spatial axis, got {sequences!r}")
+        raise TypeError(f"sequences: expected one per spatial axis, got {shown(sequences)}")
     candidates = {"output_shape": output_shape, "window_shape": window}
     if sequences is not None:
         candidates["sequences"] = [1] * len(sequences)
@@ -213,17 +213,21 @@ def _sizes(
             raise ValueError(f"sequences: expected {n}, one per spatial axis, got {len(sequences)}")
         for i, sequence in enumerate(sequences):
             if not hasattr(sequence, "__len__"):
-                raise TypeError(f"sequences[{i}]: expected a vector of integers, got {sequence!r}")
+                raise TypeError(
+                    f"sequences[{i}]: expected a vector of integers, got {shown(sequence)}"
+                )
         found = tuple(len(sequence) - 1 for sequence in sequences)
         if output_shape is not None:
             outputs = per_axis("output_shape", given["output_shape"], n, minimum=1)
             if outputs != found:
-                raise ValueError(f"output_shape={output_shape!r}: sequences have {found} windows")
+                raise ValueError(
+                    f"output_shape={shown(output_shape)}: sequences have {found} windows"
+                )
         return plane, found
     outputs = per_axis("output_shape", given["output_shape"], n, minimum=1)
     if any(output > size for output, size in zip(outputs, plane.input_shape)):
         raise ValueError(
-            f"output_shape={output_shape!r}: expected at most the input's {plane.input_shape}"
+            f"output_shape={shown(output_shape)}: expected at most the input's {plane.input_shape}"
         )
     return plane, outputs
 
@@ -353,13 +357,15 @@ def _bounds(
 def _sequence(sequence: Any, size: int, i: int, overlapping: bool) -> np.ndarray:
     """A given sequence, checked."""
     if isinstance(sequence, jax.core.Tracer):
-        raise TypeError(f"sequences[{i}]: expected concrete integers, got {sequence!r}")
+        raise TypeError(f"sequences[{i}]: expected concrete integers, got {shown(sequence)}")
     try:
         values = np.asarray(sequence)
     except (TypeError, ValueError):  # tracers inside, or ragged lists
-        raise TypeError(f"sequences[{i}]: expected concrete integers, got {sequence!r}") from None
+        raise TypeError(
+            f"sequences[{i}]: expected concrete integers, got {shown(sequence)}"
+        ) from None
     if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
-        raise TypeError(f"sequences[{i}]: expected a vector of integers, got {sequence!r}")
+        raise TypeError(f"sequences[{i}]: expected a vector of integers, got {shown(sequence)}")
     values = values.astype(np.int64)  # differences of unsigned integers wrap around
     ends = (size - 1, size) if overlapping else (size,)
     if len(values) < 2 or values[0] != 0 or values[-1] not in ends or (np.diff(values) < 1).any():

@@ -10,11 +10,11 @@ In all of them `width` is that of the array *before* pooling, without padding. C
 from the size after `"SAME"` padding, or from the pooled size times the stride, shears the unpooled
 image where the size is odd (tensorflow issue 10216); `PoolIndices` know the size and cannot.
 
-Arrays come in as they are (through DLPack or the array protocol, copied only to become int32). They
-go out as JAX arrays, int64 where x64 is enabled, and for PyTorch as its tensors. All of it is exact.
-Outside `jit`, an index that is no element of its window, or of its own channel or image, is a
-ValueError that names it; inside `jit` it selects nothing. Indices that no pooling made are often in
-no window: give a bare `Plane` for geometry, which takes any position of the plane.
+Arrays come in as they are (through DLPack or the array protocol, copied only to become int32).
+They go out as JAX arrays, int64 where x64 is enabled, and for PyTorch as its tensors. Everything is
+exact both ways. Outside `jit`, an index that is no element of its window, or of its own channel or
+image, is a ValueError that names it; inside `jit` it selects nothing. Indices that no pooling made
+are often in no window: give a bare `Plane` for geometry, which takes any position of the plane.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from jaxunpool.core.geometry import (
     per_axis,
 )
 from jaxunpool.core.listing import listing
-from jaxunpool.core.messages import public
+from jaxunpool.core.messages import public, shown
 from jaxunpool.indices import (
     PackedIndices,
     PoolIndices,
@@ -263,12 +263,12 @@ def from_onnx(
         return found
     sizes = per_axis("output_shape", as_sequence(output_shape), theirs.ndim, minimum=1)
     if not isinstance(found.geometry, WindowGeometry):
-        raise ValueError(f"output_shape={output_shape!r}: expected a WindowGeometry with it")
+        raise ValueError(f"output_shape={shown(output_shape)}: expected a WindowGeometry with it")
     grown = dataclasses.replace(found.geometry, input_shape=sizes)
     found = PoolIndices(found.offsets, grown)
     outside = _are_outside(found)
     if not isinstance(outside, jax.core.Tracer) and bool(jax.device_get(outside)):
-        raise ValueError(f"output_shape={output_shape!r}: too small for some of the indices")
+        raise ValueError(f"output_shape={shown(output_shape)}: too small for some of the indices")
     return found
 
 
@@ -450,4 +450,4 @@ def _check_range(count: int) -> None:
 
 def _check_order(storage_order: Any) -> None:
     if as_int("storage_order", storage_order) not in (0, 1):
-        raise ValueError(f"storage_order={storage_order!r}: expected 0 (rows) or 1 (columns)")
+        raise ValueError(f"storage_order={shown(storage_order)}: expected 0 (rows) or 1 (columns)")

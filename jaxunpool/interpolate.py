@@ -24,7 +24,7 @@ from jaxunpool.core.geometry import (
     spatial_ndim,
     spatial_sizes,
 )
-from jaxunpool.core.messages import public
+from jaxunpool.core.messages import public, shown
 from jaxunpool.core.resample import AxisMap, Kernel, Mean, Nearest, resample
 
 Mode = Literal["nearest", "nearest-exact", "linear", "cubic", "area"]
@@ -104,7 +104,8 @@ def interpolate(
     given = [output_shape is not None, scale is not None]
     if given.count(True) != 1:
         raise ValueError(
-            f"output_shape={output_shape!r}, scale={scale!r}: expected one of them, and one only"
+            f"output_shape={shown(output_shape)}, scale={shown(scale)}: expected one of them, and"
+            " one only"
         )
     name, value = ("scale", scale) if output_shape is None else ("output_shape", output_shape)
     value = as_sequence(value)
@@ -114,7 +115,7 @@ def interpolate(
     else:
         outputs = tuple(math.floor(n * (s or 1)) for n, s in zip(plane.input_shape, scales))
         if min(outputs) < 1 or max(outputs) > MAX_INT32:
-            raise ValueError(f"scale={scale!r}: gives no usable spatial sizes, {outputs}")
+            raise ValueError(f"scale={shown(scale)}: gives no usable spatial sizes, {outputs}")
     if mode == "nearest" and plane.ndim == 2:  # PyTorch goes by the sizes here, if they are simple
         scales = tuple(
             None if output in (size, 2 * size) else factor
@@ -139,7 +140,9 @@ def _check_coordinates(
             ("coordinates", coordinates),
         ):
             if value is not None and value is not False:
-                raise ValueError(f"{name}={value!r}: for 'linear' and 'cubic' only, mode={mode!r}")
+                raise ValueError(
+                    f"{name}={shown(value)}: for 'linear' and 'cubic' only, mode={mode!r}"
+                )
     if coordinates is not None:
         check_choice("coordinates", coordinates, get_args(Coordinates))
     if align_corners:

@@ -49,6 +49,9 @@ __all__ = [
 class AdaptiveAvgPool(nn.Module):
     """Mean over windows that divide the input into `output_shape` parts."""
 
+    output_shape: Parts
+    data_format: DataFormat
+    implementation: Implementation | None
     def __init__(
         self,
         output_shape: Parts,
@@ -69,6 +72,9 @@ class AdaptiveAvgPool(nn.Module):
 class AdaptiveMaxPool(nn.Module):
     """Maximum over windows that divide the input into `output_shape` parts."""
 
+    output_shape: Parts
+    data_format: DataFormat
+    implementation: Implementation | None
     def __init__(
         self,
         output_shape: Parts,
@@ -89,6 +95,9 @@ class AdaptiveMaxPool(nn.Module):
 class AdaptiveMaxPoolWithIndices(nn.Module):
     """Maximum over windows that divide the input into `output_shape` parts, and where it was."""
 
+    output_shape: Parts
+    data_format: DataFormat
+    implementation: Implementation | None
     def __init__(
         self,
         output_shape: Parts,
@@ -109,6 +118,14 @@ class AdaptiveMaxPoolWithIndices(nn.Module):
 class AvgPool(nn.Module):
     """Mean of each window."""
 
+    window_shape: Sizes
+    strides: Sizes | None
+    padding: Padding
+    dilation: Sizes
+    ceil_mode: bool
+    count_include_pad: bool
+    data_format: DataFormat
+    implementation: Implementation | None
     def __init__(
         self,
         window_shape: Sizes,
@@ -129,6 +146,16 @@ class AvgPool(nn.Module):
 class AvgUnpool(nn.Module):
     """Undo average pooling."""
 
+    window_shape: Sizes
+    strides: Sizes | None
+    padding: Padding
+    mode: AvgUnpoolMode
+    output_shape: Sizes | None
+    dilation: Sizes
+    ceil_mode: bool
+    count_include_pad: bool
+    data_format: DataFormat
+    implementation: Implementation | None
     def __init__(
         self,
         window_shape: Sizes,
@@ -156,6 +183,15 @@ class AvgUnpool(nn.Module):
 class BedOfNailsUnpool(nn.Module):
     """Each value at one and the same position of its window, zeros elsewhere."""
 
+    window_shape: Sizes
+    strides: Sizes | None
+    padding: Padding
+    position: Sizes
+    output_shape: Sizes | None
+    dilation: Sizes
+    ceil_mode: bool
+    data_format: DataFormat
+    implementation: Implementation | None
     def __init__(
         self,
         window_shape: Sizes,
@@ -182,6 +218,21 @@ class BedOfNailsUnpool(nn.Module):
 class ConvTranspose(nn.Module):
     """Transposed convolution: the gradient of a convolution with respect to its input."""
 
+    features: int
+    kernel_size: Sequence[int]
+    strides: Sizes
+    padding: Padding
+    use_bias: bool
+    dtype: Any
+    param_dtype: Any
+    kernel_init: nn.initializers.Initializer
+    bias_init: nn.initializers.Initializer
+    output_padding: Sizes
+    output_shape: Sizes | None
+    groups: int
+    dilation: Sizes
+    data_format: DataFormat
+    precision: lax.PrecisionLike | None
     def __init__(
         self,
         features: int,
@@ -214,6 +265,16 @@ class ConvTranspose(nn.Module):
 class FixedUnpool(nn.Module):
     """A copy of `pattern` for each value, multiplied by it."""
 
+    pattern: jax.typing.ArrayLike
+    strides: Sizes | None
+    padding: Padding
+    learnable: bool
+    param_dtype: Any
+    output_shape: Sizes | None
+    dilation: Sizes
+    ceil_mode: bool
+    data_format: DataFormat
+    implementation: Implementation | None
     def __init__(
         self,
         pattern: jax.typing.ArrayLike,
@@ -241,6 +302,14 @@ class FixedUnpool(nn.Module):
 class FractionalMaxPool(nn.Module):
     """Maximum over windows at randomly spaced positions."""
 
+    window_shape: Sizes | None
+    output_shape: Sizes | None
+    deterministic: bool
+    sequences: Sequence[Any] | None
+    pseudo_random: bool
+    overlapping: bool
+    data_format: DataFormat
+    implementation: Implementation | None
     def __init__(
         self,
         window_shape: Sizes | None,
@@ -269,6 +338,14 @@ class FractionalMaxPool(nn.Module):
 class FractionalMaxPoolWithIndices(nn.Module):
     """Maximum over windows at randomly spaced positions, and where it was."""
 
+    window_shape: Sizes | None
+    output_shape: Sizes | None
+    deterministic: bool
+    sequences: Sequence[Any] | None
+    pseudo_random: bool
+    overlapping: bool
+    data_format: DataFormat
+    implementation: Implementation | None
     def __init__(
         self,
         window_shape: Sizes | None,
@@ -297,6 +374,8 @@ class FractionalMaxPoolWithIndices(nn.Module):
 class GlobalAvgPool(nn.Module):
     """Mean over all spatial axes, which stay with size 1."""
 
+    spatial_ndim: int | None
+    data_format: DataFormat
     def __init__(
         self,
         parent: Any = ...,
@@ -311,6 +390,9 @@ class GlobalAvgPool(nn.Module):
 class GlobalMaxPool(nn.Module):
     """Maximum over all spatial axes, which stay with size 1: `max_pool` of the whole plane."""
 
+    spatial_ndim: int | None
+    data_format: DataFormat
+    implementation: Implementation | None
     def __init__(
         self,
         parent: Any = ...,
@@ -326,6 +408,9 @@ class GlobalMaxPool(nn.Module):
 class GlobalMaxPoolWithIndices(nn.Module):
     """Maximum over all spatial axes and where it was: `max_pool_with_indices` of the whole plane."""
 
+    spatial_ndim: int | None
+    data_format: DataFormat
+    implementation: Implementation | None
     def __init__(
         self,
         parent: Any = ...,
@@ -341,6 +426,14 @@ class GlobalMaxPoolWithIndices(nn.Module):
 class Interpolate(nn.Module):
     """Resize the spatial axes."""
 
+    output_shape: Sizes | None
+    scale: float | Sequence[float] | None
+    mode: Mode
+    align_corners: bool
+    antialias: bool
+    coordinates: Coordinates | None
+    data_format: DataFormat
+    implementation: Implementation | None
     def __init__(
         self,
         output_shape: Sizes | None = None,
@@ -366,6 +459,7 @@ class Interpolate(nn.Module):
 class Inverse(nn.Module):
     """The transposed Jacobian of a function or module: `jaxunpool.inverse` as a module."""
 
+    fn: Callable[[Any], Any]
     def __init__(self, fn: Callable[[Any], Any], parent: Any = ..., name: Any = None) -> None: ...
     def __call__(self, y: Any, x: Any) -> Any: ...
     def __getattr__(self, name: str) -> Any: ...
@@ -373,6 +467,14 @@ class Inverse(nn.Module):
 class LpPool(nn.Module):
     """The p-norm of each window, `sum(|x| ** p) ** (1 / p)`."""
 
+    norm_type: float
+    window_shape: Sizes
+    strides: Sizes | None
+    padding: Padding
+    dilation: Sizes
+    ceil_mode: bool
+    data_format: DataFormat
+    implementation: Implementation | None
     def __init__(
         self,
         norm_type: float,
@@ -393,6 +495,13 @@ class LpPool(nn.Module):
 class MaxPool(nn.Module):
     """Maximum of each window."""
 
+    window_shape: Sizes
+    strides: Sizes | None
+    padding: Padding
+    dilation: Sizes
+    ceil_mode: bool
+    data_format: DataFormat
+    implementation: Implementation | None
     def __init__(
         self,
         window_shape: Sizes,
@@ -412,6 +521,13 @@ class MaxPool(nn.Module):
 class MaxPoolWithArgmaxAndMask(nn.Module):
     """Maximum of each window, where it was, and the mask of all selected elements."""
 
+    window_shape: Sizes
+    strides: Sizes | None
+    padding: Padding
+    dilation: Sizes
+    ceil_mode: bool
+    data_format: DataFormat
+    implementation: Implementation | None
     def __init__(
         self,
         window_shape: Sizes,
@@ -431,6 +547,13 @@ class MaxPoolWithArgmaxAndMask(nn.Module):
 class MaxPoolWithIndices(nn.Module):
     """Maximum of each window and where it was."""
 
+    window_shape: Sizes
+    strides: Sizes | None
+    padding: Padding
+    dilation: Sizes
+    ceil_mode: bool
+    data_format: DataFormat
+    implementation: Implementation | None
     def __init__(
         self,
         window_shape: Sizes,
@@ -450,6 +573,13 @@ class MaxPoolWithIndices(nn.Module):
 class MaxPoolWithPackedIndices(nn.Module):
     """Maximum of each window and where it was, in 2 or 4 bits."""
 
+    window_shape: Sizes
+    strides: Sizes | None
+    padding: Padding
+    dilation: Sizes
+    ceil_mode: bool
+    data_format: DataFormat
+    implementation: Implementation | None
     def __init__(
         self,
         window_shape: Sizes,
@@ -469,6 +599,10 @@ class MaxPoolWithPackedIndices(nn.Module):
 class MaxUnpool(nn.Module):
     """Zeros with each element of `y` written where its index says."""
 
+    output_shape: Sizes | None
+    duplicates: Duplicates
+    data_format: DataFormat | None
+    implementation: Implementation | None
     def __init__(
         self,
         parent: Any = ...,
@@ -491,6 +625,14 @@ class MaxUnpool(nn.Module):
 class MaxUnpoolLike(nn.Module):
     """Unpool without saved indices: each value goes where `pool_input` has its window's maximum."""
 
+    window_shape: Sizes
+    strides: Sizes | None
+    padding: Padding
+    duplicates: Duplicates
+    dilation: Sizes
+    ceil_mode: bool
+    data_format: DataFormat
+    implementation: Implementation | None
     def __init__(
         self,
         window_shape: Sizes,
@@ -515,6 +657,13 @@ class MaxUnpoolLike(nn.Module):
 class MinPool(nn.Module):
     """Minimum of each window."""
 
+    window_shape: Sizes
+    strides: Sizes | None
+    padding: Padding
+    dilation: Sizes
+    ceil_mode: bool
+    data_format: DataFormat
+    implementation: Implementation | None
     def __init__(
         self,
         window_shape: Sizes,
@@ -534,6 +683,13 @@ class MinPool(nn.Module):
 class MinPoolWithIndices(nn.Module):
     """Minimum of each window and where it was."""
 
+    window_shape: Sizes
+    strides: Sizes | None
+    padding: Padding
+    dilation: Sizes
+    ceil_mode: bool
+    data_format: DataFormat
+    implementation: Implementation | None
     def __init__(
         self,
         window_shape: Sizes,
@@ -553,6 +709,15 @@ class MinPoolWithIndices(nn.Module):
 class NearestUnpool(nn.Module):
     """Copies of each value in all elements of its window, zero where there is no window."""
 
+    window_shape: Sizes
+    strides: Sizes | None
+    padding: Padding
+    output_shape: Sizes | None
+    duplicates: NearestDuplicates
+    dilation: Sizes
+    ceil_mode: bool
+    data_format: DataFormat
+    implementation: Implementation | None
     def __init__(
         self,
         window_shape: Sizes,
@@ -579,6 +744,9 @@ class NearestUnpool(nn.Module):
 class Paired(nn.Module):
     """A pooling and its unpooling around what lies between: `unpool(inner(y), indices)`."""
 
+    pool: Callable[..., Any]
+    inner: Callable[..., Any]
+    unpool: Callable[..., Any]
     def __init__(
         self,
         pool: Callable[..., Any],

@@ -1,5 +1,6 @@
 """The stubs of the generated modules, for editors and type checkers: python tests/stubs.py."""
 
+import dataclasses
 import inspect
 import pathlib
 import re
@@ -51,6 +52,10 @@ def _class(cls, base):
     init, call = map(inspect.signature, (cls.__init__, cls.__call__))
     summary = inspect.getdoc(cls).split("\n")[0]
     lines = [f"class {cls.__name__}({base}):", f'    """{summary}"""\n']
+    if dataclasses.is_dataclass(cls) and base == "nn.Module":
+        # Linen's modules are dataclasses, whose fields jedi completes whatever `__init__` says.
+        names = [name for name in init.parameters if name not in ("self", "parent", "name")]
+        lines += [f"    {name}: {_kind(init.parameters[name], known)}" for name in names]
     lines += _function("__init__", init, known, "None")
     lines += _function("__call__", call, known, _type(call.return_annotation))
     lines.append("    def __getattr__(self, name: str) -> Any: ...")  # settings and parameters
@@ -65,14 +70,18 @@ def _function(name, signature, known, result):
         default = ""
         if p.default is not p.empty:
             default = f" = {p.default!r}" if isinstance(p.default, SIMPLE) else " = ..."
-        kind = _type(known.get(p.name, p.annotation))
-        kind += " | None" * (default == " = None" and "None" not in kind and kind != "Any")
-        shown.append(f"{p.name}: {kind}{default}")
+        shown.append(f"{p.name}: {_kind(p, known)}{default}")
     one_line = f"    def {name}({', '.join(shown)}) -> {result}: ..."
     if len(one_line) <= 100:
         return [one_line.replace("'", '"')]
     lines = [f"    def {name}(", *(f"        {each}," for each in shown), f"    ) -> {result}: ..."]
     return [line.replace("'", '"') for line in lines]
+
+
+def _kind(parameter, known):
+    kind = _type(known.get(parameter.name, parameter.annotation))
+    optional = parameter.default is None and "None" not in kind and kind != "Any"
+    return kind + " | None" * optional
 
 
 def _type(annotation):

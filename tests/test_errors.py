@@ -458,7 +458,7 @@ def test_wrong_calls_raise_while_tracing():
     abstract = jax.ShapeDtypeStruct(X.shape, X.dtype)
     with pytest.raises(ValueError, match="window_shape"):
         jax.eval_shape(lambda x: jup.max_pool(x, (7, 2)), abstract)
-    with pytest.raises(TypeError, match="window_shape: expected a static value, got .a traced int"):
+    with pytest.raises(TypeError, match=r"window_shape: expected a static value, got .a traced"):
         jax.jit(lambda k: jup.max_pool(X, (k, 2)))(2)
     with pytest.raises(TypeError, match="indices: expected integers"):
         jax.eval_shape(lambda y: jup.max_unpool(y, y, output_shape=(6, 7)), abstract)

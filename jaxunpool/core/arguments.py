@@ -23,7 +23,6 @@ from jaxunpool.core.geometry import (
     check_choice,
     check_flag,
     padding_rule,
-    per_axis,
     spatial_sizes,
 )
 from jaxunpool.core.messages import shown
@@ -113,10 +112,11 @@ def _check_sizes(name: str, value: Any, minimum: int, keeps: bool) -> None:
         raise ValueError(
             f"{name}={shown(value)}: expected an int, or a tuple of 1 to 3, one per spatial axis"
         )
-    if keeps and is_sequence:
-        value = sizes = [size for size in sizes if size is not None]
-    if sizes:
-        per_axis(name, value, len(sizes), minimum)
+    for size in sizes:
+        if keeps and is_sequence and size is None:
+            continue
+        if as_int(name, size) < minimum:
+            raise ValueError(f"{name}={shown(value)}: expected at least {minimum} along every axis")
 
 
 def _check_padding(value: Any) -> None:
