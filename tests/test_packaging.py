@@ -24,6 +24,27 @@ NO_COMPILER = {"CC": "false", "CXX": "false"}
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
 CPP = (".cc", ".h", ".inc")
 MISTAKE = "jaxunpool.max_pool(1.0, 2, windows=3)"
+MISTAKES = """
+import jax
+import jax.numpy as jnp
+
+import jaxunpool as jup
+import jaxunpool.linen
+import jaxunpool.nnx
+
+x = jnp.zeros((1, 8, 8, 3))
+y, indices = jup.max_pool_with_indices(x, 2, padding="same", data_format="channels_last")
+u: jax.Array = jaxunpool.nnx.MaxUnpool(duplicates="sum")(y, indices)
+z: jax.Array = jaxunpool.linen.MaxPool((2, 2), padding=[(1, 1), (0, 0)])(x)
+jup.max_pool(x, kernel_size=2)  # wrong
+jup.max_pool(x, 2, padding="FULL")  # wrong
+jup.max_unpool(y, indices, duplicates="first")  # wrong
+jup.interpolate(x, 2, mode="bilinear")  # wrong
+jaxunpool.nnx.MaxPool(2, stride=2)  # wrong
+jaxunpool.nnx.MaxPool("2")  # wrong
+jaxunpool.linen.AvgUnpool(2, mode="avg")  # wrong
+jaxunpool.linen.MaxPool(2, data_format="NCHW")  # wrong
+"""
 
 if not (ROOT / ".git").exists():
     pytest.skip("needs a clone of the repository", allow_module_level=True)
@@ -218,3 +239,37 @@ def test_type_checkers_see_it(checker, checkers, environment, unlinked, tmp_path
     types = dict(zip(jaxunpool.__all__, types, strict=True))
     assert not {"Any", "Unknown"} & set(types.values())
     assert re.search(r"window_shape: .* -> .*Array$", types["max_pool"])
+
+
+@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+def test_type_checkers_find_mistakes(checker, checkers, environment, tmp_path):
+    """Of functions and of modules: those that are marked, and no others."""
+    pytest.importorskip(checker)
+    (tmp_path / "user.py").write_text(MISTAKES)
+    command = [sys.executable, "-m", *checkers[checker], environment[0], "user.py"]
+    output = run(*command, cwd=tmp_path, expected=1)
+    found = {int(line) for line in re.findall(r"user\.py:(\d+):.*error:", output)}
+    lines = enumerate(MISTAKES.splitlines(), 1)
+    assert found == {number for number, line in lines if line.endswith("# wrong")}
+
+
+COMPLETED = {
+    "jup.max_pool(x, window_": "window_shape=",
+    "jaxunpool.nnx.MaxPool(window_": "window_shape=",
+    "jaxunpool.linen.MaxPool(window_": "window_shape=",
+    "jaxunpool.nnx.MaxPool(2)(": "x=",
+    "jup.max_unpool_l": "max_unpool_like",
+}
+
+
+def test_editors_complete_arguments(environment, tmp_path):
+    """As jedi does, in editors and in notebooks."""
+    jedi = pytest.importorskip("jedi")
+    jedi.settings.cache_directory = tmp_path
+    project = jedi.Project(tmp_path, environment_path=environment[0])
+    imports = "import jaxunpool as jup, jaxunpool.linen, jaxunpool.nnx\nx = 1\n"
+    for code, completed in COMPLETED.items():
+        script = jedi.Script(imports + code, path=tmp_path / "user.py", project=project)
+        assert completed in [each.name for each in script.complete()], code
+    (signature,) = jedi.Script(imports + "jup.max_pool(", project=project).get_signatures()
+    assert [each.name for each in signature.params][:3] == ["x", "window_shape", "strides"]
