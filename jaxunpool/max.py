@@ -56,6 +56,7 @@ def max_pool(
         x: floats or integers of shape `(*batch, *spatial, channels)`, 1 to 3 spatial axes, any
             number of batch axes; `(*batch, channels, *spatial)` under `"channels_first"`.
         window_shape: sizes of the window; an int means the same for all `x.ndim - 2` spatial axes.
+            An image without a batch axis needs a tuple: with an int its rows are the batch.
         strides: distance between windows; the window by default.
         padding: `"VALID"`, `"SAME"` (TensorFlow's rule), or a `(low, high)` pair or int per axis.
         dilation: distance between the elements of a window.

@@ -5,6 +5,7 @@ The message names the argument or value that is meant, in one short line.
 
 import functools
 import inspect
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,8 @@ import jaxunpool as jup
 import jaxunpool.linen
 import jaxunpool.models
 import jaxunpool.nnx
-from jaxunpool.core import messages
+from jaxunpool.core import backends, messages
+from jaxunpool.models.decoders import Decoder
 
 FRAMEWORKS = {"nnx": jaxunpool.nnx, "linen": jaxunpool.linen}
 NAMESPACES = {"jaxunpool": jup, "interop": jup.interop, "models": jaxunpool.models} | FRAMEWORKS
@@ -261,6 +263,14 @@ def test_models_take_lists_and_name_what_is_none():
         assert text.startswith("x: expected numbers, got object[2]")
     encoder = makes[3]
     np.testing.assert_array_equal(encoder(list(X))[0], encoder(X)[0])
+
+
+def test_types_list_the_choices():
+    """What editors offer is what runs."""
+    assert typing.get_args(backends.Name) == backends.NAMES
+    assert typing.get_args(Decoder) == jaxunpool.models.DECODERS
+    for implementation in backends.IMPLEMENTATIONS:
+        jaxunpool.nnx.MaxPool(2, implementation=implementation)
 
 
 def test_values_are_short():
