@@ -226,6 +226,7 @@ def test_settings_of_modules_have_checks():
     for name, made in MODULES.items():
         unchecked = {setting for setting, check in made.checks.items() if check is None}
         assert unchecked <= {"pattern", "sequences", "precision"}, name
+        assert made.checks.keys() - unchecked <= STATIC, name
 
 
 def test_settings_are_checked_when_they_change():
