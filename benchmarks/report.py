@@ -24,6 +24,7 @@ RESULTS, IMAGES = ROOT / "benchmarks/results", ROOT / "docs/images/speed"
 PAGES = (ROOT / "README.md", ROOT / "docs/speed.md", ROOT / "docs/sharding.md")
 MARKED = re.compile(r"(<!-- benchmarks: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 TITLES = {"torch": "PyTorch", "flax": "Flax", "copy": "a copy"}
+TIMED = ("torch", "flax")  # whom the README compares with
 LATENCY = ("compile", "call")  # how the operations of benchmarks.latency begin
 # What a kernel on a GPU is to reach: of the speed of a copy of as many bytes, and of PyTorch's.
 OF_A_COPY = 0.85
@@ -100,7 +101,7 @@ def conditions(measured: Measured) -> str:
         if (found := distinct(grid(measured), name))
     ]
     kinds = [kind for name in ("dtype", "layout") for kind in distinct(grid(measured), name)]
-    what = ", ".join([f"{len(grid(measured))} cells", *counted, *kinds]).replace("_", " ")
+    what = ", ".join([f"{len(grid(measured))} measurements", *counted, *kinds]).replace("_", " ")
     parts = [
         f"{measured['cores']} cores of {measured['processor']}" if cpu else measured["device"],
         *(
@@ -116,11 +117,11 @@ def conditions(measured: Measured) -> str:
 
 
 def summary(results: list[Result]) -> str:
-    """Per operation, for every peer: geometric mean, worst, and how many are under 0.9 and 0.8."""
+    """Per operation and peer: geometric mean, worst, and how many are below 0.9 and 0.8."""
     names = peers(results)
     columns = ["operation"]
     for peer in names:
-        columns += [title(peer), "worst", "under 0.9", "under 0.8"]
+        columns += [f"{title(peer)}, mean", "worst", "below 0.9", "below 0.8"]
     operations = distinct(results, "operation")
     rows = []
     for operation in [*operations, *(["all"] if len(operations) > 1 else [])]:
@@ -141,6 +142,27 @@ def summary(results: list[Result]) -> str:
             row += [mean, f"{min(found):.2f}", f"{under[0]} of {len(found)}", str(under[1])]
         rows.append(row)
     return table(columns, rows)
+
+
+def headline(measured: Measured) -> str:
+    """The line of the README about speed."""
+    results, versions = grid(measured), measured["versions"]
+    found = {peer: [ratios(r)[peer] for r in results if peer in ratios(r)] for peer in TIMED}
+    means = [
+        f"{statistics.geometric_mean(found[peer]):.1f} times as fast as {title(peer)}"
+        f" {versions[peer].partition('+')[0]}"
+        for peer in TIMED
+    ]
+    slower = [
+        f"than {title(peer)} in {sum(ratio < 0.9 for ratio in some)} of {len(some)} measurements"
+        for peer, some in found.items()
+    ]
+    text = (
+        f"- **Fast.** On {measured['cores']} cores of {measured['processor']} it is"
+        f" {' and '.join(means)} (geometric means). It is more than 10 % slower"
+        f" {' and '.join(slower)}; [the slowest are listed](docs/speed.md#on-cpu)."
+    )
+    return textwrap.fill(text, 100, subsequent_indent="  ") + "\n"
 
 
 def by_kind(results: list[Result], peer: str) -> str:
@@ -270,31 +292,41 @@ def _cell(result: Result | None, names: Sequence[str]) -> str:
     return " · ".join([_time(ours), *parts])
 
 
+def brief(measured: Measured) -> str:
+    """The table of the README."""
+    return f"{conditions(measured)}\n{summary(grid(measured))}"
+
+
 def overview(measured: Measured) -> str:
     """What a reader wants first."""
     results, parts = grid(measured), [conditions(measured)]
     if measured["suite"] == "kernels" and results:
         parts.append(targets(measured))
     if results:
-        parts += [summary(results), "The ten worst cells:\n", worst(results)]
+        parts += [summary(results), "The ten slowest beside a peer:\n", worst(results)]
     beside = latency(measured)
     if beside.count("\n") > 2:
-        parts += ["Until a program is compiled, and a call on a small array:\n", beside]
+        parts += ["Time to compile a program, and time of a call on a small array:\n", beside]
     if rest := unfinished(measured):
         parts.append(rest)
     return "\n".join(parts)
 
 
+def heading(measured: Measured) -> str:
+    """Where it was measured, in words."""
+    return "On CPU" if measured["device"] == "cpu" else f"On {measured['device']}"
+
+
 def details(stem: str, measured: Measured) -> str:
     """All of a file, with its plot."""
-    results = grid(measured)
-    parts = [f"### {stem}.json\n", overview(measured)]
+    results, where = grid(measured), heading(measured)
+    parts = [f"### {where}\n", f"From `benchmarks/results/{stem}.json`.\n", overview(measured)]
     if results:
-        parts.append(f"![Times of the peers over ours: {stem}](images/speed/{stem}.svg)\n")
+        parts.append(f"![Times of the peers over ours: {where}](images/speed/{stem}.svg)\n")
         if len(distinct(results, "dtype", "layout")) > 1:
             for peer in peers(results):
                 parts += [f"Geometric means against {title(peer)}:\n", by_kind(results, peer)]
-        parts += ["Every cell:\n", whole(results)]
+        parts += ["Every measurement:\n", whole(results)]
     return "\n".join(parts)
 
 
@@ -308,7 +340,8 @@ def text(page: str) -> str:
     from benchmarks import scaling
 
     made: dict[str, Callable[[], str]] = {
-        "overview": lambda: overview(load(RESULTS / "cpu.json")),
+        "headline": lambda: headline(load(RESULTS / "cpu.json")),
+        "summary": lambda: brief(load(RESULTS / "cpu.json")),
         "details": _documentation,
         "devices": lambda: scaling.devices_table(scaling.load()["devices"]),
         "pod": lambda: scaling.pod_table(scaling.load()["pod"]),
