@@ -1,4 +1,4 @@
-"""Pooling with indices, and every way to undo it, for JAX."""
+"""Max pooling with indices, and unpooling, for JAX."""
 
 from jaxunpool import interop
 from jaxunpool.adaptive import (

@@ -39,14 +39,14 @@ def adaptive_max_pool(
     """Maximum over windows that divide the input into `output_shape` parts.
 
     Equal to `torch.nn.functional.adaptive_max_pool1d/2d/3d`: window `i` of `o` over an axis of size
-    `n` goes from `floor(i * n / o)` to `ceil((i + 1) * n / o)`, so that neighbours may share an
-    element, and `o` may be larger than `n`. Ties, NaN and subnormal
-    numbers as in `max_pool`.
+    `n` goes from `floor(i * n / o)` to `ceil((i + 1) * n / o)`. Neighbouring windows can
+    share an element, and `o` can be larger than `n`. Ties, NaN and subnormal numbers are treated as
+    in `max_pool`.
 
     Args:
         x: floats or integers, as in `max_pool`.
-        output_shape: spatial sizes of the result; None, one of several, keeps the size of x. An
-            int means the same for all `x.ndim - 2` of them.
+        output_shape: spatial sizes of the result. None as one of them keeps the size of `x`. An int
+            is the size along each of `x.ndim - 2` spatial axes.
         data_format, implementation: as in `max_pool`.
 
     Returns:
@@ -74,7 +74,7 @@ def adaptive_max_pool_with_indices(
     data_format: DataFormat = "channels_last",
     implementation: Implementation = None,
 ) -> tuple[jax.Array, PoolIndices]:
-    """Maximum over windows that divide the input into `output_shape` parts, and where it was.
+    """Maximum over windows that divide the input into `output_shape` parts, and its position.
 
     Equal to `torch.nn.functional.adaptive_max_pool2d(..., return_indices=True)` (and 1d, 3d).
 
@@ -82,8 +82,8 @@ def adaptive_max_pool_with_indices(
         x, output_shape, data_format, implementation: as in `adaptive_max_pool`.
 
     Returns:
-        The pooled array and `PoolIndices` for `max_unpool`: one byte per window where the output
-        sizes divide the input's, otherwise flat int32 positions.
+        The pooled array and `PoolIndices` for `max_unpool`: one byte per window if the output sizes
+        divide the input sizes, otherwise flat int32 positions.
 
     Raises:
         ValueError, TypeError, NotImplementedError: as in `max_pool`.

@@ -32,24 +32,25 @@ def avg_pool(
 ) -> jax.Array:
     """Mean of each window.
 
-    Equal to `torch.nn.functional.avg_pool1d/2d/3d`, and to `flax.linen.avg_pool`, up to the order
-    of additions (here: raster order of the window; 16-bit floats are added in float32 and rounded
-    once). TensorFlow's `"SAME"` pooling is `count_include_pad=False`.
+    Equal to `torch.nn.functional.avg_pool1d/2d/3d` and to `flax.linen.avg_pool`, up to the order of
+    additions. Here they run in raster order of the window; 16-bit floats are added in float32 and
+    rounded once. For TensorFlow's `"SAME"` pooling, pass `count_include_pad=False`.
 
     Args:
-        x: floats of shape `(*batch, *spatial, channels)`, 1 to 3 spatial axes, any number of batch
-            axes; `(*batch, channels, *spatial)` under `"channels_first"`.
+        x: floats of shape `(*batch, *spatial, channels)`, with 1 to 3 spatial axes and any number
+            of batch axes; `(*batch, channels, *spatial)` for `"channels_first"`.
         window_shape, strides, padding, dilation, ceil_mode, data_format, implementation:
             as in `max_pool`.
-        count_include_pad: divide by the elements of the window, padding included; False: by those
-            that are not padding. What hangs over the end (`ceil_mode`) never counts.
+        count_include_pad: True divides by the number of elements of the window, padding included;
+            False by the number of those that are not padding. Elements beyond the padding
+            (`ceil_mode`) never count.
 
     Returns:
         An array of x's type, one element per window.
 
     Raises:
-        ValueError, TypeError: an argument does not fit; the message names it. At trace time.
-        NotImplementedError: there is no such kernel for this implementation.
+        ValueError, TypeError: an argument is wrong; the message names it. Raised at trace time.
+        NotImplementedError: this implementation has no kernel for the call.
 
     Example:
         >>> avg_pool(jnp.arange(16.0).reshape(4, 4, 1), (2, 2))[..., 0]
@@ -80,27 +81,27 @@ def avg_unpool(
 ) -> jax.Array:
     """Undo average pooling.
 
-    With `"mean"` every element gets the mean of the averages of the windows that cover it, and zero
-    if there is none. Where windows do not overlap that is a copy, equal to
+    With `"mean"`, each element gets the mean of the averages of all windows that cover it, or zero
+    if no window covers it. If windows do not overlap, that is a copy: it equals
     `torch.nn.functional.interpolate(y, mode="nearest")` for windows that tile the result, and
-    `avg_pool` of the result gives `y` back (where windows hold no padding that counts).
-    With `"adjoint"` it is the exact transpose of `avg_pool`, which is its gradient.
+    `avg_pool` of the result is `y` again (unless padding counts).
+    With `"adjoint"`, it is the exact transpose of `avg_pool`, which is also its gradient.
 
     Args:
         y: floats, the pooled array or one of its shape.
         window_shape, strides, padding, dilation, ceil_mode, count_include_pad, data_format,
-            implementation: as in `avg_pool`, of which this is the inverse.
-            `count_include_pad` matters to `"adjoint"` alone; padding counted by `avg_pool` makes
-            averages at the edge smaller, and `"mean"` restores them as they are.
+            implementation: as in the `avg_pool` to undo. `count_include_pad` matters only for
+            `"adjoint"`. (If `avg_pool` counts padding, averages at the edge are smaller; `"mean"`
+            copies them unchanged.)
         mode: `"mean"` or `"adjoint"`.
-        output_shape: spatial sizes of the result: those of the array that was pooled. Any size that
-            has as many windows is restored exactly. By default the one that windows cover exactly.
+        output_shape: spatial sizes of the array that was pooled, which the result gets: any sizes
+            with as many windows. By default the size that the windows cover exactly.
 
     Returns:
         An array of y's type.
 
     Raises:
-        ValueError, TypeError: an argument does not fit; the message names it. At trace time.
+        ValueError, TypeError: an argument is wrong; the message names it. Raised at trace time.
         NotImplementedError: as in `avg_pool`.
 
     Example:
@@ -134,11 +135,11 @@ def global_avg_pool(
     spatial_ndim: int | None = None,
     data_format: DataFormat = "channels_last",
 ) -> jax.Array:
-    """Mean over all spatial axes, which stay with size 1.
+    """Mean over all spatial axes.
 
-    This is `jnp.mean`, whose own gradient is the best there is: the mathematics of `avg_pool` of
-    the whole plane and of `torch.nn.functional.adaptive_avg_pool2d(x, 1)`, which add one element
-    after the other and so lose digits where the plane is large.
+    This is `jnp.mean`, with its gradient. In exact arithmetic it equals `avg_pool` with the whole
+    plane as its window, and `torch.nn.functional.adaptive_avg_pool2d(x, 1)`. These add one element
+    after the other, so they lose digits on large planes.
 
     Args:
         x: floats, as in `avg_pool`.
@@ -149,7 +150,7 @@ def global_avg_pool(
         An array of x's type with spatial sizes 1.
 
     Raises:
-        ValueError, TypeError: an argument does not fit; the message names it. At trace time.
+        ValueError, TypeError: an argument is wrong; the message names it. Raised at trace time.
 
     Example:
         >>> global_avg_pool(jnp.arange(16.0).reshape(1, 4, 4, 1)).shape

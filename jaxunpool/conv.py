@@ -31,12 +31,12 @@ def conv_general_dilated(
 ) -> jax.Array:
     """Convolution: `jax.lax.conv_general_dilated`, with gradients that are fast on CPU.
 
-    Equal to `lax`'s up to rounding. On CPU the gradient with respect to the kernel is a product of
-    matrices where XLA would slide a window as large as the image, and so are convolutions with
-    groups, with strides, or over three axes. Other platforms run JAX's own. Derivatives of any
-    order, in both modes.
+    Equal to the function in `lax` up to rounding. On CPU, the gradient with respect to the kernel
+    is a product of matrices; XLA slides a window as large as the image instead. Convolutions with
+    groups, with strides, or over three axes are products of matrices too. Other platforms run JAX's
+    function. Derivatives of any order work, in both modes.
 
-    Flax's layers take it as their argument `conv_general_dilated`.
+    Pass it to Flax's layers as their argument `conv_general_dilated`.
 
     Args:
         lhs: the input, by default `(batch, channels, *spatial)`.

@@ -43,32 +43,31 @@ def conv_transpose(
 ) -> jax.Array:
     """Transposed convolution: the gradient of a convolution with respect to its input.
 
-    Equal to `torch.nn.functional.conv_transpose1d/2d/3d`, and under `"SAME"` and `"VALID"` to
-    `tf.nn.conv2d_transpose` and Keras. Its derivatives, of any order and in both modes, are
-    convolutions of the same kind. On CPU all of them are products of matrices, where that is
-    faster than what XLA makes of them.
+    Equal to `torch.nn.functional.conv_transpose1d/2d/3d`, and with `"SAME"` or `"VALID"` to
+    `tf.nn.conv2d_transpose` and Keras. It has derivatives of any order, in both modes. On CPU it
+    and its derivatives are products of matrices, if that is faster than XLA's convolution.
 
     Along each spatial axis the result has
     `(size - 1) * strides - low - high + dilation * (k - 1) + output_padding + 1` elements.
 
     Args:
-        x: floats of shape `(*batch, *spatial, in_channels)`, 1 to 3 spatial axes, any number of
-            batch axes; `(*batch, in_channels, *spatial)` under `"channels_first"`.
-        kernel: `(*window, in_channels, out_channels // groups)`; under `"channels_first"`
-            PyTorch's `(in_channels, out_channels // groups, *window)`. Not flipped: element 0 adds
-            to the first of the elements a value reaches. Its rank says how many spatial axes
-            there are.
+        x: floats of shape `(*batch, *spatial, in_channels)`, with 1 to 3 spatial axes and any
+            number of batch axes; `(*batch, in_channels, *spatial)` for `"channels_first"`.
+        kernel: `(*window, in_channels, out_channels // groups)`; for `"channels_first"` PyTorch's
+            `(in_channels, out_channels // groups, *window)`. It is not flipped: its element 0 adds
+            to the first element that a value reaches. Its rank gives the number of spatial axes.
         bias: `(out_channels,)`, or None.
         strides, dilation: per spatial axis, or one int for all.
-        padding: elements cut off from both ends (PyTorch's `padding`), one for all, one per axis,
-            or a `(low, high)` pair per axis. `"SAME"`: what a convolution to `x` would pad, so that
-            the result has `size * strides` elements unless `output_shape` says otherwise.
-            `"VALID"`: none, `size * strides + max(dilation * (k - 1) + 1 - strides, 0)` elements.
-        output_padding: elements more at the high end; less than the stride or the dilation. Not
-            for `"SAME"` and `"VALID"`.
-        output_shape: spatial sizes of the result (PyTorch's `output_size`): one of those from
-            which a convolution comes to the sizes of `x`. `output_padding` then has no effect.
-        groups: into how many groups channels are divided.
+        padding: number of elements to cut off at both ends (PyTorch's `padding`): an int, or per
+            axis an int or a `(low, high)` pair. `"SAME"`: the padding of the convolution that maps
+            the result to `x`; the result has `size * strides` elements unless `output_shape` is
+            given. `"VALID"`: none; it has
+            `size * strides + max(dilation * (k - 1) + 1 - strides, 0)` elements.
+        output_padding: number of extra elements at the high end; less than the stride or the
+            dilation. Not for `"SAME"` and `"VALID"`.
+        output_shape: spatial sizes of the result (PyTorch's `output_size`). The convolution must
+            map these sizes to those of `x`. `output_padding` then has no effect.
+        groups: the number of groups that the channels are divided into.
         data_format: `"channels_last"` or `"channels_first"`.
         precision: as in `jax.lax.conv_general_dilated`.
 
@@ -76,7 +75,7 @@ def conv_transpose(
         An array of x's type.
 
     Raises:
-        ValueError, TypeError: an argument does not fit; the message names it. At trace time.
+        ValueError, TypeError: an argument is wrong; the message names it. Raised at trace time.
 
     Example:
         >>> x, kernel = jnp.ones((1, 2, 2, 1)), jnp.ones((3, 3, 1, 4))

@@ -28,11 +28,11 @@ def fixed_unpool(
     data_format: DataFormat = "channels_last",
     implementation: Implementation = None,
 ) -> jax.Array:
-    """A copy of `pattern` for each value, multiplied by it.
+    """A copy of `pattern` for each value, multiplied by the value.
 
-    Where strides are the pattern's shape, the Kronecker product of each plane with the pattern:
-    tensorpack's `FixedUnPooling`. Where windows overlap their products are added, in raster
-    order. The pattern has a gradient too: it can be learned.
+    If strides are the shape of the pattern, this is the Kronecker product of each plane with the
+    pattern, and tensorpack's `FixedUnPooling`. If windows overlap, their products are added in
+    raster order. The pattern has a gradient too, so it can be trained.
 
     Args:
         y: floats or integers, the pooled array or one of its shape.
@@ -45,7 +45,7 @@ def fixed_unpool(
         An array of y's type.
 
     Raises:
-        ValueError, TypeError: an argument does not fit; the message names it. At trace time.
+        ValueError, TypeError: an argument is wrong; the message names it. Raised at trace time.
         NotImplementedError: as in `max_pool`.
 
     Example:
@@ -97,24 +97,24 @@ def bed_of_nails_unpool(
     data_format: DataFormat = "channels_last",
     implementation: Implementation = None,
 ) -> jax.Array:
-    """Each value at one and the same position of its window, zeros elsewhere.
+    """Each value at the same position of its window, zeros elsewhere.
 
-    With position 0 the zero-filled unpooling of FCN-like decoders ("bed of nails"), and
-    tensorpack's 2x2 unpooling. A value whose position lies in the padding is dropped. This is
-    `lax.pad`, whose own derivatives (slices) are the best there are, on every platform.
+    With position 0 this is the zero-filled unpooling of FCN-like decoders ("bed of nails"), and
+    tensorpack's 2x2 unpooling. A value is dropped if its position is in the padding. This is
+    `lax.pad`, with its derivatives (slices), on every platform.
 
     Args:
         y: floats or integers, the pooled array or one of its shape.
         window_shape, strides, padding, dilation, ceil_mode, data_format, implementation: as in
-            `max_pool`, for the pooling this undoes.
-        position: where in the window, one int per spatial axis; an int means the same for all.
+            `max_pool`, for the pooling to undo.
+        position: the position in the window, one int per spatial axis, or one int for all axes.
         output_shape: spatial sizes of the result, as in `avg_unpool`.
 
     Returns:
         An array of y's type.
 
     Raises:
-        ValueError, TypeError: an argument does not fit; the message names it. At trace time.
+        ValueError, TypeError: an argument is wrong; the message names it. Raised at trace time.
         NotImplementedError: as in `max_pool`.
 
     Example:

@@ -49,29 +49,30 @@ def fractional_max_pool(
 
     As in Graham, "Fractional Max-Pooling" (2014), in two forms.
 
-    With a `window_shape` every window has that size, and each channel of each image its own
-    positions: equal to `torch.nn.functional.fractional_max_pool2d/3d`, bit for bit with
+    With a `window_shape`, every window has that size, and each channel of each image has its own
+    positions. This equals `torch.nn.functional.fractional_max_pool2d/3d`, bit for bit with
     `random_samples`.
 
-    With `window_shape=None` windows reach from one element of a sequence to the next, and the whole
-    array shares one sequence per axis: equal to `tf.nn.fractional_max_pool`, whose sequences can be
-    given as `sequences`, but for NaN, which TensorFlow skips. Ties, NaN and subnormal numbers as in
-    `max_pool`.
+    With `window_shape=None`, a window goes from one element of a sequence to the next, and the
+    whole array shares one sequence per axis. This equals `tf.nn.fractional_max_pool`; pass its
+    sequences as `sequences`. TensorFlow skips NaN; here ties, NaN and subnormal numbers are treated
+    as in `max_pool`.
 
     Args:
         x: floats or integers, as in `max_pool`.
-        window_shape: sizes of the windows, or None: from one element of a sequence to the next.
-        output_shape: spatial sizes of the result; an int means the same for all `x.ndim - 2` of
-            them. None only where `sequences` say it.
+        window_shape: sizes of the windows; or None: windows go from one element of a sequence to
+            the next.
+        output_shape: spatial sizes of the result. An int is the size along each of `x.ndim - 2`
+            spatial axes. None is allowed only with `sequences`.
         key: a `jax.random` key; the same key gives the same windows.
-        random_samples: instead of a key, and with a window: numbers in [0, 1) of shape
-            `(*batch, channels, spatial axes)`, PyTorch's `_random_samples`. PyTorch's order: in 2-D
-            the first is for columns, in 3-D for depth.
-        sequences: instead of a key, and without a window: per spatial axis the first element of
-            each window and the size of the axis (its last element will do where they overlap), from
-            0 on, increasing; no tracers.
-        pseudo_random: with a key: `floor(alpha * (i + u))`, which keeps steps as even as possible;
-            False: the same steps in random order.
+        random_samples: instead of a key, if there is a window: numbers in [0, 1) of shape
+            `(*batch, channels, spatial axes)`, PyTorch's `_random_samples`. They are in PyTorch's
+            order: in 2-D the first is for columns, in 3-D for depth.
+        sequences: instead of a key, if there is no window. For each spatial axis, increasing ints
+            from 0: the first element of each window, then the size of the axis. (If windows
+            overlap, its last element is accepted too.) They cannot be traced.
+        pseudo_random: with a key. True: `floor(alpha * (i + u))`, which makes steps as even as
+            possible. False: the same steps in random order.
         overlapping: without a window: each window includes the first element of the next.
         data_format, implementation: as in `max_pool`.
 
@@ -79,7 +80,7 @@ def fractional_max_pool(
         An array of x's type.
 
     Raises:
-        ValueError, TypeError: an argument does not fit; the message names it. At trace time.
+        ValueError, TypeError: an argument is wrong; the message names it. Raised at trace time.
         NotImplementedError: as in `max_pool`.
 
     Example:
@@ -117,7 +118,7 @@ def fractional_max_pool_with_indices(
     data_format: DataFormat = "channels_last",
     implementation: Implementation = None,
 ) -> tuple[jax.Array, PoolIndices]:
-    """Maximum over windows at randomly spaced positions, and where it was.
+    """Maximum over windows at randomly spaced positions, and its position.
 
     Args:
         x, window_shape, output_shape, key, random_samples, sequences, pseudo_random, overlapping,

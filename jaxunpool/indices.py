@@ -34,17 +34,17 @@ from jaxunpool.core.packing import Packing
 class PoolIndices:
     """One selected element per window, stored as its position inside the window.
 
-    A pytree with one leaf, `offsets`, and static `geometry`: it goes through `jit`, `vmap`,
-    `scan`, `checkpoint` and `device_put` like an array. One byte per window for windows of up to
-    255 elements, where a flat int64 index takes eight. `flax.serialization` saves the offsets, and
-    restores them into PoolIndices of the same geometry.
+    `PoolIndices` are a pytree with one leaf, `offsets`, and a static `geometry`. They pass through
+    `jit`, `vmap`, `scan`, `checkpoint` and `device_put` like an array. An offset takes one byte for
+    windows of up to 255 elements; a flat int64 index takes eight. `flax.serialization` saves the
+    offsets, and restores them into `PoolIndices` of the same geometry.
 
-    Where windows are not evenly spaced (adaptive and fractional pooling), the window is the whole
-    plane: `geometry` is a bare `Plane` and the offsets are flat int32 positions in it.
+    If windows are not evenly spaced (adaptive and fractional pooling), `geometry` is a bare
+    `Plane`, and the offsets are flat int32 positions in the plane.
 
     Attributes:
-        offsets: integers of the pooled array's shape, the raster position inside the window. An
-            offset of the window's volume or more selects nothing.
+        offsets: integers of the pooled array's shape: the raster position inside the window. An
+            offset that is not less than the number of elements of the window selects nothing.
         geometry: the `WindowGeometry`, or bare `Plane`, that the offsets refer to.
 
     Example:
@@ -69,9 +69,8 @@ class PoolIndices:
 
         Raises:
             TypeError: `flat` does not hold integers.
-            ValueError: its shape does not fit the geometry, or (when the values are known, that is
-                outside `jit`) a position is not an element of its window. Inside `jit` such a
-                position selects nothing.
+            ValueError: its shape does not fit the geometry, or a position is not an element of its
+                window. Inside `jit`, where values are unknown, such a position selects nothing.
         """
         positions = as_indices("flat", flat)
         check_geometry("geometry", geometry)
@@ -100,15 +99,15 @@ class PoolIndices:
     def pack(self) -> PackedIndices:
         """The same indices in 2 bits for a window of up to 4 elements, in 4 bits up to 16.
 
-        Exact: `indices.pack().unpack()` has the offsets of `indices`. What a pooling selects always
-        fits. Indices made by hand can hold offsets that select nothing; a window of exactly 4 or 16
-        elements has no bits left for them.
+        Packing is exact: `indices.pack().unpack()` has the same offsets. Indices from a pooling
+        always fit. Indices made by hand can contain offsets that select nothing; for a window of
+        exactly 4 or 16 elements, no bits are left for these.
 
         Raises:
             ValueError: the window has more than 16 elements, or there are no windows (adaptive and
-                fractional pooling), or (when the values are known, that is outside `jit`) an offset
-                does not fit. Inside `jit` such an offset becomes the largest that fits, the last
-                element where the window has 4 or 16; `validate_indices` finds them before.
+                fractional pooling), or an offset does not fit. Inside `jit`, where values are
+                unknown, such an offset becomes the largest that fits; to find these, call
+                `validate_indices` before.
             TypeError: the offsets, made by hand, are no integers.
 
         Example:
@@ -161,17 +160,17 @@ class PoolIndices:
 class PackedIndices:
     """`PoolIndices` in 2 bits for a window of up to 4 elements, in 4 bits up to 16.
 
-    From `PoolIndices.pack()` or `max_pool_with_packed_indices`. A pytree with one leaf, `data`, and
-    static `geometry` and `packing`: like `PoolIndices` it goes through `jit`, `vmap`, `scan`,
-    `checkpoint`, `device_put` and `flax.serialization`, and leading axes can be mapped over, sliced
-    and sharded. `max_unpool` takes it as it is, and keeps it as it is for the gradient.
+    `PoolIndices.pack()` and `max_pool_with_packed_indices` return them. They are a pytree with one
+    leaf, `data`, and static `geometry` and `packing`. Like `PoolIndices`, they pass through `jit`,
+    `vmap`, `scan`, `checkpoint`, `device_put` and `flax.serialization`. Leading axes can be mapped
+    over, sliced and sharded. `max_unpool` accepts them, and keeps them packed for the gradient.
 
-    2 bits of a 2x2 window is how the paper of SegNet counts: "A Deep Convolutional Encoder-Decoder
+    The SegNet paper also counts 2 bits for a 2x2 window: "A Deep Convolutional Encoder-Decoder
     Architecture for Image Segmentation", 2017, section 3.
 
     Attributes:
-        data: uint8. The pooled array's shape but along one axis, where 4 or 2 neighbours share a
-            byte: the axis of the channels, or a spatial one where that takes fewer bytes.
+        data: uint8. It has the shape of the pooled array except along one axis, where 4 or 2
+            neighbours share a byte: the channels, or a spatial axis if that takes fewer bytes.
         geometry: the `WindowGeometry` that the offsets refer to.
         packing: which axis, its size, and the bits of an offset.
 
@@ -288,13 +287,12 @@ def validate_indices(
 ) -> None:
     """Raise if an index points outside the array it unpools into.
 
-    Outside `jit` the values are looked at and the first offender is reported. Inside `jit` the
-    check becomes a `checkify.check`, so the function has to be transformed by
-    `jax.experimental.checkify.checkify`.
+    Outside `jit`, the error names the first index that is out of range. Inside `jit`, the check is
+    a `checkify.check`: transform the function with `jax.experimental.checkify.checkify`.
 
     Args:
-        indices: `PoolIndices`, packed or not, or integers by PyTorch's rule.
-        output_shape: spatial sizes that raw integers point into; not for `PoolIndices`.
+        indices: `PoolIndices`, packed or not, or integers: flat positions, as in PyTorch.
+        output_shape: spatial sizes of the plane, for raw integers; not for `PoolIndices`.
 
     Raises:
         ValueError: an index is out of range, or `output_shape` is missing or superfluous.

@@ -1,4 +1,4 @@
-"""Indices of other frameworks, in and out.
+"""Conversion of indices from and to other frameworks.
 
 | framework | layout | index |
 | --- | --- | --- |
@@ -6,15 +6,16 @@
 | TensorFlow | channels last | `(y * width + x) * channels + c`, or with the batch in front |
 | ONNX | channels first | position in the whole tensor; planes by rows or by columns |
 
-In all of them `width` is that of the array *before* pooling, without padding. Code that computes it
-from the size after `"SAME"` padding, or from the pooled size times the stride, shears the unpooled
-image where the size is odd (tensorflow issue 10216); `PoolIndices` know the size and cannot.
+`width` is always the width of the array *before* pooling, without padding. Some code computes it
+from the size after `"SAME"` padding, or as the pooled size times the stride. If the size is odd,
+that shears the unpooled image (tensorflow issue 10216). `PoolIndices` know the size.
 
-Arrays come in as they are (through DLPack or the array protocol, copied only to become int32).
-They go out as JAX arrays, int64 where x64 is enabled, and for PyTorch as its tensors. Everything is
-exact both ways. Outside `jit`, an index that is no element of its window, or of its own channel or
-image, is a ValueError that names it; inside `jit` it selects nothing. Indices that no pooling made
-are often in no window: give a bare `Plane` for geometry, which takes any position of the plane.
+Indices come in as they are: arrays of any library, or tensors. They go out as JAX arrays (int64
+where x64 is enabled), and for PyTorch as its tensors. Conversions are exact in both directions.
+Outside `jit`, a ValueError names an index that is not an
+element of its window, channel and image. Inside `jit`, such an index selects nothing. Indices that
+do not come from a pooling are often outside their window: pass a bare `Plane` as the geometry,
+which accepts any position of the plane.
 """
 
 from __future__ import annotations
@@ -63,20 +64,20 @@ __dir__ = listing(globals())
 def from_torch(indices: Any, geometry: Plane) -> PoolIndices:
     """Indices of `torch.nn.functional.max_pool1d/2d/3d(..., return_indices=True)`.
 
-    Also of adaptive and fractional pooling, with a bare `Plane` for geometry.
+    For indices of adaptive and fractional pooling, pass a bare `Plane` as `geometry`.
 
     Args:
         indices: integers of shape `(*batch, channels, *spatial)`: a PyTorch tensor, NumPy or JAX
             array.
-        geometry: the pooling, `WindowGeometry.for_input(...)` or that of other `PoolIndices`. Its
-            `data_format` is that of the result.
+        geometry: the windows of the pooling: `WindowGeometry.for_input(...)`, or the geometry of
+            other `PoolIndices`. The result has its `data_format`.
 
     Returns:
         `PoolIndices` in the layout of `geometry`.
 
     Raises:
-        TypeError: `indices` are no integers.
-        ValueError: their shape does not fit, or one of them is no element of its window.
+        TypeError: `indices` are not integers.
+        ValueError: their shape does not fit, or an index is not an element of its window.
 
     Example:
         >>> window = jaxunpool.WindowGeometry.for_input((4, 4, 1), (2, 2))
@@ -131,23 +132,23 @@ def to_torch(indices: PoolIndices | PackedIndices) -> torch.Tensor:
 def from_tensorflow(
     argmax: Any, geometry: Plane, *, include_batch_in_index: bool = False
 ) -> PoolIndices:
-    """Indices of `tf.nn.max_pool_with_argmax`, whatever its padding.
+    """Indices of `tf.nn.max_pool_with_argmax`, with any padding.
 
     Args:
         argmax: integers of shape `(*batch, *spatial, channels)`: a TensorFlow tensor, NumPy or JAX
             array.
-        geometry: the pooling, `WindowGeometry.for_input(...)` of the shape that was pooled, for
-            example with `"SAME"` padding. For indices made by hand, as in the tests of TensorFlow
-            Addons, a bare `Plane` of the unpooled size: they need not lie in their windows. Its
-            `data_format` is that of the result.
-        include_batch_in_index: as it was given to TensorFlow.
+        geometry: the windows of the pooling: `WindowGeometry.for_input(...)` of the shape that was
+            pooled, for example with `"SAME"` padding. For indices made by hand, which can be
+            outside their windows, pass a bare `Plane` of the unpooled size. The result has its
+            `data_format`.
+        include_batch_in_index: the value that TensorFlow was called with.
 
     Returns:
         `PoolIndices` in the layout of `geometry`.
 
     Raises:
-        TypeError: `argmax` are no integers.
-        ValueError: their shape does not fit, or one of them is no element of its window, channel
+        TypeError: `argmax` are not integers.
+        ValueError: their shape does not fit, or an index is not an element of its window, channel
             and image.
 
     Example:
@@ -209,29 +210,30 @@ def from_onnx(
 ) -> PoolIndices:
     """Indices of ONNX `MaxPool`, and those that `MaxUnpool` takes.
 
-    `MaxPool` counts in the tensor that was pooled, and ONNX Runtime's `MaxUnpool` in the tensor of
-    its `output_shape`. Where both are the same, give `WindowGeometry.for_input` of that shape, and
-    no `output_shape` here: the result is ONNX Runtime's.
+    `MaxPool` counts positions in the tensor that was pooled. ONNX Runtime's `MaxUnpool` counts them
+    in the tensor of its `output_shape`. If both have the same shape, pass
+    `WindowGeometry.for_input` of that shape and no `output_shape`. Then the result equals ONNX
+    Runtime's.
 
     ONNX's reference evaluator counts in the tensor that kernel, strides and pads imply
-    (`WindowGeometry.for_output(y.shape, ...)`), and then grows it, at the end of each axis, to
-    `output_shape`. For this result give both.
+    (`WindowGeometry.for_output(y.shape, ...)`). Then it extends each axis at its end to
+    `output_shape`. For that result, pass both.
 
     Args:
         indices: integers of shape `(*batch, channels, *spatial)`: a NumPy or JAX array.
-        geometry: what the indices count in: `WindowGeometry.for_input(...)` or `for_output(...)`.
-            For indices made by hand, as in ONNX Runtime's own tests, a bare `Plane` of the unpooled
-            size: they need not lie in their windows. Its `data_format` is that of the result.
-        storage_order: 0: planes are counted by rows; 1: by columns, the first spatial axis fastest.
-            (`MaxUnpool` itself always reads by rows.)
-        output_shape: spatial sizes of the unpooled array, if others than the geometry's.
+        geometry: the tensor that the indices count in: `WindowGeometry.for_input(...)` or
+            `for_output(...)`. For indices made by hand, which can be outside their windows, pass a
+            bare `Plane` of the unpooled size. The result has its `data_format`.
+        storage_order: 0 counts a plane by rows; 1 by columns, with the first spatial axis fastest.
+            (ONNX's `MaxUnpool` always counts by rows.)
+        output_shape: spatial sizes of the unpooled array, if they differ from the geometry's.
 
     Returns:
         `PoolIndices` in the layout of `geometry`.
 
     Raises:
         TypeError: `indices` are no integers.
-        ValueError: their shape does not fit, or one of them is no element of its window and plane.
+        ValueError: their shape does not fit, or an index is not an element of its window and plane.
 
     Example:
         >>> pooled = jaxunpool.WindowGeometry.for_input(

@@ -46,10 +46,10 @@ def interpolate(
 ) -> jax.Array:
     """Resize the spatial axes.
 
-    Equal to `torch.nn.functional.interpolate` (`"linear"` is its bilinear and trilinear, `"cubic"`
-    its bicubic, in any number of dimensions). `jax.image.resize` agrees for nearest-exact, for
-    linear, and for cubic with antialias, except that here a NaN or an infinity stays where it is.
-    With `coordinates="asymmetric"` also equal to the loops known as "fractional max unpooling",
+    Equal to `torch.nn.functional.interpolate`: `"linear"` is its bilinear and trilinear, `"cubic"`
+    its bicubic, in any number of dimensions. `jax.image.resize` gives the same for nearest-exact,
+    for linear, and for cubic with antialias, but it spreads NaN and infinities to other elements.
+    With `coordinates="asymmetric"`, it also equals the loops known as "fractional max unpooling",
     which are bilinear interpolation at `i / scale`.
 
     | coordinates | output element `i` lies at input coordinate |
@@ -58,30 +58,31 @@ def interpolate(
     | `"align_corners"` | `i * (size - 1) / (output_size - 1)`: the outermost centres aligned |
     | `"asymmetric"` | `i / scale` |
 
-    Coordinates beyond the outermost elements take their values. Gradients are exact transposes that
-    only read (no scatter), of any order.
+    A coordinate beyond the edge takes the value of the outermost element. Gradients are exact
+    transposes, of any order. They use no scatter.
 
-    Which element is nearest, PyTorch's roundings decide, bit for bit (nearest-exact: for outputs of
-    up to 2**23 elements). The other modes are closer to the exact result than PyTorch, whose
-    positions in float32 are up to `size * 2**-22` elements off: 0.04 elements at a size of 160000.
-    Here positions are exact fractions, and only weights, products and sums are rounded. So results
-    are as far from PyTorch's as PyTorch's are from the exact ones. (A `scale` becomes a fraction of
-    terms below 2**31: for float64, PyTorch is closer where that is not the number that was given.)
+    The nearest modes choose the same elements as PyTorch, with its rounding (nearest-exact: for
+    outputs of up to 2**23 elements). The other modes are closer to the exact result than PyTorch.
+    PyTorch computes positions in float32, with errors of up to `size * 2**-22` elements: 0.04
+    elements at a size of 160000. Here positions are exact fractions; only weights, products and
+    sums are rounded. (A `scale` becomes a fraction of terms below 2**31. If that is not exactly the
+    given number, PyTorch is closer for float64.)
 
     Args:
-        x: floats (for nearest also integers, such as labels) of shape
-            `(*batch, *spatial, channels)`, 1 to 3 spatial axes, any number of batch axes;
-            `(*batch, channels, *spatial)` under `"channels_first"`.
-        output_shape: spatial sizes of the result; an int means the same for all `x.ndim - 2` axes.
-        scale: instead of `output_shape`, PyTorch's `scale_factor`: sizes are multiplied by it and
-            rounded down, and coordinates use it, not the ratio of the sizes. (As in PyTorch they
-            use the ratio where rounding leaves a size as it was, and for 2-D `"nearest"` also where
-            it exactly doubles.) A number means the same for all `x.ndim - 2` spatial axes.
+        x: floats (for the nearest modes also integers, such as labels) of shape
+            `(*batch, *spatial, channels)`, with 1 to 3 spatial axes and any number of batch axes;
+            `(*batch, channels, *spatial)` for `"channels_first"`.
+        output_shape: spatial sizes of the result. An int is the size along each of `x.ndim - 2`
+            spatial axes.
+        scale: instead of `output_shape`, PyTorch's `scale_factor`. Sizes are multiplied by it and
+            rounded down; coordinates use it, not the ratio of the sizes. (As in PyTorch, they use
+            the ratio if rounding leaves a size unchanged, and for 2-D `"nearest"` also if it
+            exactly doubles.) One number applies to all `x.ndim - 2` spatial axes.
         mode: `"nearest"` (element `floor(i / scale)`), `"nearest-exact"` (the nearest centre),
             `"linear"`, `"cubic"` (Keys, a = -0.75; with antialias -0.5), or `"area"` (the mean of
             the covered elements: `adaptive_avg_pool`).
         align_corners: True is `coordinates="align_corners"`.
-        antialias: for `"linear"` and `"cubic"`: widen the kernel where the result is smaller.
+        antialias: for `"linear"` and `"cubic"`: widen the kernel if the result is smaller.
         coordinates: for `"linear"` and `"cubic"`; `"half_pixel"` by default.
         data_format: `"channels_last"` or `"channels_first"`.
         implementation: None or `"xla"`; both are plain JAX, with forward mode.
@@ -90,7 +91,7 @@ def interpolate(
         An array of x's type.
 
     Raises:
-        ValueError, TypeError: an argument does not fit; the message names it. At trace time.
+        ValueError, TypeError: an argument is wrong; the message names it. Raised at trace time.
 
     Example:
         >>> interpolate(jnp.array([[0.0, 4.0]])[..., None], scale=(1, 2), mode="linear")[..., 0]

@@ -16,23 +16,23 @@ from jaxunpool.core.messages import public
 def inverse(fn: Callable[[Any], Any], x: Any) -> Callable[[Any], Any]:
     """The function that applies the transposed Jacobian of `fn` at `x`.
 
-    Lasagne's `InverseLayer`: for a convolution its transposed convolution, for a dense layer its
-    transposed weights, for max pooling `max_unpool(..., duplicates="sum")`, for a whole encoder all
-    of these in reverse order. It is `jax.vjp` with a check of what is passed; its derivatives are
-    JAX's own, with respect to `y` and to `x`.
+    This is Lasagne's `InverseLayer`. For a convolution, the result is the transposed convolution;
+    for a dense layer, the transposed weights; for max pooling, `max_unpool(..., duplicates="sum")`;
+    for an encoder, all of these in reverse order. It is `jax.vjp` with checks of the arguments. The
+    result has derivatives with respect to `y` and to `x`.
 
     Args:
         fn: a function of one argument; arguments and results are pytrees of arrays.
-        x: where the Jacobian is taken: floats, or a pytree of them.
+        x: the point at which the Jacobian is taken: floats, or a pytree of them.
 
     Returns:
-        A function `y -> x-like`: takes a pytree with the structure, shapes and types of `fn(x)` and
-        returns one with those of `x`. Integer leaves of `fn(x)`, such as `PoolIndices`, have no
-        derivative: what stands in their place is ignored.
+        A function. It takes a pytree with the structure, shapes and types of `fn(x)`, and returns
+        one with those of `x`. Integer leaves of `fn(x)`, such as `PoolIndices`, have no derivative;
+        their values are ignored.
 
     Raises:
-        TypeError: `fn` is not a function, or `x` holds something else than floats.
-        ValueError: raised by the returned function where `y` does not fit; names the leaf.
+        TypeError: `fn` is not a function, or `x` contains anything but floats.
+        ValueError: raised by the returned function if `y` does not fit; it names the leaf.
 
     Example:
         >>> x = jnp.array([[1.0, 2.0], [3.0, 4.0]])[..., None]

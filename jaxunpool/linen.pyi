@@ -93,7 +93,7 @@ class AdaptiveMaxPool(nn.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class AdaptiveMaxPoolWithIndices(nn.Module):
-    """Maximum over windows that divide the input into `output_shape` parts, and where it was."""
+    """Maximum over windows that divide the input into `output_shape` parts, and its position."""
 
     output_shape: Parts
     data_format: DataFormat
@@ -181,7 +181,7 @@ class AvgUnpool(nn.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class BedOfNailsUnpool(nn.Module):
-    """Each value at one and the same position of its window, zeros elsewhere."""
+    """Each value at the same position of its window, zeros elsewhere."""
 
     window_shape: Sizes
     strides: Sizes | None
@@ -263,7 +263,7 @@ class ConvTranspose(nn.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class FixedUnpool(nn.Module):
-    """A copy of `pattern` for each value, multiplied by it."""
+    """A copy of `pattern` for each value, multiplied by the value."""
 
     pattern: jax.typing.ArrayLike
     strides: Sizes | None
@@ -336,7 +336,7 @@ class FractionalMaxPool(nn.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class FractionalMaxPoolWithIndices(nn.Module):
-    """Maximum over windows at randomly spaced positions, and where it was."""
+    """Maximum over windows at randomly spaced positions, and its position."""
 
     window_shape: Sizes | None
     output_shape: Sizes | None
@@ -372,7 +372,7 @@ class FractionalMaxPoolWithIndices(nn.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class GlobalAvgPool(nn.Module):
-    """Mean over all spatial axes, which stay with size 1."""
+    """Mean over all spatial axes."""
 
     spatial_ndim: int | None
     data_format: DataFormat
@@ -388,7 +388,7 @@ class GlobalAvgPool(nn.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class GlobalMaxPool(nn.Module):
-    """Maximum over all spatial axes, which stay with size 1: `max_pool` of the whole plane."""
+    """Maximum over all spatial axes: `max_pool` with the whole plane as its window."""
 
     spatial_ndim: int | None
     data_format: DataFormat
@@ -406,7 +406,7 @@ class GlobalMaxPool(nn.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class GlobalMaxPoolWithIndices(nn.Module):
-    """Maximum over all spatial axes and where it was: `max_pool_with_indices` of the whole plane."""
+    """Maximum over all spatial axes and its position."""
 
     spatial_ndim: int | None
     data_format: DataFormat
@@ -519,7 +519,7 @@ class MaxPool(nn.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class MaxPoolWithArgmaxAndMask(nn.Module):
-    """Maximum of each window, where it was, and the mask of all selected elements."""
+    """Maximum of each window, its position, and a mask of all selected elements."""
 
     window_shape: Sizes
     strides: Sizes | None
@@ -545,7 +545,7 @@ class MaxPoolWithArgmaxAndMask(nn.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class MaxPoolWithIndices(nn.Module):
-    """Maximum of each window and where it was."""
+    """Maximum of each window and its position."""
 
     window_shape: Sizes
     strides: Sizes | None
@@ -571,7 +571,7 @@ class MaxPoolWithIndices(nn.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class MaxPoolWithPackedIndices(nn.Module):
-    """Maximum of each window and where it was, in 2 or 4 bits."""
+    """Maximum of each window and its position, in 2 or 4 bits."""
 
     window_shape: Sizes
     strides: Sizes | None
@@ -597,7 +597,7 @@ class MaxPoolWithPackedIndices(nn.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class MaxUnpool(nn.Module):
-    """Zeros with each element of `y` written where its index says."""
+    """Each element of `y` at the position that its index names, zeros elsewhere."""
 
     output_shape: Sizes | None
     duplicates: Duplicates
@@ -681,7 +681,7 @@ class MinPool(nn.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class MinPoolWithIndices(nn.Module):
-    """Minimum of each window and where it was."""
+    """Minimum of each window and its position."""
 
     window_shape: Sizes
     strides: Sizes | None
@@ -707,7 +707,7 @@ class MinPoolWithIndices(nn.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class NearestUnpool(nn.Module):
-    """Copies of each value in all elements of its window, zero where there is no window."""
+    """A copy of each value in all elements of its window, zeros elsewhere."""
 
     window_shape: Sizes
     strides: Sizes | None

@@ -32,10 +32,10 @@ def lp_pool(
 ) -> jax.Array:
     """The p-norm of each window, `sum(|x| ** p) ** (1 / p)`.
 
-    Equal to `torch.nn.functional.lp_pool1d/2d/3d` for inputs whose powers are not negative (for odd
-    p PyTorch adds signed powers, and roots of negative sums are NaN) and windows that do not hang
-    over the end (where PyTorch rescales the sum to a whole window). As there, the gradient of a
-    norm of zero is zero.
+    Equal to `torch.nn.functional.lp_pool1d/2d/3d`, with two exceptions. For odd p and negative
+    elements, PyTorch adds signed powers, and the root of a negative sum is NaN. For windows that
+    extend beyond the end (`ceil_mode`), PyTorch rescales the sum to a whole window. The gradient of
+    a norm of zero is zero, as in PyTorch.
 
     Args:
         x: floats, as in `avg_pool`.
@@ -48,7 +48,7 @@ def lp_pool(
         An array of x's type, one element per window.
 
     Raises:
-        ValueError, TypeError: an argument does not fit; the message names it. At trace time.
+        ValueError, TypeError: an argument is wrong; the message names it. Raised at trace time.
         NotImplementedError: as in `avg_pool`.
 
     Example:

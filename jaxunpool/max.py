@@ -48,29 +48,30 @@ def max_pool(
     """Maximum of each window.
 
     Equal to `torch.nn.functional.max_pool1d/2d/3d` and, without dilation, to `flax.linen.max_pool`,
-    with a gradient that keeps one byte per window instead of `x`. The first of equal elements wins,
-    a window that holds NaN yields NaN, and padding is never selected. XLA takes subnormal numbers
-    for zero on CPU (not those of float16), and so does this.
+    with a gradient that keeps one byte per window instead of `x`. The first of equal elements is
+    selected. If a window contains NaN, the result is NaN. Padding is never selected. On CPU, XLA
+    treats subnormal numbers as zero (except in float16), and so does this function.
 
     Args:
-        x: floats or integers of shape `(*batch, *spatial, channels)`, 1 to 3 spatial axes, any
-            number of batch axes; `(*batch, channels, *spatial)` under `"channels_first"`.
-        window_shape: sizes of the window; an int means the same for all `x.ndim - 2` spatial axes.
-            An image without a batch axis needs a tuple: with an int its rows are the batch.
+        x: floats or integers of shape `(*batch, *spatial, channels)`, with 1 to 3 spatial axes and
+            any number of batch axes; `(*batch, channels, *spatial)` for `"channels_first"`.
+        window_shape: sizes of the window, one per spatial axis. An int is the size along each of
+            `x.ndim - 2` spatial axes: pass a tuple if `x` has no batch axis.
         strides: distance between windows; the window by default.
-        padding: `"VALID"`, `"SAME"` (TensorFlow's rule), or a `(low, high)` pair or int per axis.
-        dilation: distance between the elements of a window.
-        ceil_mode: let the last window hang over the end, as in PyTorch.
+        padding: `"VALID"`, `"SAME"` (TensorFlow's rule), an int, or per axis an int or a
+            `(low, high)` pair.
+        dilation: distance between neighbouring elements of a window.
+        ceil_mode: the last window may extend beyond the end, as in PyTorch.
         data_format: `"channels_last"` or `"channels_first"`.
-        implementation: None chooses; `"xla"` is plain JAX without the custom gradient, so that
-            forward mode works.
+        implementation: None chooses. `"xla"` is plain JAX without the custom gradient, so forward
+            mode works.
 
     Returns:
         An array of x's type, one element per window.
 
     Raises:
-        ValueError, TypeError: an argument does not fit; the message names it. At trace time.
-        NotImplementedError: there is no such kernel for this implementation.
+        ValueError, TypeError: an argument is wrong; the message names it. Raised at trace time.
+        NotImplementedError: this implementation has no kernel for the call.
 
     Example:
         >>> max_pool(jnp.arange(16.0).reshape(4, 4, 1), (2, 2))[..., 0]
@@ -96,11 +97,12 @@ def max_pool_with_indices(
     data_format: DataFormat = "channels_last",
     implementation: Implementation = None,
 ) -> tuple[jax.Array, PoolIndices]:
-    """Maximum of each window and where it was.
+    """Maximum of each window and its position.
 
     Equal to `torch.nn.functional.max_pool2d(..., return_indices=True)` (and 1d, 3d); `indices.flat`
-    is PyTorch's index. Ties, NaN, padding and subnormal numbers as in `max_pool`; of several NaN
-    the last is selected. (TensorFlow and ONNX Runtime skip NaN, or keep one that comes first.)
+    is PyTorch's index. Ties, NaN, padding and subnormal numbers are treated as in `max_pool`. If a
+    window contains several NaN, the last is selected. (TensorFlow and ONNX Runtime skip NaN, or
+    keep one that comes first.)
 
     Args:
         x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation:
@@ -138,19 +140,20 @@ def max_pool_with_packed_indices(
     data_format: DataFormat = "channels_last",
     implementation: Implementation = None,
 ) -> tuple[jax.Array, PackedIndices]:
-    """Maximum of each window and where it was, in 2 or 4 bits.
+    """Maximum of each window and its position, in 2 or 4 bits.
 
-    Equal to `max_pool_with_indices` followed by `PoolIndices.pack()`. Here the gradient keeps the
-    packed bytes too, where that of `max_pool_with_indices` keeps a byte per window, and so does
-    that of `max_unpool` with what comes back. Packing and unpacking take time; forward mode works
-    with every implementation.
+    Equal to `max_pool_with_indices` followed by `PoolIndices.pack()`. But its gradient keeps only
+    the packed bytes; the gradient of `max_pool_with_indices` keeps one byte per window. The
+    gradient of `max_unpool` keeps packed indices packed too. Packing and unpacking take time.
+    Forward mode works with every implementation.
 
     Args:
         x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation:
             as in `max_pool`; the window has at most 16 elements.
 
     Returns:
-        The pooled array and its `PackedIndices`: 2 bits per window of up to 4 elements, else 4.
+        The pooled array and its `PackedIndices`: 2 bits for a window of up to 4 elements, 4 bits
+        for a larger one.
 
     Raises:
         ValueError: the window has more than 16 elements; or as in `max_pool`.
@@ -179,23 +182,23 @@ def max_unpool(
     data_format: DataFormat | None = None,
     implementation: Implementation = None,
 ) -> jax.Array:
-    """Zeros with each element of `y` written where its index says.
+    """Each element of `y` at the position that its index names, zeros elsewhere.
 
-    With `PoolIndices` the result has exactly the size of the pooled input. With raw integers it
-    equals `torch.nn.functional.max_unpool2d(..., output_size=output_shape)` (and 1d, 3d), gradients
-    excepted: where indices repeat, PyTorch's gradient also reaches overwritten elements.
+    With `PoolIndices`, the result has exactly the size of the array that was pooled. With raw
+    integers, it equals `torch.nn.functional.max_unpool2d(..., output_size=output_shape)` (and 1d,
+    3d). Only the gradient differs if indices repeat: PyTorch's also goes to overwritten elements.
 
     Args:
         y: floats or integers, the pooled array or one of its shape.
-        indices: `PoolIndices`, packed or not, or integers of y's shape: flat positions in the
-            output plane, which is PyTorch's rule. Integers outside the plane are dropped; see
-            `validate_indices`. The gradient keeps packed indices packed.
-        output_shape: spatial sizes of the result, for raw integers; an int means the same for all
-            `y.ndim - 2` spatial axes.
-        duplicates: what happens where indices repeat. `"last"`: the last in raster order is kept,
-            and alone has a gradient. `"sum"`: all are added, which is the transpose of reading at
-            the indices and TensorFlow's `scatter_nd`. For raw indices XLA chooses the order of
-            these additions; on GPU it can differ from run to run.
+        indices: `PoolIndices`, packed or not, or integers of y's shape. Integers are flat positions
+            in the output plane, as in PyTorch; those outside the plane are dropped (see
+            `validate_indices`). The gradient keeps packed indices packed.
+        output_shape: spatial sizes of the result, for raw integers. An int is the size along each
+            of `y.ndim - 2` spatial axes.
+        duplicates: what happens if indices repeat. `"last"`: the last value in raster order is
+            kept, and only that one has a gradient. `"sum"`: all values are added. This is the
+            transpose of reading at the indices, and TensorFlow's `scatter_nd`. For raw indices XLA
+            chooses the order of the additions, which can differ from run to run on GPU.
         data_format: for raw integers; `"channels_last"` by default. `PoolIndices` know theirs.
         implementation: as in `max_pool`.
 
@@ -203,7 +206,7 @@ def max_unpool(
         An array of y's type.
 
     Raises:
-        ValueError, TypeError: an argument does not fit; the message names it. At trace time.
+        ValueError, TypeError: an argument is wrong; the message names it. Raised at trace time.
         NotImplementedError: as in `max_pool`.
 
     Example:
@@ -253,18 +256,18 @@ def max_unpool_like(
 ) -> jax.Array:
     """Unpool without saved indices: each value goes where `pool_input` has its window's maximum.
 
-    Equal to TensorFlow's recipe of calling the gradient of max pooling on another array,
-    `gen_nn_ops.max_pool_grad(pool_input, pool_output, unpool_input, ...)`, whose gradient had to be
-    registered by hand. Here it flows to `unpool_input`; `pool_input` only says where. Two things
-    differ: where a window holds NaN TensorFlow takes another element, and its `max_pool3d_grad`
-    gives the value to each of several equal elements, not to the first alone.
+    Equal to a TensorFlow recipe that calls the gradient of max pooling on another array,
+    `gen_nn_ops.max_pool_grad(pool_input, pool_output, unpool_input, ...)`, and registers a gradient
+    by hand. Here the gradient goes to `unpool_input`; `pool_input` only gives the positions. There
+    are two differences: if a window contains NaN, TensorFlow selects another element; and its
+    `max_pool3d_grad` gives the value to all equal elements, not only to the first.
 
     Args:
         pool_input: the array that was pooled: floats or integers.
         unpool_input: what to unpool: floats or integers of the pooled array's shape.
         window_shape, strides, padding, dilation, ceil_mode, data_format, implementation:
             as in `max_pool`.
-        duplicates: `"sum"` (as that gradient does) or `"last"`, as in `max_unpool`.
+        duplicates: `"sum"`, as in the TensorFlow recipe, or `"last"`; see `max_unpool`.
 
     Returns:
         An array of pool_input's shape and unpool_input's type.
@@ -314,17 +317,17 @@ def max_pool_with_argmax_and_mask(
     data_format: DataFormat = "channels_last",
     implementation: Implementation = None,
 ) -> tuple[jax.Array, PoolIndices, jax.Array]:
-    """Maximum of each window, where it was, and the mask of all selected elements.
+    """Maximum of each window, its position, and a mask of all selected elements.
 
-    The function that convolutional encoder-decoders such as CEDN are written with in TensorFlow.
+    TensorFlow code for convolutional encoder-decoder networks, such as CEDN, uses this function.
 
     Args:
         x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation:
             as in `max_pool`.
 
     Returns:
-        The pooled array, its `PoolIndices`, and a boolean array of x's shape: True where an element
-        is the selected one of at least one window.
+        The pooled array, its `PoolIndices`, and a boolean array of x's shape: True for each element
+        that at least one window selects.
 
     Raises:
         ValueError, TypeError, NotImplementedError: as in `max_pool`.
@@ -353,7 +356,7 @@ def global_max_pool(
     data_format: DataFormat = "channels_last",
     implementation: Implementation = None,
 ) -> jax.Array:
-    """Maximum over all spatial axes, which stay with size 1: `max_pool` of the whole plane.
+    """Maximum over all spatial axes: `max_pool` with the whole plane as its window.
 
     Args:
         x: floats or integers, as in `max_pool`.
@@ -383,7 +386,9 @@ def global_max_pool_with_indices(
     data_format: DataFormat = "channels_last",
     implementation: Implementation = None,
 ) -> tuple[jax.Array, PoolIndices]:
-    """Maximum over all spatial axes and where it was: `max_pool_with_indices` of the whole plane.
+    """Maximum over all spatial axes and its position.
+
+    Equal to `max_pool_with_indices` with the whole plane as its window.
 
     Args:
         x, spatial_ndim, data_format, implementation: as in `global_max_pool`.

@@ -30,9 +30,9 @@ def min_pool(
     """Minimum of each window.
 
     Equal to `flax.linen.pooling.min_pool`, without dilation, and for floats to `-max_pool(-x)`. For
-    integers `-x` wraps around (all unsigned ones, and the lowest signed one); here they have their
-    true minimum. All else is as in `max_pool`: the first of equal elements wins (-0.0 equals 0.0),
-    a window that holds NaN yields NaN, and padding is never selected.
+    unsigned integers, and for the lowest signed one, `-x` wraps around; `min_pool` returns the true
+    minimum. The rest is as in `max_pool`: the first of equal elements is selected (-0.0 equals
+    0.0), the result is NaN if a window contains NaN, and padding is never selected.
 
     Args:
         x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation:
@@ -74,10 +74,10 @@ def min_pool_with_indices(
     data_format: DataFormat = "channels_last",
     implementation: Implementation = None,
 ) -> tuple[jax.Array, PoolIndices]:
-    """Minimum of each window and where it was.
+    """Minimum of each window and its position.
 
-    The indices are like those of `max_pool_with_indices`, and go to `max_unpool`. Ties, NaN and
-    padding as in `min_pool`; of several NaN the last is selected.
+    The indices are like those of `max_pool_with_indices`: pass them to `max_unpool`. Ties, NaN and
+    padding are treated as in `min_pool`. If a window contains several NaN, the last is selected.
 
     Args:
         x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation:

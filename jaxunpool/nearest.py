@@ -29,25 +29,25 @@ def nearest_unpool(
     data_format: DataFormat = "channels_last",
     implementation: Implementation = None,
 ) -> jax.Array:
-    """Copies of each value in all elements of its window, zero where there is no window.
+    """A copy of each value in all elements of its window, zeros elsewhere.
 
-    Equal to `torch.nn.functional.interpolate(y, scale_factor=window_shape, mode="nearest")` and
-    `jnp.repeat` where strides are the window. Larger strides leave gaps of zeros; where smaller
-    ones make windows overlap, `duplicates` decides.
+    If strides are the window, it equals `jnp.repeat` and
+    `torch.nn.functional.interpolate(y, scale_factor=window_shape, mode="nearest")`. Larger strides
+    leave gaps of zeros. With smaller strides windows overlap, and `duplicates` decides.
 
     Args:
         y: floats or integers (floats for `"mean"`), the pooled array or one of its shape.
         window_shape, strides, padding, dilation, ceil_mode, data_format, implementation: as in
-            `max_pool`, for the pooling this undoes.
+            `max_pool`, for the pooling to undo.
         output_shape: spatial sizes of the result, as in `avg_unpool`.
-        duplicates: `"last"`: the copy of the last window in raster order stays, and alone has a
-            gradient. `"mean"`: the mean of the copies, which is `avg_unpool`.
+        duplicates: `"last"` keeps the copy of the last window in raster order, and only that one
+            has a gradient. `"mean"` takes the mean of the copies, as `avg_unpool` does.
 
     Returns:
         An array of y's type.
 
     Raises:
-        ValueError, TypeError: an argument does not fit; the message names it. At trace time.
+        ValueError, TypeError: an argument is wrong; the message names it. Raised at trace time.
         NotImplementedError: as in `max_pool`.
 
     Example:

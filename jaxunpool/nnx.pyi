@@ -83,7 +83,7 @@ class AdaptiveMaxPool(nnx.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class AdaptiveMaxPoolWithIndices(nnx.Module):
-    """Maximum over windows that divide the input into `output_shape` parts, and where it was."""
+    """Maximum over windows that divide the input into `output_shape` parts, and its position."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class AvgUnpool(nnx.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class BedOfNailsUnpool(nnx.Module):
-    """Each value at one and the same position of its window, zeros elsewhere."""
+    """Each value at the same position of its window, zeros elsewhere."""
 
     def __init__(
         self,
@@ -200,7 +200,7 @@ class ConvTranspose(nnx.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class FixedUnpool(nnx.Module):
-    """A copy of `pattern` for each value, multiplied by it."""
+    """A copy of `pattern` for each value, multiplied by the value."""
 
     def __init__(
         self,
@@ -251,7 +251,7 @@ class FractionalMaxPool(nnx.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class FractionalMaxPoolWithIndices(nnx.Module):
-    """Maximum over windows at randomly spaced positions, and where it was."""
+    """Maximum over windows at randomly spaced positions, and its position."""
 
     def __init__(
         self,
@@ -279,7 +279,7 @@ class FractionalMaxPoolWithIndices(nnx.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class GlobalAvgPool(nnx.Module):
-    """Mean over all spatial axes, which stay with size 1."""
+    """Mean over all spatial axes."""
 
     def __init__(
         self,
@@ -291,7 +291,7 @@ class GlobalAvgPool(nnx.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class GlobalMaxPool(nnx.Module):
-    """Maximum over all spatial axes, which stay with size 1: `max_pool` of the whole plane."""
+    """Maximum over all spatial axes: `max_pool` with the whole plane as its window."""
 
     def __init__(
         self,
@@ -304,7 +304,7 @@ class GlobalMaxPool(nnx.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class GlobalMaxPoolWithIndices(nnx.Module):
-    """Maximum over all spatial axes and where it was: `max_pool_with_indices` of the whole plane."""
+    """Maximum over all spatial axes and its position."""
 
     def __init__(
         self,
@@ -382,7 +382,7 @@ class MaxPool(nnx.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class MaxPoolWithArgmaxAndMask(nnx.Module):
-    """Maximum of each window, where it was, and the mask of all selected elements."""
+    """Maximum of each window, its position, and a mask of all selected elements."""
 
     def __init__(
         self,
@@ -399,7 +399,7 @@ class MaxPoolWithArgmaxAndMask(nnx.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class MaxPoolWithIndices(nnx.Module):
-    """Maximum of each window and where it was."""
+    """Maximum of each window and its position."""
 
     def __init__(
         self,
@@ -416,7 +416,7 @@ class MaxPoolWithIndices(nnx.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class MaxPoolWithPackedIndices(nnx.Module):
-    """Maximum of each window and where it was, in 2 or 4 bits."""
+    """Maximum of each window and its position, in 2 or 4 bits."""
 
     def __init__(
         self,
@@ -433,7 +433,7 @@ class MaxPoolWithPackedIndices(nnx.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class MaxUnpool(nnx.Module):
-    """Zeros with each element of `y` written where its index says."""
+    """Each element of `y` at the position that its index names, zeros elsewhere."""
 
     def __init__(
         self,
@@ -492,7 +492,7 @@ class MinPool(nnx.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class MinPoolWithIndices(nnx.Module):
-    """Minimum of each window and where it was."""
+    """Minimum of each window and its position."""
 
     def __init__(
         self,
@@ -509,7 +509,7 @@ class MinPoolWithIndices(nnx.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class NearestUnpool(nnx.Module):
-    """Copies of each value in all elements of its window, zero where there is no window."""
+    """A copy of each value in all elements of its window, zeros elsewhere."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Which implementation each primitive of a program runs on, which there are, and why."""
+"""Which implementation each primitive of a program runs on, and which can run on this machine."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Explained(NamedTuple):
     Attributes:
         primitive: `"select"`, `"gather"`, `"scatter"`, `"reduce"` or `"replicate"`; `"correlate"`,
             the gradient of a pattern; `"resample"`, of interpolation and adaptive averages.
-        arrays: types and shapes of its arrays, those of one device under a `shard_map`.
-        windows: the windows in words, "uneven" where each starts and stops where it likes; empty
-            for indices that have none.
+        arrays: types and shapes of its arrays; under a `shard_map`, those of one device.
+        windows: the windows in words; "uneven" if they are not evenly spaced; empty for indices
+            without windows.
         implementation: `"xla"` or the name of a backend.
-        reason: why this one.
+        reason: why this implementation was chosen.
     """
 
     primitive: str
@@ -86,10 +86,9 @@ class Backends:
 
 
 def backends() -> Backends:
-    """Which backends can run on this machine, and what brings those that cannot.
+    """Which backends can run on this machine, and how to get the others.
 
-    JAX looks for its devices, if it has not yet. Where a backend is missing, `"xla"` runs in its
-    place.
+    If JAX is not initialised yet, this call initialises it. `"xla"` replaces a missing backend.
 
     Returns:
         `Backends`, to be printed.
@@ -114,14 +113,14 @@ def explain(
 ) -> Explanation:
     """Which implementation each primitive of `fn(*args, **kwargs)` would use, and why.
 
-    Nothing is computed or compiled: the function is traced. What a transformation adds is there
-    too: to see the primitives of the backward pass, explain the gradient.
+    The function is traced; nothing is compiled or computed. To see the primitives of the backward
+    pass, explain the gradient.
 
     Args:
         fn: any function that JAX can trace, jitted or not.
-        args, kwargs: its arguments. Arrays and `jax.ShapeDtypeStruct` are traced, whatever else
-            there is (sizes, names) is passed on as it is.
-        platform: `"cpu"`, `"gpu"` or `"tpu"`; the default backend's if None.
+        args, kwargs: its arguments. Arrays and `jax.ShapeDtypeStruct` are traced; other values
+            (sizes, names) are passed on unchanged.
+        platform: `"cpu"`, `"gpu"` or `"tpu"`; None means the platform of JAX's default backend.
 
     Returns:
         An `Explanation`, to be printed.

@@ -26,10 +26,10 @@ MAX_INT32 = np.iinfo(np.int32).max
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plane:
-    """The spatial grid that indices point into: where its axes are and how long they are.
+    """The spatial axes that indices point into: their positions and sizes.
 
     Attributes:
-        input_shape: spatial sizes of what is pooled, which is the output of unpooling.
+        input_shape: spatial sizes of the array before pooling, and after unpooling.
         data_format: `"channels_last"` or `"channels_first"`.
 
     Example:
@@ -245,7 +245,7 @@ class Axis:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WindowGeometry(Plane):
-    """A pooling window over a spatial grid: static, hashable, the same for every backend.
+    """The windows of a pooling: static and hashable.
 
     Element `tap` of window `o` lies at input position `o * strides - padding_low + tap * dilation`
     along each spatial axis; positions outside the input are padding.
@@ -285,18 +285,18 @@ class WindowGeometry(Plane):
         Args:
             shape: shape of the array: any leading batch dimensions, 1 to 3 spatial ones, channels
                 (or channels before the spatial ones under `"channels_first"`).
-            window_shape: one size per spatial axis; an int means `len(shape) - 2` equal ones.
+            window_shape: one size per spatial axis; an int means `len(shape) - 2` equal sizes.
             strides: the window by default.
             padding: `"VALID"`, `"SAME"` (TensorFlow's rule), or per axis a `(low, high)` pair or
                 one int for both sides (PyTorch's rule for the output size).
-            dilation: distance between the elements of a window.
-            ceil_mode: let the last window hang over the end, if it starts inside the input or
-                its low padding (PyTorch). No effect with `"SAME"`.
+            dilation: distance between neighbouring elements of a window.
+            ceil_mode: the last window may extend beyond the end, if it starts inside the input or
+                its low padding (PyTorch's rule). No effect with `"SAME"`.
             data_format: `"channels_last"` or `"channels_first"`.
-            name: what messages call the array.
+            name: the name of the array in messages.
 
         Raises:
-            ValueError, TypeError: an argument does not fit; the message names it.
+            ValueError, TypeError: an argument is wrong; the message names it.
 
         Example:
             >>> WindowGeometry.for_input((8, 224, 224, 64), (3, 3), 2, 1).output_shape
@@ -319,17 +319,17 @@ class WindowGeometry(Plane):
         ceil_mode: bool = False,
         data_format: DataFormat = "channels_last",
     ) -> Self:
-        """The geometry whose pooled array has the given full shape: what unpooling starts from.
+        """The geometry whose pooled array has the given full shape.
 
         Args:
             shape: shape of the pooled array.
-            output_shape: spatial sizes of the unpooled array, `input_shape` of the result. By
-                default, of the sizes that give so many windows, the one that windows cover exactly
-                (under `"SAME"` the one that strides divide).
+            output_shape: spatial sizes of the unpooled array, which become the `input_shape` of the
+                result. By default the size that the windows cover exactly, or with `"SAME"` the
+                pooled size times the strides.
             window_shape, strides, padding, dilation, ceil_mode, data_format: as in `for_input`.
 
         Raises:
-            ValueError, TypeError: an argument does not fit; the message names it.
+            ValueError, TypeError: an argument is wrong; the message names it.
 
         Example:
             >>> WindowGeometry.for_output((8, 112, 112, 64), (3, 3), 2, 1).input_shape
