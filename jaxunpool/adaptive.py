@@ -74,7 +74,7 @@ def adaptive_max_pool_with_indices(
     data_format: DataFormat = "channels_last",
     implementation: Implementation = None,
 ) -> tuple[jax.Array, PoolIndices]:
-    """Maximum over windows that divide the input into `output_shape` parts, and its position.
+    """Maximum of each of `output_shape` parts of the input, and its position.
 
     Equal to `torch.nn.functional.adaptive_max_pool2d(..., return_indices=True)` (and 1d, 3d).
 

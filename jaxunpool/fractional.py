@@ -118,7 +118,7 @@ def fractional_max_pool_with_indices(
     data_format: DataFormat = "channels_last",
     implementation: Implementation = None,
 ) -> tuple[jax.Array, PoolIndices]:
-    """Maximum over windows at randomly spaced positions, and its position.
+    """Maximum of each randomly placed window, and its position.
 
     Args:
         x, window_shape, output_shape, key, random_samples, sequences, pseudo_random, overlapping,

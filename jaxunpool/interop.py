@@ -12,10 +12,9 @@ that shears the unpooled image (tensorflow issue 10216). `PoolIndices` know the 
 
 Indices come in as they are: arrays of any library, or tensors. They go out as JAX arrays (int64
 where x64 is enabled), and for PyTorch as its tensors. Conversions are exact in both directions.
-Outside `jit`, a ValueError names an index that is not an
-element of its window, channel and image. Inside `jit`, such an index selects nothing. Indices that
-do not come from a pooling are often outside their window: pass a bare `Plane` as the geometry,
-which accepts any position of the plane.
+Outside `jit`, a ValueError names an index that is not an element of its window, channel and image.
+Inside `jit`, such an index selects nothing. Indices that do not come from a pooling are often
+outside their window: pass a bare `Plane` as the geometry, which accepts any position of the plane.
 """
 
 from __future__ import annotations
