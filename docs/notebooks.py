@@ -37,5 +37,5 @@ def _pages(path: pathlib.Path) -> Iterator[tuple[str, str | bytes]]:
     names = {"unique_key": path.stem, "output_files_dir": f"{path.stem}_files"}
     text, resources = MarkdownExporter().from_filename(str(path), resources=names)
     text = re.sub(r"\x1b\[[\d;]*m", "", text)  # colours of a terminal
-    yield f"{path.stem}.md", text
+    yield f"{path.stem}.md", f"---\nsearch:\n  boost: 0.5\n---\n\n{text}"
     yield from resources["outputs"].items()
