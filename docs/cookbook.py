@@ -164,5 +164,7 @@ def draw(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 if __name__ == "__main__":
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8)
-    for written in draw(pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER / "images/cookbook"):
+    for written in draw(
+        pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER / "images/cookbook"
+    ):
         print(written)

@@ -10,6 +10,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import textwrap
 
 import jax
 import jax.numpy as jnp
@@ -283,3 +284,33 @@ def test_pages_are_finished(page):
 def test_readme_mentions_what_exists():
     for path in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / path).exists(), path
+
+
+def test_examples_to_copy():
+    """The reference shows them without prompts, and as a program of its own."""
+    pytest.importorskip("griffe")
+    pytest.importorskip("mkdocs")
+    plain = runpy.run_path(str(ROOT / "docs/docstrings.py"))["plain"]
+    for name, documented in PUBLIC.items():
+        texts = (documented.__doc__, getattr(documented, "for_input", documented).__doc__)
+        example = next(text.partition("Example:\n")[2] for text in texts if "Example:\n" in text)
+        code = plain(textwrap.dedent(example), documented.__module__)
+        assert "jup." in code, name
+        assert ">>>" not in code, name
+        compile(code, name, "exec")
+        if "expected" not in code and "nnx" not in code:  # no error, and no model to build
+            exec(code, {})
+
+
+def test_cookbook_pictures(tmp_path):
+    """Each is drawn from what the page has computed, and shown there."""
+    pytest.importorskip("matplotlib")
+    script = ROOT / "docs/cookbook.py"
+    quick = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    command = [sys.executable, script, tmp_path]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=quick)
+    committed = {path.name for path in (ROOT / "docs/images/cookbook").iterdir()}
+    assert committed == {path.name for path in tmp_path.iterdir()}
+    page = (ROOT / "docs/recipes/cookbook.md").read_text()
+    assert committed == set(re.findall(r"images/cookbook/(\w+\.png)", page))
+    assert len(committed) == page.count("\n## ")
