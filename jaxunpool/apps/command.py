@@ -100,3 +100,12 @@ def read_json(path: pathlib.Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
+
+
+def show_whole(console: Any, table: Any) -> None:
+    """Print a table at its own width: numbers that wrap are worse than long lines."""
+    from rich.measure import Measurement
+
+    widest = Measurement.get(console, console.options.update(width=1000), table).maximum
+    console.width = max(console.width, widest)
+    console.print(table)

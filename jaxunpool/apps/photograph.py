@@ -17,7 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunpool.apps.command import Parser, UsageError, count, exit_status, replacing, require_extra
+from jaxunpool.apps.command import (
+    Parser,
+    UsageError,
+    count,
+    exit_status,
+    replacing,
+    require_extra,
+    show_whole,
+)
 from jaxunpool.indices import PoolIndices
 from jaxunpool.max import max_pool_with_indices, max_unpool
 
@@ -259,23 +267,27 @@ def print_table(title: str, levels: list[Level]) -> None:
         "input": "",
         "pooled": "",
         "index\nbytes": f"{sum(i.nbytes for i in indices):,}",
-        "PyTorch's\n(int64)": f"{sum(map(_bytes_of_int64, indices)):,}",
+        "int64\nbytes": f"{sum(map(_bytes_of_int64, indices)):,}",
         "energy\nkept": "",
         "pool\nms": "",
         "unpool\nms": "",
     }
     table = Table(
-        title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE, show_footer=True
+        title=Text(title, style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_footer=True,
     )
     for header, footer in columns.items():
         table.add_column(header, footer, justify="right", no_wrap=True)
     for depth in range(1, len(levels)):
         table.add_row(*table_row(levels, depth))
-    console = Console()
-    console.width = max(console.width, 100)  # numbers that wrap are worse than long lines
-    console.print(table)
-    print("energy: sum of squares of the unpooled image, as a share of the photograph's")
-    print("unpool: from this level back to the size of the photograph")
+    show_whole(Console(), table)
+    print("int64 bytes: the same indices in PyTorch")
+    print("energy: sum of squares of the unpooled image, relative to\n        the photograph")
+    print("unpool: from this level to the size of the photograph")
 
 
 def table_row(levels: list[Level], depth: int) -> tuple[str, ...]:

@@ -13,7 +13,13 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxunpool.apps.command import exit_status, read_json, require_extra, write_json
+from jaxunpool.apps.command import (
+    exit_status,
+    read_json,
+    require_extra,
+    show_whole,
+    write_json,
+)
 from jaxunpool.training import options
 from jaxunpool.training.train import is_of
 
@@ -26,14 +32,18 @@ FIGURES = ("comparison.png", "decoders.png")
 TIMED_ROUNDS = 9
 COLUMNS = {
     "decoder": "{decoder}",
-    "parameters": "{parameters:,}",
-    "index bytes\nper scene": "{index_bytes:,}",
+    "para-\nmeters": "{parameters:,}",
+    "index\nbytes": "{index_bytes:,}",
     "step\nms": "{step_ms:.0f}",
-    "global\naccuracy": "{global_accuracy:.3f}",
-    "class\naccuracy": "{class_accuracy:.3f}",
+    "global\nacc.": "{global_accuracy:.3f}",
+    "class\nacc.": "{class_accuracy:.3f}",
     "mIoU": "{mean_iou:.3f}",
-    "boundary\nF1": "{boundary_f1:.3f}",
+    "bound.\nF1": "{boundary_f1:.3f}",
 }
+LEGEND = (
+    "index bytes: what the decoder reads from the encoder, per scene\n"
+    "acc.: accuracy of pixels; bound. F1: score of the outlines"
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -147,7 +157,9 @@ def print_table(console: Any, rows: list[dict[str, Any]]) -> None:
 
     first = rows[0]
     table = Table(
-        box=box.SIMPLE,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
         title=f"{first['configuration']['steps']} steps each, {first['scenes']} test scenes",
         title_justify="left",
     )
@@ -156,5 +168,5 @@ def print_table(console: Any, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         cells = row["configuration"] | row["scores"] | row
         table.add_row(*(text.format(**cells) for text in COLUMNS.values()))
-    console.width = max(console.width, 100)  # numbers that wrap are worse than long lines
-    console.print(table)
+    show_whole(console, table)
+    console.print(LEGEND)
