@@ -102,8 +102,8 @@ __dir__ = listing(globals())
 class Inverse(nn.Module):
     """The transposed Jacobian of a function or module: `jaxunpool.inverse` as a module.
 
-    Called with `y` and `x`: what to apply it to, and where it is taken. The module is run as it is,
-    with parameters that have gradients; what it would write (statistics) is dropped.
+    Call it with `y`, the array to map back, and `x`, the input at which the Jacobian is taken. The
+    parameters of the module have gradients. What the module writes (statistics) is dropped.
 
     Attributes:
         fn: a function or module of one argument, such as an encoder; the decoder shares it.
@@ -136,9 +136,10 @@ def _inverse(fn: Callable[..., Any], scope: Any, y: Any, x: Any) -> Any:
 
 
 class Paired(nn.Module):
-    """A pooling and its unpooling around what lies between: `unpool(inner(y), indices)`.
+    """A pooling and its unpooling, with layers in between: `unpool(inner(y), indices)`.
 
-    One argument, one result and no state of its own, so it nests and fits into `nn.Sequential`.
+    It takes one array, returns one array and has no state. So it can be nested, and fits into
+    `nn.Sequential`.
 
     Attributes:
         pool: a module or function that returns a pooled array and its indices.

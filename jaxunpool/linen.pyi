@@ -93,7 +93,7 @@ class AdaptiveMaxPool(nn.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class AdaptiveMaxPoolWithIndices(nn.Module):
-    """Maximum over windows that divide the input into `output_shape` parts, and its position."""
+    """Maximum of each of `output_shape` parts of the input, and its position."""
 
     output_shape: Parts
     data_format: DataFormat
@@ -336,7 +336,7 @@ class FractionalMaxPool(nn.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class FractionalMaxPoolWithIndices(nn.Module):
-    """Maximum over windows at randomly spaced positions, and its position."""
+    """Maximum of each randomly placed window, and its position."""
 
     window_shape: Sizes | None
     output_shape: Sizes | None
@@ -742,7 +742,7 @@ class NearestUnpool(nn.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class Paired(nn.Module):
-    """A pooling and its unpooling around what lies between: `unpool(inner(y), indices)`."""
+    """A pooling and its unpooling, with layers in between: `unpool(inner(y), indices)`."""
 
     pool: Callable[..., Any]
     inner: Callable[..., Any]

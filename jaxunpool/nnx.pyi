@@ -83,7 +83,7 @@ class AdaptiveMaxPool(nnx.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class AdaptiveMaxPoolWithIndices(nnx.Module):
-    """Maximum over windows that divide the input into `output_shape` parts, and its position."""
+    """Maximum of each of `output_shape` parts of the input, and its position."""
 
     def __init__(
         self,
@@ -251,7 +251,7 @@ class FractionalMaxPool(nnx.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class FractionalMaxPoolWithIndices(nnx.Module):
-    """Maximum over windows at randomly spaced positions, and its position."""
+    """Maximum of each randomly placed window, and its position."""
 
     def __init__(
         self,
@@ -533,7 +533,7 @@ class NearestUnpool(nnx.Module):
     def __getattr__(self, name: str) -> Any: ...
 
 class Paired(nnx.Module):
-    """A pooling and its unpooling around what lies between: `unpool(inner(y), indices)`."""
+    """A pooling and its unpooling, with layers in between: `unpool(inner(y), indices)`."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
-"""Networks that pool and go back, in Flax NNX.
+"""Encoder-decoder networks with pooling and unpooling, in Flax NNX.
 
-Weights are float32, and types follow Flax's rule: images and weights are promoted to one. Casting
-all state to bfloat16, the statistics included, computes in bfloat16.
+Weights are float32. Types follow Flax's rule: images and weights are promoted to one type. To
+compute in bfloat16, cast all state to bfloat16, the statistics included.
 """
 
 from jaxunpool.core.listing import listing

@@ -11,13 +11,13 @@ from jaxunpool.models.decoders import Decoder
 
 
 class AutoEncoder(EncoderDecoder):
-    """A convolution and a 2x2 max pooling per stage, and the same way back to the image.
+    """A convolution and a 2x2 max pooling per stage, and a decoder that mirrors these.
 
-    With `decoder="indices"` this is the what-where auto-encoder of Zhao et al., 2015: the pooled
-    features say what there is, the indices where.
+    With `decoder="indices"`, this is the what-where auto-encoder of Zhao et al., 2015: the pooled
+    features are the "what", the indices the "where".
 
     Args:
-        in_features: channels of the images and of what comes back.
+        in_features: channels of the images and of the result.
         widths: channels of each stage.
         decoder: one of `DECODERS`. All but `"indices"` and `"inverse"` have to restore the image
             from the pooled features alone.

@@ -1,4 +1,4 @@
-"""An encoder that pools, a decoder that goes back, and the network of both."""
+"""An encoder that pools, a decoder that unpools, and the network of both."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ class Encoder(nnx.Module):
         in_features: channels of the images.
         widths: for each stage the channels of its convolutions.
         kernel_size: of all convolutions.
-        decoder: one of `DECODERS`: what to keep for.
-        pack_indices: keep `PackedIndices` for it; with `"indices"` alone.
+        decoder: one of `DECODERS`; it determines what to keep.
+        pack_indices: keep `PackedIndices`; for `"indices"` only.
         rngs: for the weights.
 
     Raises:
@@ -117,7 +117,7 @@ class Encoder(nnx.Module):
         self.stages = _stages(in_features, widths, kernel_size, True, rngs)
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, list[Any]]:
-        """The pooled features, and of each pooling what its way back needs."""
+        """The pooled features, and for each pooling what the decoder needs."""
         x = self.check(x)
         kept = []
         for blocks in self.stages:
@@ -140,7 +140,7 @@ class Encoder(nnx.Module):
 
 
 class EncoderDecoder(nnx.Module):
-    """An encoder, its mirrored decoder and a last convolution; the images' exact size comes back.
+    """An encoder, its mirrored decoder and a last convolution. The output has the images' size.
 
     Args:
         in_features: channels of the images.

@@ -1,4 +1,4 @@
-"""The ways back over a 2x2 max pooling that a decoder can take."""
+"""Six kinds of upsampling for a decoder, each for a 2x2 max pooling of the encoder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WINDOW = (2, 2)
 
 
 def pool(x: jax.Array, decoder: Decoder, *, pack_indices: bool = False) -> tuple[jax.Array, Any]:
-    """`x` pooled 2x2, and what the way back needs.
+    """`x` pooled 2x2, and what the decoder needs.
 
     Args:
         x: `[..., height, width, channels]`.
@@ -37,8 +37,8 @@ def pool(x: jax.Array, decoder: Decoder, *, pack_indices: bool = False) -> tuple
         pack_indices: keep `PackedIndices`, for `"indices"` alone.
 
     Returns:
-        The pooled array, and the `PoolIndices` for `"indices"`, else `x`: `"inverse"` reads it, the
-        others no more than its shape.
+        The pooled array, and for `"indices"` its `PoolIndices`, otherwise `x`. `"inverse"` reads
+        `x`; the other decoders read only its shape.
 
     Raises:
         ValueError: `pack_indices` with a decoder that has none.
@@ -61,15 +61,15 @@ def check_pack_indices(pack_indices: bool, decoder: Decoder) -> bool:
 
 
 class Unpool(nnx.Module):
-    """The way back over `pool`, to the exact size of what was pooled.
+    """Upsampling to the exact size of the array before `pool`.
 
-    `"indices"` is SegNet's max unpooling, `"inverse"` Lasagne's `InverseLayer` (equal to it),
-    `"nearest"` copies, `"bilinear"` interpolates, `"bed_of_nails"` writes the upper left element
-    of each window, `"conv_transpose"` learns a 2x2 kernel, as FCN's.
+    `"indices"` is SegNet's max unpooling. `"inverse"` is Lasagne's `InverseLayer`, which gives the
+    same result. `"nearest"` copies, and `"bilinear"` interpolates. `"bed_of_nails"` writes the
+    upper left element of each window. `"conv_transpose"` has a trained 2x2 kernel, as in FCN.
 
     Args:
         decoder: one of `DECODERS`.
-        features: channels of what comes back; for the weights of `"conv_transpose"`.
+        features: channels of the result; for the weights of `"conv_transpose"`.
         rngs: for the weights of `"conv_transpose"`.
 
     Raises:

@@ -20,10 +20,10 @@ from jaxunpool.models.decoders import WINDOW
 class DeconvNet(nnx.Module):
     """Projects one feature of an encoder back to the image: unpool, rectify, transposed filter.
 
-    Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", 2014. Unlike in a
-    gradient, what comes back is rectified by its own sign, not by that of the activation. A filter
-    is a convolution and its normalisation with the running statistics; it is transposed by
-    `jaxunpool.inverse`.
+    Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", 2014. Unlike a
+    gradient, the projected signal is rectified by its own sign, not by the sign of the activation.
+    A filter is a convolution and its normalisation with the running statistics; `jaxunpool.inverse`
+    transposes it.
 
     Args:
         encoder: an `Encoder`, such as the `encoder` of a SegNet.

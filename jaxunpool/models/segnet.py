@@ -63,8 +63,8 @@ class SegNetBasic(EncoderDecoder):
     """SegNet-Basic: one convolution per stage, no ReLU in the decoder, a 1x1 classifier.
 
     The smaller network of the same paper, with its four stages of 64 features and kernels of 7x7
-    unless told otherwise. (The paper's local contrast normalisation of the images is left to
-    whoever loads them.)
+    by default. (The paper also normalises the local contrast of the images. Do that before, if you
+    need it.)
 
     Args:
         in_features: channels of the images.
