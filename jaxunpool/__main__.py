@@ -1,4 +1,4 @@
-"""The command line: a photograph pooled and unpooled, `train` and `compare`."""
+"""The command line: a photograph pooled and unpooled, `train`, `compare` and `predict`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 COMMANDS = {
     "train": "jaxunpool.training.train",
     "compare": "jaxunpool.training.compare",
+    "predict": "jaxunpool.training.predict",
 }
 
 

@@ -239,7 +239,9 @@ def test_median_frequency_balancing():
     labels = np.array([[[0, 0], [0, 1]], [[0, 0], [0, 0]], [[2, 2], [0, 1]]])
     frequency = np.array([8 / 12, 2 / 8, 2 / 4])
     expected = [*(np.median(frequency) / frequency), 0]
-    np.testing.assert_allclose(loop.median_frequency_weights(labels, 4), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        loop.median_frequency_weights(loop.pixel_counts(labels, 4)), expected, rtol=1e-6
+    )
 
 
 def test_loss_is_weighted_cross_entropy(rng):

@@ -8,7 +8,6 @@ run is not taken for this run's.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import hashlib
 import json
@@ -46,7 +45,7 @@ class Folder:
 
     def __init__(self, path: pathlib.Path, configuration: Configuration):
         self.path = path
-        self.about = dataclasses.asdict(configuration)
+        self.about = configuration.about()
         self._held = contextlib.ExitStack()
         self._held.enter_context(claimed(path, self.about))
         options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)

@@ -6,7 +6,6 @@ Killed at any moment and started again, it goes on from the last checkpoint of e
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import pathlib
 import statistics
 import time
@@ -84,14 +83,14 @@ def compare(asked: argparse.Namespace) -> int:
 
     from jaxunpool.training import checkpoints, session
 
-    configurations = [options.configuration(asked, decoder) for decoder in asked.decoders]
+    configurations = [options.configuration(asked, decoder, DEFAULTS) for decoder in asked.decoders]
     console = Console(highlight=False, soft_wrap=True)
     path: pathlib.Path = asked.output
-    about = dataclasses.asdict(configurations[0]) | {"decoder": list(asked.decoders)}
+    about = configurations[0].about() | {"decoder": list(asked.decoders)}
     with checkpoints.claimed(path, about):
         rows = read_json(path / TABLE)
         if are_of(rows, configurations) and all((path / name).exists() for name in FIGURES):
-            console.print(f"{path}: complete, {asked.steps} steps of each decoder")
+            console.print(f"{path}: complete, {configurations[0].steps} steps of each decoder")
         else:
             monitor = session.Monitor(console)
             with monitor.shown():

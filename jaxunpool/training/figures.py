@@ -1,6 +1,6 @@
 """Figures of a run, drawn so that they read in grey print and to colour-blind eyes.
 
-Classes carry their digit, not only a colour; quantities are in cividis; lines differ in dash and
+Classes carry their number, not only a colour; quantities are in cividis; lines differ in dash and
 mark.
 """
 
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxunpool.apps.command import UsageError, replacing
 from jaxunpool.training import scenes
 from jaxunpool.training.loop import LARGEST, SMALLEST, Scenes, State
-from jaxunpool.training.metrics import confusion_matrix
+from jaxunpool.training.metrics import IGNORED
 
 DPI = 150
 INK, FAINT, RULE = "#222222", "#6b6b6b", "#b0b0b0"
@@ -37,6 +37,39 @@ COLOURS = (
     "#f4f4f4",
 )
 
+
+class Pictures(NamedTuple):
+    """Images of any sizes and the classes of their pixels."""
+
+    images: Sequence[np.ndarray]
+    labels: Sequence[np.ndarray]
+
+
+class Legend(NamedTuple):
+    """How classes are shown.
+
+    Attributes:
+        names: of the classes.
+        colours: of the classes.
+        marks: written on their regions, one each or an empty text.
+        least: pixels of a region that has room for its mark.
+        inside: whether marks are where a region is widest, or in the middle of its pixels.
+        image: what a row of images is called.
+        width: of an image in a figure, in inches.
+    """
+
+    names: Sequence[str]
+    colours: Sequence[str]
+    marks: Sequence[str]
+    least: int
+    inside: bool
+    image: str
+    width: float
+
+
+DIGITS = Legend(scenes.CLASS_NAMES, COLOURS, (*map(str, range(10)), ""), 30, False, "scene", 1.55)
+SURFACE = "#ffffff"  # what has no class
+
 # One per decoder: Okabe and Ito's colours, each with a dash and a mark of its own.
 LINES: tuple[dict[str, Any], ...] = (
     {"color": "#0072b2", "linestyle": "-", "marker": "o"},
@@ -48,20 +81,25 @@ LINES: tuple[dict[str, Any], ...] = (
 )
 
 
-def predictions(tested: Scenes, predicted: np.ndarray) -> Any:
+def predictions(
+    tested: Scenes | Pictures, predicted: Sequence[np.ndarray] | np.ndarray, legend: Legend = DIGITS
+) -> Any:
     """Scenes in columns: the image, what it holds, what was predicted, where that is wrong."""
     shown = slice(min(SHOWN, len(predicted)))
     images, truth, predicted = tested.images[shown], tested.labels[shown], predicted[shown]
-    rows = ("scene", "truth", "predicted", "wrong pixels")
-    figure, grid = _grid(rows, len(images))
+    rows = (legend.image, "truth", "predicted", "wrong pixels")
+    aspect = max(len(each) / len(each[0]) for each in truth)
+    figure, grid = _grid(rows, len(images), legend.width, aspect)
     for column in range(len(images)):
         grid[0][column].imshow(images[column])
-        show_classes(grid[1][column], truth[column])
-        show_classes(grid[2][column], predicted[column])
-        wrong = truth[column] != predicted[column]
+        show_classes(grid[1][column], truth[column], legend)
+        show_classes(grid[2][column], predicted[column], legend)
+        known = truth[column] != IGNORED
+        wrong = (truth[column] != predicted[column]) & known
         grid[3][column].imshow(wrong, cmap="gray_r", vmin=0, vmax=1)
-        grid[3][column].set_xlabel(f"{wrong.mean():.1%}", size=9, color=FAINT)
-    _legend_of_classes(figure)
+        share = wrong.sum() / max(known.sum(), 1)
+        grid[3][column].set_xlabel(f"{share:.1%}", size=9, color=FAINT)
+    _legend_of_classes(figure, legend)
     return figure
 
 
@@ -78,28 +116,35 @@ def decoders_side_by_side(tested: Scenes, predicted: Mapping[str, np.ndarray]) -
     return figure
 
 
-def show_classes(axes: Any, labels: np.ndarray) -> None:
-    """A map of classes, the digit written on every region that has room for it."""
+def show_classes(axes: Any, labels: np.ndarray, legend: Legend = DIGITS) -> None:
+    """A map of classes, its mark written on every region that has room for it."""
     from matplotlib.colors import ListedColormap
     from matplotlib.patheffects import withStroke
     from scipy import ndimage
 
+    colours = [*legend.colours, SURFACE]
     axes.imshow(
-        labels,
-        cmap=ListedColormap(COLOURS),
+        np.minimum(labels, len(legend.colours)),
+        cmap=ListedColormap(colours),
         vmin=-0.5,
-        vmax=len(COLOURS) - 0.5,
+        vmax=len(colours) - 0.5,
         interpolation="none",
     )
-    for digit in range(10):
-        regions, count = ndimage.label(labels == digit, np.ones((3, 3)))
+    for number, mark in enumerate(legend.marks):
+        if not mark:
+            continue
+        regions, count = ndimage.label(labels == number, np.ones((3, 3)))
         for region in range(1, count + 1):
             rows, columns = np.nonzero(regions == region)
-            if len(rows) >= 30:
+            if len(rows) >= legend.least:
+                row, column = rows.mean(), columns.mean()
+                if legend.inside:
+                    depth = ndimage.distance_transform_edt(np.pad(regions == region, 1))
+                    row, column = np.subtract(np.unravel_index(depth.argmax(), depth.shape), 1)
                 axes.text(
-                    columns.mean(),
-                    rows.mean(),
-                    str(digit),
+                    column,
+                    row,
+                    mark,
                     size=10,
                     weight="bold",
                     color="white",
@@ -109,22 +154,31 @@ def show_classes(axes: Any, labels: np.ndarray) -> None:
                 )
 
 
-def confusion(truth: np.ndarray, predicted: np.ndarray) -> Any:
-    """Of the pixels of each class, the share that was taken for each other one."""
+def confusion(counts: np.ndarray, names: Sequence[str] = scenes.CLASS_NAMES) -> Any:
+    """Of the pixels of each class, the share that was taken for each other one.
+
+    Args:
+        counts: of pixels, `[true class, predicted class]`.
+        names: of the classes.
+    """
     from matplotlib.figure import Figure
 
-    counts = confusion_matrix(truth, predicted, scenes.CLASSES)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure = Figure((7.4, 6.4), dpi=DPI, facecolor="white", layout="constrained")
+    side = max(6.4, 0.45 * len(names) + 1.5)
+    figure = Figure((side + 1, side), dpi=DPI, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
     shown = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
         text = f"{100 * share:.0f}" if share >= 0.005 else "·"
         colour = "black" if share > 0.5 else "white"
         axes.text(column, row, text, ha="center", va="center", size=9, color=colour)
-    names = ["back-\nground" if name == "background" else name for name in scenes.CLASS_NAMES]
-    axes.set_xticks(range(scenes.CLASSES), names)
-    axes.set_yticks(range(scenes.CLASSES), names)
+    names = ["back-\nground" if name == "background" else name for name in names]
+    long = max(len(name) for name in names) > 6 and names[-1] != "back-\nground"
+    axes.set_xticks(range(len(names)), names, rotation=45 if long else 0)
+    if long:
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("predicted class", size=11)
     axes.set_ylabel("true class", size=11)
     axes.set_title("per cent of each true class's pixels", size=11, color=INK)
@@ -175,8 +229,8 @@ def gradients(state: State, layers: Sequence[str], every: int) -> Any:
     return figure
 
 
-def learning_curve(state: State, every: int) -> Any:
-    """The loss at every step, and the mIoU on test scenes."""
+def learning_curve(state: State, every: int, of: str = "test scenes") -> Any:
+    """The loss at every step, and the mIoU on test scenes or what they are called."""
     from matplotlib.figure import Figure
 
     losses, miou = np.asarray(state.losses), np.asarray(state.miou)
@@ -195,7 +249,7 @@ def learning_curve(state: State, every: int) -> Any:
         f"{miou[-1]:.2f}", (len(losses), miou[-1]), (0, 7), textcoords="offset points", ha="center"
     )
     right.set(xlabel="step", ylim=(0, 1))
-    right.set_title("mIoU on test scenes", size=11)
+    right.set_title(f"mIoU on {of}", size=11)
     for axes in (left, right):
         _plain(axes)
     return figure
@@ -261,12 +315,14 @@ def save(figure: Any, path: pathlib.Path) -> None:
         raise UsageError(f"{path}: cannot be drawn ({error})") from None
 
 
-def _grid(rows: Sequence[str], columns: int) -> tuple[Any, Any]:
-    """A figure of square pictures with a name to the left of each row."""
+def _grid(
+    rows: Sequence[str], columns: int, width: float = DIGITS.width, aspect: float = 1
+) -> tuple[Any, Any]:
+    """A figure of pictures, `aspect` times as high as wide, with a name to the left of each row."""
     from matplotlib.figure import Figure
 
     figure = Figure(
-        (1.55 * columns + 0.5, 1.55 * len(rows) + 0.45),
+        (width * columns + 0.5, width * aspect * len(rows) + 0.45),
         dpi=DPI,
         facecolor="white",
         layout="constrained",
@@ -281,17 +337,23 @@ def _grid(rows: Sequence[str], columns: int) -> tuple[Any, Any]:
     return figure, grid
 
 
-def _legend_of_classes(figure: Any) -> None:
+def _legend_of_classes(figure: Any, legend: Legend = DIGITS) -> None:
     from matplotlib.patches import Patch
 
+    marked = (
+        f"{mark} {name}" if mark and mark != name else name
+        for name, mark in zip(legend.names, legend.marks)
+    )
     handles = [
         Patch(facecolor=colour, edgecolor=RULE, label=name)
-        for colour, name in zip(COLOURS, scenes.CLASS_NAMES)
+        for colour, name in zip(legend.colours, marked)
     ]
+    letters = sum(len(str(handle.get_label())) + 4 for handle in handles) / len(handles)
+    columns = max(int(figure.get_figwidth() * 12 / letters), 1)
     figure.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=len(handles),
+        ncols=min(len(handles), columns),
         frameon=False,
         fontsize=9,
         handlelength=1,

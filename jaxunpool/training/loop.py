@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -21,7 +23,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxunpool import models
 from jaxunpool.training import scenes
-from jaxunpool.training.metrics import confusion_matrix, mean_iou
+from jaxunpool.training.metrics import IGNORED, confusion_matrix, mean_iou
 from jaxunpool.training.options import Configuration
 
 RECORDS = 20  # points in the history of gradients and of mIoU
@@ -77,6 +79,9 @@ class Scenes(NamedTuple):
 class Run:
     """A configuration made ready to train: data, network and compiled functions.
 
+    `prepare`, `feed`, `compose` and `watched` are what is of scenes; for other data a subclass has
+    others.
+
     Args:
         configuration: what to train.
         devices: over which to shard each batch; as many of them are used as divide it.
@@ -84,6 +89,7 @@ class Run:
 
     def __init__(self, configuration: Configuration, devices: list[jax.Device] | None = None):
         self.configuration = configuration
+        self.class_names: tuple[str, ...] = scenes.CLASS_NAMES
         used = devices_for(configuration.batch, jax.devices() if devices is None else devices)
         self.mesh: Mesh = jax.make_mesh(
             (len(used),), ("batch",), axis_types=(AxisType.Auto,), devices=used
@@ -91,20 +97,49 @@ class Run:
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
         self.sharded = NamedSharding(self.mesh, PartitionSpec("batch"))
 
-        model = nnx.jit(lambda: network(configuration))()  # compiled at once, not weight by weight
+        model = self.network()
         parts: Any = nnx.split(model, nnx.Param, ...)
         self.graph, self._parameters, self._statistics = parts
         self.layers = tuple(kernels(self._parameters))
+        self.parameter_count = sum(leaf.size for leaf in jax.tree.leaves(self._parameters))
         schedule = one_cycle(configuration.steps, configuration.learning_rate)
         self._adam = optax.adam(schedule)
         self.key = jax.random.key(configuration.seed)
         self.every = math.ceil(configuration.steps / RECORDS)
         self.records = math.ceil(configuration.steps / self.every)
-        self.source = jax.device_put(scenes.load("train"), self.replicated)
-        counted = self._scenes(COUNTING, self.source, COUNTED).labels
-        self.class_weights = median_frequency_weights(counted, scenes.CLASSES)
+        self.class_weights = self.prepare()
         self.step = jax.jit(self._step, out_shardings=self.replicated)
         self._predict = jax.jit(self._predict_classes)
+        self.probabilities = jax.jit(self._probabilities)
+
+    def network(self) -> models.EncoderDecoder:
+        """The network before the first step; all of it is compiled at once."""
+        return nnx.jit(lambda: network(self.configuration))()
+
+    def prepare(self) -> jax.Array | None:
+        """Load the data; the weights of its classes in the loss."""
+        self.source = jax.device_put(scenes.load("train"), self.replicated)
+        counted = self._scenes(COUNTING, self.source, COUNTED).labels
+        return median_frequency_weights(pixel_counts(counted, scenes.CLASSES))
+
+    def feed(self, step: int) -> Iterator[tuple[jax.Array, ...]]:
+        """What the steps from this one on take besides the state: nothing."""
+        return itertools.repeat(())
+
+    def compose(self, key: jax.Array, *fed: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The batch of a step, in its program: images between 0 and 1, and classes of pixels.
+
+        Args:
+            key: of this step.
+            fed: what `feed` gave for it.
+        """
+        return scenes.compose(
+            key, self.source, count=self.configuration.batch, size=self.configuration.size
+        )
+
+    def watched(self) -> Scenes:
+        """Scenes that the mIoU in a run's history is of."""
+        return self.test_scenes(WATCHED)
 
     def start(self) -> State:
         """The state before the first step."""
@@ -120,7 +155,7 @@ class Run:
         )
         return jax.device_put(state, self.replicated)
 
-    def model(self, state: State) -> models.SegNetBasic:
+    def model(self, state: State) -> models.EncoderDecoder:
         """The network with this state's weights and statistics, to be evaluated."""
         model = nnx.merge(self.graph, state.parameters, state.statistics, copy=True)
         model.eval()
@@ -135,7 +170,8 @@ class Run:
     def record(self, state: State, watched: Scenes) -> State:
         """The state with the mIoU that it has on the watched scenes."""
         predicted = self.predict(state, watched.images)
-        miou = mean_iou(confusion_matrix(watched.labels, predicted, scenes.CLASSES))
+        confusion = confusion_matrix(watched.labels, predicted, len(self.class_names))
+        miou = mean_iou(confusion)
         at = (int(state.step) - 1) // self.every
         return jax.device_put(
             dataclasses.replace(state, miou=state.miou.at[at].set(miou)), self.replicated
@@ -149,17 +185,21 @@ class Run:
         """Scenes of digits and of parts of photographs that training never sees."""
         return self._scenes(TESTING, scenes.load("test"), count)
 
-    def _step(self, state: State) -> State:
+    def logits(self, model: models.EncoderDecoder, images: jax.Array) -> jax.Array:
+        """What the network makes of images between 0 and 1."""
+        return model(images - 0.5)
+
+    def _step(self, state: State, *fed: jax.Array) -> State:
         key = jax.random.fold_in(jax.random.fold_in(self.key, TRAINING), state.step)
-        made = scenes.compose(
-            key, self.source, count=self.configuration.batch, size=self.configuration.size
-        )
+        made = self.compose(key, *fed)
         images, labels = jax.lax.with_sharding_constraint(made, self.sharded)
+        assert self.class_weights is not None
+        class_weights = self.class_weights
 
         def loss(parameters: Any) -> tuple[jax.Array, Any]:
             model = nnx.merge(self.graph, parameters, state.statistics, copy=True)
             model.train()
-            value = cross_entropy(model(_centred(images)), labels, self.class_weights)
+            value = cross_entropy(self.logits(model, images), labels, class_weights)
             _, _, statistics = cast(Any, nnx.split(model, nnx.Param, ...))
             return value, statistics
 
@@ -179,7 +219,12 @@ class Run:
         )
 
     def _predict_classes(self, state: State, images: jax.Array) -> jax.Array:
-        return jnp.argmax(self.model(state)(_centred(images)), -1).astype(jnp.int32)
+        return jnp.argmax(self.logits(self.model(state), images), -1).astype(jnp.int32)
+
+    def _probabilities(self, state: State, image: jax.Array) -> jax.Array:
+        """Of each class for each pixel, `[height, width, classes]`; the image is uint8."""
+        batch = image[None] / jnp.float32(255)
+        return jax.nn.softmax(self.logits(self.model(state), batch))[0]
 
     def _scenes(self, purpose: int, source: scenes.Source, count: int) -> Scenes:
         """The first scenes of a sequence that only the seed determines."""
@@ -237,35 +282,43 @@ def one_cycle(steps: int, highest: float) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(highest / 10, highest, rise, max(steps, rise + 1))
 
 
-def _centred(images: jax.Array) -> jax.Array:
-    return images - 0.5
-
-
 def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
-    """Pixelwise softmax cross-entropy, the mean weighted by the class of each pixel."""
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return jnp.average(losses, weights=weights[labels])
+    """Pixelwise softmax cross-entropy, the mean weighted by the class of each pixel.
+
+    Pixels that are `IGNORED` have weight 0; where all have, the loss is 0.
+    """
+    known = labels != IGNORED
+    classes = jnp.where(known, labels, 0)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
+    weight = jnp.where(known, weights[classes], 0)
+    total = jnp.sum(weight)
+    return jnp.sum(losses * weight) / jnp.where(total > 0, total, 1)
 
 
-def median_frequency_weights(labels: np.ndarray, classes: int) -> jax.Array:
+def pixel_counts(labels: np.ndarray, classes: int) -> np.ndarray:
+    """How many pixels of each image, `[n, height, width]`, have each class: `[n, classes]`."""
+    return np.stack([np.bincount(image.ravel(), minlength=classes) for image in labels])
+
+
+def median_frequency_weights(counts: np.ndarray) -> jax.Array:
     """Median-frequency balancing: of each class, the median frequency over its own.
 
     Eigen and Fergus, "Predicting Depth, Surface Normals and Semantic Labels with a Common
     Multi-Scale Convolutional Architecture", 2015: the frequency of a class is the share of its
-    pixels in the images that have any. A class that no image has gets weight 0.
+    pixels in the images that have any. A class that no image has gets weight 0, and pixels without
+    a class are none.
 
     Args:
-        labels: `[n, height, width]`, ints.
-        classes: how many there are.
+        counts: `[n, classes]`, pixels of each class in each image.
 
     Returns:
         `[classes]`, float32.
     """
-    counts = np.stack([np.bincount(image.ravel(), minlength=classes) for image in labels])
-    frequency = counts.sum(0) / np.maximum((counts > 0).sum(0) * labels[0].size, 1)
+    of_images = ((counts > 0) * counts.sum(1, keepdims=True)).sum(0)
+    frequency = counts.sum(0) / np.maximum(of_images, 1)
     occurs = frequency > 0
     weights = np.divide(
-        np.median(frequency[occurs]), frequency, out=np.zeros(classes), where=occurs
+        np.median(frequency[occurs]), frequency, out=np.zeros(len(occurs)), where=occurs
     )
     return jnp.asarray(weights, jnp.float32)
 

@@ -8,9 +8,11 @@ is a good evaluation measure for semantic segmentation?", 2013.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
+IGNORED = 255  # in a map of classes: a pixel that has none and does not count
 TOLERANCE = 1.0  # pixels; SegNet's 0.75 % of the diagonal would be less than one in a small scene
 
 
@@ -29,7 +31,7 @@ def evaluate(truth: np.ndarray, predicted: np.ndarray, classes: int) -> Scores:
     """All scores of a set of images.
 
     Args:
-        truth: `[n, height, width]`, ints in `range(classes)`.
+        truth: `[n, height, width]`, ints in `range(classes)`; others do not count.
         predicted: the same.
         classes: how many there are.
 
@@ -37,19 +39,24 @@ def evaluate(truth: np.ndarray, predicted: np.ndarray, classes: int) -> Scores:
         Global accuracy, mean class accuracy and IoU over all pixels of the set; boundary F1 as the
         mean over images.
     """
-    confusion = confusion_matrix(truth, predicted, classes)
+    return scores(confusion_matrix(truth, predicted, classes), boundary_f1(truth, predicted))
+
+
+def scores(confusion: np.ndarray, f1: float) -> Scores:
+    """All scores, from the confusion of a set of images and its boundary F1."""
     return Scores(
         global_accuracy=global_accuracy(confusion),
         class_accuracy=class_accuracy(confusion),
         mean_iou=mean_iou(confusion),
-        boundary_f1=boundary_f1(truth, predicted),
+        boundary_f1=f1,
         iou=tuple(map(float, iou(confusion))),
     )
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Counts of pixels, `[true class, predicted class]`, int64."""
-    pairs = classes * truth.astype(np.int64).ravel() + predicted.ravel()
+    """Counts of pixels, `[true class, predicted class]`, int64, of pixels that have a class."""
+    known = truth < classes
+    pairs = classes * truth[known].astype(np.int64) + predicted[known]
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
@@ -76,33 +83,43 @@ def mean_iou(confusion: np.ndarray) -> float:
     return float(np.nanmean(iou(confusion)))
 
 
-def boundary_f1(truth: np.ndarray, predicted: np.ndarray, tolerance: float = TOLERANCE) -> float:
+def boundary_f1(
+    truth: Sequence[np.ndarray] | np.ndarray,
+    predicted: Sequence[np.ndarray] | np.ndarray,
+    tolerance: float = TOLERANCE,
+) -> float:
     """How well outlines agree.
 
     Of each class of an image, precision is the share of the predicted outline that is within
     `tolerance` pixels of the true one, recall the share of the true outline that is within it of
     the predicted one; F1 is their harmonic mean, 0 if the class is not predicted at all. The result
-    is the mean over the classes in the image's truth, then over images.
+    is the mean over the classes in the image's truth, then over images. Pixels that are `IGNORED`
+    belong to no outline and make none.
 
     Args:
-        truth: `[n, height, width]`, ints.
+        truth: `[n, height, width]`, ints, or as many images of several sizes.
         predicted: the same.
         tolerance: in pixels.
 
     Returns:
         A number between 0 and 1.
     """
-    return float(np.mean([_image_f1(*pair, tolerance) for pair in zip(truth, predicted)]))
+    found = [_image_f1(*pair, tolerance) for pair in zip(truth, predicted)]
+    return float(np.mean([f1 for f1 in found if f1 is not None] or [np.nan]))
 
 
-def _image_f1(truth: np.ndarray, predicted: np.ndarray, tolerance: float) -> float:
-    return float(
-        np.mean([_class_f1(truth == c, predicted == c, tolerance) for c in np.unique(truth)])
-    )
+def _image_f1(truth: np.ndarray, predicted: np.ndarray, tolerance: float) -> float | None:
+    """The mean over the image's classes; None if all of it is ignored."""
+    known = truth != IGNORED
+    classes = np.unique(truth[known])
+    found = [_class_f1(truth == c, predicted == c, known, tolerance) for c in classes]
+    return float(np.mean(found)) if found else None
 
 
-def _class_f1(truth: np.ndarray, predicted: np.ndarray, tolerance: float) -> float:
-    true_outline, predicted_outline = outline(truth), outline(predicted)
+def _class_f1(
+    truth: np.ndarray, predicted: np.ndarray, known: np.ndarray, tolerance: float
+) -> float:
+    true_outline, predicted_outline = outline(truth, known), outline(predicted, known)
     if not true_outline.any() or not predicted_outline.any():
         return float(true_outline.any() == predicted_outline.any())
     precision = _share_near(predicted_outline, true_outline, tolerance)
@@ -110,11 +127,11 @@ def _class_f1(truth: np.ndarray, predicted: np.ndarray, tolerance: float) -> flo
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def outline(mask: np.ndarray) -> np.ndarray:
-    """The pixels of a mask that touch, by an edge, one outside it; the image's border is none."""
+def outline(mask: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The known pixels of a mask that touch, by an edge, a known one outside it."""
     from scipy import ndimage
 
-    return mask & ~ndimage.binary_erosion(mask, border_value=1)
+    return mask & known & ndimage.binary_dilation(~mask & known)
 
 
 def _share_near(these: np.ndarray, those: np.ndarray, tolerance: float) -> float:

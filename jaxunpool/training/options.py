@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxunpool.apps.command import Parser, UsageError, count, whole
@@ -15,6 +16,7 @@ if TYPE_CHECKING:  # importing Flax takes long
     from jaxunpool.models.decoders import Decoder
 
 PACKAGES = ("optax", "orbax.checkpoint", "sklearn", "matplotlib", "rich", "skimage")
+FOR_IMAGES = ("grain", "dm_pix", "safetensors", "PIL")
 
 MOST_STEPS = 10**7
 
@@ -32,6 +34,47 @@ class Configuration:
     kernel_size: int = 5
     stages: int = 3
     learning_rate: float = 0.01
+
+    def about(self) -> dict[str, Any]:
+        """All of it, as JSON has it."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagesConfiguration(Configuration):
+    """The same for a user's own images.
+
+    Attributes:
+        network: one of `NETWORKS`.
+        precision: `"float32"`, or `"bfloat16"` for all but weights, statistics and loss.
+        fit: how images come to `size`: `"crop"` or `"resize"`.
+        augment: some of `AUGMENTATIONS`.
+        balance: what weighs classes: `"median"` frequency or `"none"`.
+        weights: SHA-256 of the file that training starts from, or None.
+        data: SHA-256 of images, masks, their meaning and the split.
+        classes: their names.
+        colours: of the classes, red, green and blue.
+    """
+
+    network: str = "basic"
+    precision: str = "float32"
+    fit: str = "crop"
+    augment: Sequence[str] = ("flip", "colour")
+    balance: str = "median"
+    weights: str | None = None
+    data: str = ""
+    classes: Sequence[str] = ()
+    colours: Sequence[Sequence[int]] = ()
+
+
+NETWORKS = ("basic", "segnet")
+AUGMENTATIONS = ("flip", "colour")
+IMAGES = ImagesConfiguration(steps=1000, batch=8, size=128, stages=4)
+# VGG16 says how wide, how deep and with what kernels; its rate is a tenth of the small network's.
+SEGNET = dataclasses.replace(
+    IMAGES, network="segnet", features=64, kernel_size=3, stages=5, learning_rate=1e-3
+)
+LARGEST = 4096  # of a crop
 
 
 HELP = {
@@ -55,7 +98,6 @@ def parser(command: str, description: str | None, defaults: Configuration) -> Pa
         made.add_argument(
             "--" + name.replace("_", "-"),
             type=TYPES.get(name, count),
-            default=default,
             help=f"{text} (default {default})",
         )
     folder = pathlib.Path(f"jaxunpool-{command}")
@@ -74,16 +116,26 @@ def parser(command: str, description: str | None, defaults: Configuration) -> Pa
     return made
 
 
-def configuration(options: argparse.Namespace, decoder: Decoder) -> Configuration:
+def configuration(
+    options: argparse.Namespace, decoder: Decoder, defaults: Configuration
+) -> Configuration:
     """The configuration that was asked for, or a UsageError if it cannot be trained."""
     from jaxunpool.training import scenes
 
-    asked = Configuration(decoder, **{name: getattr(options, name) for name in HELP})
-    largest = scenes.largest()
+    given = {name: getattr(options, name) for name in HELP if getattr(options, name) is not None}
+    asked = dataclasses.replace(defaults, decoder=decoder, **given)
+    smallest, largest = 1, LARGEST
+    if not isinstance(asked, ImagesConfiguration):
+        smallest, largest = scenes.CELL, scenes.largest()
+    elif asked.network == "segnet":
+        for name in ("features", "kernel_size", "stages"):
+            got, fixed = getattr(asked, name), getattr(SEGNET, name)
+            expected = f"{fixed}, which is SegNet's"
+            _require(got == fixed, name.replace("_", "-"), got, expected)
     deepest = int(math.log2(largest))
     _require(asked.stages <= deepest, "stages", asked.stages, f"at most {deepest}")
     _require(asked.steps <= MOST_STEPS, "steps", asked.steps, f"at most {MOST_STEPS}")
-    smallest = max(scenes.CELL, 2**asked.stages)
+    smallest = max(smallest, 2**asked.stages)
     _require(smallest <= asked.size <= largest, "size", asked.size, f"{smallest} to {largest}")
     _require(0 <= asked.seed < 2**32, "seed", asked.seed, "0 to 2**32 - 1")
     rate = asked.learning_rate

@@ -24,10 +24,10 @@ from rich.progress import (
 )
 
 from jaxunpool import models
-from jaxunpool.apps.command import UsageError, read_json, report
+from jaxunpool.apps.command import UsageError, read_json, report, require_extra
 from jaxunpool.training.checkpoints import CONFIGURATION, Folder
-from jaxunpool.training.loop import WATCHED, Run, State
-from jaxunpool.training.options import Configuration
+from jaxunpool.training.loop import Run, State
+from jaxunpool.training.options import FOR_IMAGES, Configuration, ImagesConfiguration
 
 
 class StoppedError(Exception):
@@ -130,7 +130,7 @@ class Monitor:
             self.console.print(f"{configuration.decoder}: {step}/{configuration.steps}  {scores}")
 
 
-def load(path: str | os.PathLike[str]) -> models.SegNetBasic:
+def load(path: str | os.PathLike[str]) -> models.EncoderDecoder:
     """The network of a run's last checkpoint, ready to predict.
 
     Args:
@@ -143,17 +143,33 @@ def load(path: str | os.PathLike[str]) -> models.SegNetBasic:
         UsageError: it holds no run, or none of its checkpoints is whole; or a process is training
             in it.
     """
-    path = pathlib.Path(path)
+    trained = restore(pathlib.Path(path))
+    return trained.run.model(trained.state)
+
+
+def restore(path: pathlib.Path) -> Trained:
+    """A run's last checkpoint, to predict with; raises as `load` does."""
     found = read_json(path / CONFIGURATION)
-    names = {field.name for field in dataclasses.fields(Configuration)}
-    if not isinstance(found, dict) or {*found} != names or found["decoder"] not in models.DECODERS:
+    kinds: list[type[Configuration]] = [Configuration, ImagesConfiguration]
+    names = [{field.name for field in dataclasses.fields(kind)} for kind in kinds]
+    if not isinstance(found, dict) or {*found} not in names:
         raise UsageError(f"{path}: holds no run")
-    run = Run(Configuration(**found))
+    if found["decoder"] not in models.DECODERS:
+        raise UsageError(f"{path}: holds no run")
+    configuration = kinds[names.index({*found})](**found)
+    run: Run
+    if isinstance(configuration, ImagesConfiguration):
+        require_extra("train", *FOR_IMAGES)
+        from jaxunpool.training.images import ImagesRun
+
+        run = ImagesRun(configuration)
+    else:
+        run = Run(configuration)
     with contextlib.closing(Folder(path, run.configuration)) as folder:
         state = folder.resume(run.start())
     if state is None:
         raise UsageError(f"{path}: holds no checkpoint yet")
-    return run.model(state)
+    return Trained(run, state, path)
 
 
 def train(
@@ -162,6 +178,7 @@ def train(
     checkpoint_every: int,
     monitor: Monitor,
     task: TaskID,
+    make: Callable[[], Run] | None = None,
 ) -> Trained:
     """Train to the end, from wherever the run in this folder is.
 
@@ -171,13 +188,14 @@ def train(
         checkpoint_every: steps between checkpoints.
         monitor: shows how far it is, in the bar `task`.
         task: from `monitor.add`.
+        make: the run; without it, one of scenes.
 
     Raises:
         UsageError: the folder holds something else, or cannot be written.
         StoppedError: a signal came; the state was saved before.
     """
     with Signals() as signals, contextlib.closing(Folder(path, configuration)) as folder:
-        run = Run(configuration)
+        run = make() if make else Run(configuration)
         start = run.start()
         state = folder.resume(start)
         if state is None:
@@ -189,9 +207,10 @@ def train(
             monitor.console.print(f"{path}: batches of {batch} over {run.mesh.size} {kind} devices")
         step = int(state.step)
         monitor.begin(task, step)
-        watched = run.test_scenes(WATCHED) if step < configuration.steps else None
+        watched = run.watched() if step < configuration.steps else None
+        feed = run.feed(step)
         while step < configuration.steps:
-            state, step = run.step(state), step + 1
+            state, step = run.step(state, *next(feed)), step + 1
             if run.is_recorded(step):
                 assert watched is not None
                 state = run.record(state, watched)

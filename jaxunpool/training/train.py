@@ -1,4 +1,4 @@
-"""Train a small SegNet to find handwritten digits in photographs.
+"""Train a small SegNet to find handwritten digits in photographs, or a SegNet on your own images.
 
 Killed at any moment and started again, it goes on from its last checkpoint and ends with the same
 weights.
@@ -8,19 +8,36 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from jaxunpool.apps.command import exit_status, read_json, require_extra, write_json
+from jaxunpool.apps.command import UsageError, exit_status, read_json, require_extra, write_json
 from jaxunpool.training import options
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from jaxunpool.training.figures import Pictures
     from jaxunpool.training.loop import Run, Scenes, State
     from jaxunpool.training.session import Trained
 
 DEFAULTS = options.Configuration()
 METRICS = "metrics.json"
+CHOICES = {
+    "network": (options.NETWORKS, "a small SegNet-Basic, or SegNet with VGG16's encoder"),
+    "precision": (("float32", "bfloat16"), "what the network computes in"),
+    "fit": (("crop", "resize"), "how images of any size come to --size"),
+    "balance": (("median", "none"), "weigh classes by median frequency, or all the same"),
+}
+FOLDERS = {
+    "images": "a folder of PNG, JPEG or TIFF files",
+    "masks": "a folder with a mask of each image, of the same name",
+    "palette": "a text file: red, green, blue and a name of each colour in masks",
+    "weights": "VGG16's or a SegNet's, of PyTorch, in a .npz or .safetensors file",
+}
+OF_DIAGONAL = 0.0075  # what SegNet's boundary F1 forgives
 FIGURES = ("predictions.png", "confusion.png", "gradients.png", "learning_curve.png")
 
 
@@ -32,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(arguments: list[str] | None) -> int:
     """Parse and train, once it is known that there is all it takes."""
     asked = parse(arguments)
-    require_extra("train", *options.PACKAGES)
+    require_extra("train", *options.PACKAGES, *(options.FOR_IMAGES if asked.images else ()))
     from jaxunpool.training.session import interruptible
 
     return interruptible(lambda: train(asked))
@@ -49,7 +66,42 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default=DEFAULTS.decoder,
         help=f"how the decoder unpools (default {DEFAULTS.decoder})",
     )
-    return parser.parse_args(arguments)
+    images = parser.add_argument_group("your own images", "Sizes and meanings: docs/training.md.")
+    defaults = options.IMAGES
+    for name, text in FOLDERS.items():
+        images.add_argument(f"--{name}", type=pathlib.Path, help=text)
+    images.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="N | NAME",
+        help="how many classes, or their names (default: the palette's, or what masks hold)",
+    )
+    images.add_argument(
+        "--ignore",
+        help="a value in masks, or a name in the palette, that is no class (default 255 or Void)",
+    )
+    images.add_argument(
+        "--validation",
+        metavar="SHARE | FILE",
+        help="a share of the images, or a file with their names, not to train on (default 0.2)",
+    )
+    for name, (choices, text) in CHOICES.items():
+        default = getattr(defaults, name)
+        images.add_argument(f"--{name}", choices=choices, help=f"{text} (default {default})")
+    images.add_argument(
+        "--augment",
+        nargs="+",
+        choices=(*options.AUGMENTATIONS, "none"),
+        help="what to change at random (default: flip colour)",
+    )
+    asked = parser.parse_args(arguments)
+    own = [action.dest for action in images._group_actions if action.dest != "images"]
+    alone = [name for name in own if getattr(asked, name) is not None]
+    if asked.images is None and alone:
+        parser.error(f"argument --{alone[0]}: is for your own images: name them with --images")
+    if asked.images is not None and asked.masks is None:
+        parser.error("argument --images: name the folder of their masks too, with --masks")
+    return asked
 
 
 def train(asked: argparse.Namespace) -> int:
@@ -58,12 +110,18 @@ def train(asked: argparse.Namespace) -> int:
 
     from jaxunpool.training import session
 
-    configuration = options.configuration(asked, asked.decoder)
     console = Console(highlight=False, soft_wrap=True)
+    make: Callable[[], Run] | None = None
+    if asked.images is None:
+        configuration = options.configuration(asked, asked.decoder, DEFAULTS)
+    else:
+        configuration, make = of_images(asked, console)
     monitor = session.Monitor(console)
     with monitor.shown():
         task = monitor.add(configuration)
-        trained = session.train(configuration, asked.output, asked.checkpoint_every, monitor, task)
+        trained = session.train(
+            configuration, asked.output, asked.checkpoint_every, monitor, task, make
+        )
     path = trained.path
     found = read_json(path / METRICS)
     if not (is_of(found, configuration) and all((path / name).exists() for name in FIGURES)):
@@ -75,22 +133,63 @@ def train(asked: argparse.Namespace) -> int:
     return 0
 
 
+def of_images(
+    asked: argparse.Namespace, console: Any
+) -> tuple[options.Configuration, Callable[[], Run]]:
+    """The configuration of a run on a user's images, and what makes it; all files were read."""
+    from jaxunpool.training import dataset
+    from jaxunpool.training.images import ImagesRun, read_weights
+
+    chosen: dict[str, Any] = {name: getattr(asked, name) for name in CHOICES}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    if asked.augment is not None:
+        if "none" in asked.augment and len(asked.augment) > 1:
+            raise UsageError(f"argument --augment: expected none alone, got {asked.augment}")
+        chosen["augment"] = [name for name in options.AUGMENTATIONS if name in asked.augment]
+    defaults = options.SEGNET if asked.network == "segnet" else options.IMAGES
+    configuration = options.configuration(
+        asked, asked.decoder, dataclasses.replace(defaults, **chosen)
+    )
+    assert isinstance(configuration, options.ImagesConfiguration)
+    weights, of_weights = read_weights(asked.weights) if asked.weights else (None, None)
+    data = dataset.prepare(asked, configuration.seed)
+    how = {"crop": "crops of", "resize": "each image resized to"}[configuration.fit]
+    for line in (*data.notes, f"{how} {configuration.size} x {configuration.size} pixels"):
+        console.print(f"{asked.images}: {line}")
+    configuration = dataclasses.replace(
+        configuration,
+        weights=of_weights,
+        data=data.digest,
+        classes=data.classes.names,
+        colours=data.classes.colours,
+    )
+    return configuration, functools.partial(ImagesRun, configuration, data=data, weights=weights)
+
+
 def is_of(found: Any, configuration: options.Configuration) -> bool:
     """Whether what a file held are the scores of this configuration."""
-    about = dataclasses.asdict(configuration)
+    about = configuration.about()
     return isinstance(found, dict) and found.get("configuration") == about and "scores" in found
 
 
 def evaluate(trained: Trained) -> dict[str, Any]:
     """Score a run on its test scenes; write the scores and the figures into its folder."""
-    from jaxunpool.training import figures
+    from jaxunpool.training import figures, metrics, segment
 
     run, state, path = trained.run, trained.state, trained.path
-    tested, predicted, found = assess(run, state)
-    figures.save(figures.predictions(tested, predicted), path / "predictions.png")
-    figures.save(figures.confusion(tested.labels, predicted), path / "confusion.png")
+    legend, of = figures.DIGITS, "test scenes"
+    if isinstance(run.configuration, options.ImagesConfiguration):
+        pictures, drawn, confusion, found = assess_images(run, state)
+        legend, of = segment.legend(run, pictures.labels[0].shape), "validation images"
+        figure = figures.predictions(pictures, drawn, legend)
+    else:
+        tested, predicted, found = assess(run, state)
+        confusion = metrics.confusion_matrix(tested.labels, predicted, len(legend.names))
+        figure = figures.predictions(tested, predicted)
+    figures.save(figure, path / "predictions.png")
+    figures.save(figures.confusion(confusion, legend.names), path / "confusion.png")
     figures.save(figures.gradients(state, run.layers, run.every), path / "gradients.png")
-    figures.save(figures.learning_curve(state, run.every), path / "learning_curve.png")
+    figures.save(figures.learning_curve(state, run.every, of), path / "learning_curve.png")
     write_json(path / METRICS, found)
     return found
 
@@ -103,7 +202,7 @@ def assess(run: Run, state: State) -> tuple[Scenes, np.ndarray, dict[str, Any]]:
     tested = run.test_scenes()
     predicted = run.predict(state, tested.images)
     found = {
-        "configuration": dataclasses.asdict(run.configuration),
+        "configuration": run.configuration.about(),
         "parameters": loop.parameter_count(run.configuration),
         "index_bytes": loop.index_bytes(run.configuration),
         "scenes": len(tested.images),
@@ -111,6 +210,41 @@ def assess(run: Run, state: State) -> tuple[Scenes, np.ndarray, dict[str, Any]]:
         "scores": dataclasses.asdict(metrics.evaluate(tested.labels, predicted, CLASSES)),
     }
     return tested, predicted, found
+
+
+def assess_images(
+    run: Any, state: State
+) -> tuple[Pictures, list[np.ndarray], np.ndarray, dict[str, Any]]:
+    """The validation images to be drawn, what a run predicts for them, and how good it is on all.
+
+    Whole images, one at a time: all of them at once may not fit.
+    """
+    import numpy as np
+
+    from jaxunpool.training import figures, metrics, segment
+
+    segmenter = segment.Segmenter(run, state)
+    count = len(run.class_names)
+    confusion = np.zeros((count, count), np.int64)
+    outlines: list[float] = []
+    shown: list[tuple[np.ndarray, ...]] = []
+    for pair in run.data.validation:
+        image, truth = run.data.load(pair)
+        predicted, _ = segmenter(image)
+        confusion += metrics.confusion_matrix(truth, predicted, count)
+        tolerance = max(metrics.TOLERANCE, OF_DIAGONAL * float(np.hypot(*truth.shape)))
+        outlines.append(metrics.boundary_f1([truth], [predicted], tolerance))
+        if len(shown) < figures.SHOWN:
+            shown.append((image, truth, predicted))
+    images, truths, drawn = zip(*shown)
+    found = {
+        "configuration": run.configuration.about(),
+        "parameters": run.parameter_count,
+        "images": len(outlines),
+        "boundary_tolerance_of_diagonal": OF_DIAGONAL,
+        "scores": dataclasses.asdict(metrics.scores(confusion, float(np.nanmean(outlines)))),
+    }
+    return figures.Pictures(images, truths), list(drawn), confusion, found
 
 
 def print_scores(console: Any, found: dict[str, Any]) -> None:
@@ -121,12 +255,18 @@ def print_scores(console: Any, found: dict[str, Any]) -> None:
     from jaxunpool.training.scenes import CLASS_NAMES
 
     scores = found["scores"]
-    table = Table(box=box.SIMPLE, title=f"{found['scenes']} test scenes", title_justify="left")
+    names_of_classes = found["configuration"].get("classes", CLASS_NAMES)
+    of = (
+        f"{found['images']} validation images"
+        if "images" in found
+        else f"{found['scenes']} test scenes"
+    )
+    table = Table(box=box.SIMPLE, title=of, title_justify="left")
     names = ("global accuracy", "class accuracy", "mIoU", "boundary F1")
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     keys = ("global_accuracy", "class_accuracy", "mean_iou", "boundary_f1")
     table.add_row(*(f"{scores[key]:.3f}" for key in keys))
     console.print(table)
-    each = ", ".join(f"{name} {value:.2f}" for name, value in zip(CLASS_NAMES, scores["iou"]))
+    each = ", ".join(f"{name} {value:.2f}" for name, value in zip(names_of_classes, scores["iou"]))
     console.print(f"IoU of each class: {each}")
