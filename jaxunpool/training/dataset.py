@@ -175,16 +175,18 @@ def paired(images: pathlib.Path, masks: pathlib.Path) -> tuple[list[Pair], list[
     may be a PNG, JPEG or TIFF file.
     """
     found, of_masks = (_pictures(folder) for folder in (images, masks))
+    together = images.resolve() == masks.resolve()
     by_name: dict[pathlib.PurePath, pathlib.Path] = {}
     for path in of_masks:
         name = _name_of_mask(path.relative_to(masks))
-        if images.resolve() == masks.resolve() and name == path.relative_to(masks).with_suffix(""):
-            continue  # both in one folder: this is an image
+        if together and name == path.relative_to(masks).with_suffix(""):
+            continue  # this is an image
         if name in by_name:
             raise UsageError(f"{path}: {by_name[name].name} is a mask of the same image")
         by_name[name] = path
-    if images.resolve() == masks.resolve():
-        found = [path for path in found if path not in set(by_name.values())]
+    if together:
+        taken = {path.relative_to(masks) for path in by_name.values()}
+        found = [path for path in found if path.relative_to(images) not in taken]
     pairs: dict[pathlib.PurePath, Pair] = {}
     for path in found:
         name = path.relative_to(images).with_suffix("")
@@ -358,7 +360,7 @@ def _classes_of_palette(
     others = [name for name in palette.colours if name not in names]
     about = f"{palette.path}; ignored: {', '.join(others) or 'none'}"
     shown = tuple(palette.colours[name][0] for name in names)
-    return _checked(Classes(tuple(names), shown, codes, coloured)), about
+    return _checked(asked.masks, Classes(tuple(names), shown, codes, coloured)), about
 
 
 def _classes_of_values(
@@ -395,7 +397,8 @@ def _classes_of_values(
         about += f"; ignored: {ignore}"
         if ignore in of_classes and asked.ignore is None:
             raise UsageError("argument --classes: expected at most 255")
-    return _checked(Classes(tuple(names), _colours(of_classes, first), codes, False)), about
+    classes = Classes(tuple(names), _colours(of_classes, first), codes, False)
+    return _checked(asked.masks, classes), about
 
 
 def class_names(classes: Sequence[str] | None) -> int | list[str] | None:
@@ -411,11 +414,11 @@ def class_names(classes: Sequence[str] | None) -> int | list[str] | None:
     return words
 
 
-def _checked(classes: Classes) -> Classes:
+def _checked(masks: pathlib.Path, classes: Classes) -> Classes:
     if not 2 <= len(classes.names) <= IGNORED:
         got = ", ".join(classes.names[:5]) or "none"
         raise UsageError(
-            f"argument --classes: expected 2 to {IGNORED} classes, got {len(classes.names)} ({got})"
+            f"{masks}: expected 2 to {IGNORED} classes, got {len(classes.names)} ({got})"
         )
     return classes
 

@@ -161,21 +161,21 @@ def read_weights(path: pathlib.Path) -> tuple[dict[str, np.ndarray], str]:
     names as text, so here they are sorted with their numbers as numbers, which is the order of
     torchvision's VGG16.
     """
+    if path.suffix not in (".npz", ".safetensors"):
+        raise UsageError(f"argument --weights: expected a .npz or .safetensors file, got {path}")
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if path.suffix == ".npz":
             with np.load(path) as file:
                 return {name: file[name] for name in file.files}, digest
-        if path.suffix == ".safetensors":
-            from safetensors.numpy import load_file
+        from safetensors.numpy import load_file
 
-            found = load_file(path)
-            return {name: found[name] for name in sorted(found, key=_natural)}, digest
+        found = load_file(path)
+        return {name: found[name] for name in sorted(found, key=_natural)}, digest
     except MemoryError:
         raise
     except Exception as error:  # zip, pickle, JSON: one for every kind of damage
         raise UsageError(f"argument --weights: {path}: cannot be read ({error})") from None
-    raise UsageError(f"argument --weights: expected a .npz or .safetensors file, got {path}")
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
