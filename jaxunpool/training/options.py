@@ -90,11 +90,19 @@ HELP = {
 TYPES: dict[str, Callable[[str], Any]] = {"seed": whole, "learning_rate": float}
 
 
-def parser(command: str, description: str | None, defaults: Configuration) -> Parser:
+def parser(
+    command: str,
+    description: str | None,
+    defaults: Configuration,
+    for_images: Configuration | None = None,
+) -> Parser:
     """A command's options, without those for its decoders."""
     made = Parser(prog=f"python -m jaxunpool {command}", description=description)
     for name, text in HELP.items():
         default = getattr(defaults, name)
+        other = getattr(for_images or defaults, name)
+        if other != default:
+            default = f"{default}; {other} with --images"
         made.add_argument(
             "--" + name.replace("_", "-"),
             type=TYPES.get(name, count),

@@ -59,7 +59,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     from jaxunpool.models import DECODERS
 
-    parser = options.parser("train", __doc__, DEFAULTS)
+    parser = options.parser("train", __doc__, DEFAULTS, options.IMAGES)
     parser.add_argument(
         "--decoder",
         choices=DECODERS,
