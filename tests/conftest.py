@@ -23,6 +23,7 @@ import jax
 import numpy as np
 import pytest
 import strategies
+from jax.experimental.compilation_cache import compilation_cache
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 8)  # tests of sharding use them; all others the first
@@ -113,6 +114,22 @@ def compiled_as_users_do():
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     _compile_quickly()
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+    """For files whose runs compile the same programs again and again."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture

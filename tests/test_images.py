@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import pathlib
+import sys
 import threading
 
 import jax
@@ -36,6 +37,7 @@ from jaxunpool.training import (  # noqa: E402
     session,
 )
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
 IGNORED = metrics.IGNORED
 TINY = ["--steps", "4", "--batch", "2", "--size", "32", "--features", "4", "--stages", "2"]
 TINY += ["--kernel-size", "3"]
@@ -132,6 +134,7 @@ def test_grey_masks(tmp_path):
     assert data.classes.names == ("0", "1", "2")
     assert classes_of(data) == [GREY.tolist(), second.tolist()]
     assert prepared(tmp_path, "--classes", "5").classes.names == tuple("01234")
+    assert prepared(tmp_path, "--classes", "12").classes.colours[1] == (128, 0, 0)
     named = prepared(tmp_path, "--classes", "sky,road", "car", "--ignore", "255")
     assert named.classes.names == ("sky", "road", "car")
     assert named.digest == data.digest
@@ -210,7 +213,7 @@ def test_where_files_lie(tmp_path):
     data = prepared(tmp_path, "--validation", str(tmp_path / "list.txt"))
     assert [pair.mask.name for pair in data.validation] == ["2_mask.png"]
     assert [pair.image.name for pair in data.training] == ["1.JPG", "1.JPG"]
-    assert data.notes[-1] == "1 masks without an image are not used"
+    assert data.notes[-1] == "not used, without an image: 1 of the masks"
     assert len(prepared(tmp_path, "--validation", "0.99").training) == 1
 
 
@@ -431,6 +434,12 @@ def test_options_that_need_others(capfd):
         assert capfd.readouterr().err == f"jaxunpool: {message}\n"
 
 
+@pytest.mark.parametrize("package", options.FOR_IMAGES)
+def test_missing_extra(package, here, capfd, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    refused(here, capfd, f"{package} is missing: pip install 'jaxunpool[train]'")
+
+
 def test_jpeg_masks_are_explained(here, capfd, rng):
     noise = rng.integers(0, 3, (20, 20), np.uint8) * 100
     for number in range(2):
@@ -490,10 +499,10 @@ def test_train_and_predict(photographs, tmp_path, monkeypatch, capfd, one_device
     assert main(command) == 0
     output, error = capfd.readouterr()
     assert error == ""
-    assert "3 images to train on, 1 to validate, of 70 x 90 to 120 pixels\n" in output
+    assert "4 images of 70 x 90 to 120 pixels: 3 to train on, 1 to validate\n" in output
     assert "3 classes (values 0 to 2; ignored: 255): dark, cool, warm\n" in output
     assert "crops of 32 x 32 pixels\n" in output
-    assert "1 validation images" in output
+    assert "1 validation image\n" in output
     found = json.loads(pathlib.Path("run/metrics.json").read_text())
     assert f"{found['scores']['mean_iou']:.3f}" in output
     assert found["configuration"]["classes"] == ["dark", "cool", "warm"]
@@ -575,13 +584,18 @@ def test_resumed_run_is_the_same_bit_for_bit(run, photographs, tmp_path):
     np.testing.assert_array_equal(checkpoints.pack(resumed), checkpoints.pack(state))
 
 
-def test_file_that_vanishes_while_training(run, photographs):
-    gone = dataclasses.replace(
-        run.data, training=(dataset.Pair(photographs / "gone.png", photographs / "gone.png"),)
-    )
-    other = images.ImagesRun.feed(argparse.Namespace(data=gone, asked=run.asked), 0)
-    with pytest.raises(UsageError, match=r"gone\.png: cannot be read"):
-        next(other)
+@pytest.mark.parametrize(
+    ("image", "mask", "message"),
+    [
+        ("images/gone.png", "masks/gone.png", r"gone\.png: cannot be read"),
+        ("images/coffee.jpg", "masks/rocket.png", r"coffee\.jpg: has changed since training began"),
+    ],
+)
+def test_files_that_change_while_training(image, mask, message, run, photographs):
+    pair = dataset.Pair(photographs / image, photographs / mask)
+    other = dataclasses.replace(run.data, training=(pair,))
+    with pytest.raises(UsageError, match=message):
+        next(images.ImagesRun.feed(argparse.Namespace(data=other, asked=run.asked), 0))
 
 
 def test_watched_scenes(run):
@@ -610,6 +624,14 @@ def test_augmentation(run, rng):
     np.testing.assert_array_equal(same, classes)
     assert np.ptp(np.mean(coloured, axis=(1, 2, 3))) > 0.01
     assert 0 <= coloured.min() <= coloured.max() <= 1
+
+
+def test_batch_is_sharded_over_the_devices(run):
+    shared = images.ImagesRun(run.asked, jax.devices()[:2], run.data)
+    batch = next(shared.feed(0))
+    assert [each.sharding for each in batch] == [shared.sharded] * 2
+    losses = [each.step(each.start(), *next(each.feed(0))).losses[0] for each in (run, shared)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
 def test_bfloat16(run, photographs):
@@ -731,6 +753,34 @@ def test_weights_of_vgg16(normalised, suffix, tmp_path, rng):
         found = (block.norm.scale, block.norm.bias, block.norm.mean, block.norm.var)
         for variable, value in zip(found, expected):
             np.testing.assert_array_equal(variable[...], value)
+
+
+def test_weights_of_a_whole_network(rng):
+    layers, named = Layers(rng), {}
+    model = layers.model
+    for number, layer in enumerate(models.weights._layers(model)):
+        if isinstance(layer, nnx.Conv):
+            shape = np.array(layer.kernel.shape)[[3, 2, 0, 1]]
+            named[f"{number}.weight"] = np.full(shape, number, np.float32)
+        else:
+            entries = ("weight", "bias", "running_mean", "running_var")
+            named |= {f"{number}.{name}": np.ones(layer.num_features) for name in entries}
+    images.load_weights(model, named)
+    assert (np.asarray(model.last.kernel[...]) == number).all()
+
+
+def test_segnet_has_the_sizes_of_vgg16(monkeypatch):
+    monkeypatch.setattr(nnx, "jit", lambda made: lambda: nnx.eval_shape(made))
+    widths = [3, *(width for stage in models.segnet.VGG16 for width in stage)]
+    named = {
+        f"features.{at}.weight": np.full((o, i, 3, 3), at, np.float32)
+        for at, (i, o) in enumerate(itertools.pairwise(widths))
+    }
+    segnet = dataclasses.replace(options.SEGNET, classes=["a", "b"])
+    model = images.ImagesRun.network(argparse.Namespace(asked=segnet, weights=named))
+    assert isinstance(model, models.SegNet)
+    assert (np.asarray(model.encoder.stages[4][2].conv.kernel[...]) == 12).all()
+    assert model.last.out_features == 2
 
 
 def test_weights_that_do_not_fit(tmp_path, rng):

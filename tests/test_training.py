@@ -16,7 +16,6 @@ import time
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 for package in ("optax", "orbax.checkpoint", "sklearn", "matplotlib", "rich", "skimage"):
     pytest.importorskip(package)
@@ -28,6 +27,7 @@ from jaxunpool.apps.command import UsageError  # noqa: E402
 from jaxunpool.training import checkpoints, loop, metrics, scenes, session  # noqa: E402
 from jaxunpool.training.options import Configuration  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
 TINY = Configuration(
     steps=6, batch=2, size=24, features=4, kernel_size=3, stages=2, learning_rate=0.01
 )
@@ -50,22 +50,6 @@ FIGURES = ("predictions.png", "confusion.png", "gradients.png", "learning_curve.
 
 
 QUICKLY = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_once(tmp_path_factory):
-    """Most runs here are of one configuration, and each compiles the same programs."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(autouse=True)

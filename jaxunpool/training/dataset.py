@@ -142,8 +142,8 @@ def prepare(asked: argparse.Namespace, seed: int) -> Dataset:
     heights, widths = zip(*(each.shape for each in seen))
     notes.insert(
         0,
-        f"{len(training)} images to train on, {len(validation)} to validate, of"
-        f" {_span(heights)} x {_span(widths)} pixels",
+        f"{len(pairs)} images of {_span(heights)} x {_span(widths)} pixels:"
+        f" {len(training)} to train on, {len(validation)} to validate",
     )
     notes.insert(1, f"{len(classes.names)} classes ({about}): {', '.join(classes.names)}")
     said = [
@@ -199,7 +199,9 @@ def paired(images: pathlib.Path, masks: pathlib.Path) -> tuple[list[Pair], list[
             )
         pairs[name] = Pair(path, by_name[name])
     unused = len(by_name) - len(pairs)
-    return list(pairs.values()), [f"{unused} masks without an image are not used"] if unused else []
+    return list(pairs.values()), [
+        f"not used, without an image: {unused} of the masks"
+    ] if unused else []
 
 
 def _pictures(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -257,7 +257,7 @@ def print_scores(console: Any, found: dict[str, Any]) -> None:
     scores = found["scores"]
     names_of_classes = found["configuration"].get("classes", CLASS_NAMES)
     of = (
-        f"{found['images']} validation images"
+        f"{found['images']} validation image{'s' * (found['images'] > 1)}"
         if "images" in found
         else f"{found['scenes']} test scenes"
     )
