@@ -99,7 +99,7 @@ def predictions(
         grid[3][column].imshow(wrong, cmap="gray_r", vmin=0, vmax=1)
         share = wrong.sum() / max(known.sum(), 1)
         grid[3][column].set_xlabel(f"{share:.1%}", size=9, color=FAINT)
-    _legend_of_classes(figure, legend)
+    _legend_of_classes(figure, legend, any((each == IGNORED).any() for each in truth))
     return figure
 
 
@@ -337,7 +337,7 @@ def _grid(
     return figure, grid
 
 
-def _legend_of_classes(figure: Any, legend: Legend = DIGITS) -> None:
+def _legend_of_classes(figure: Any, legend: Legend = DIGITS, ignored: bool = False) -> None:
     from matplotlib.patches import Patch
 
     marked = (
@@ -348,8 +348,13 @@ def _legend_of_classes(figure: Any, legend: Legend = DIGITS) -> None:
         Patch(facecolor=colour, edgecolor=RULE, label=name)
         for colour, name in zip(legend.colours, marked)
     ]
+    if ignored:
+        handles.append(Patch(facecolor=SURFACE, edgecolor=RULE, label="ignored"))
     letters = sum(len(str(handle.get_label())) + 4 for handle in handles) / len(handles)
     columns = max(int(figure.get_figwidth() * 12 / letters), 1)
+    if legend is not DIGITS:  # room for the lines, that the images need not shrink
+        lines = -(-len(handles) // columns)
+        figure.set_figheight(figure.get_figheight() + 0.35 + 0.22 * lines)
     figure.legend(
         handles=handles,
         loc="outside lower center",
