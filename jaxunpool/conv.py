@@ -31,10 +31,11 @@ def conv_general_dilated(
 ) -> jax.Array:
     """Convolution: `jax.lax.conv_general_dilated`, with gradients that are fast on CPU.
 
-    Equal to the function in `lax` up to rounding. On CPU, the gradient with respect to the kernel
-    is a product of matrices; XLA slides a window as large as the image instead. Convolutions with
-    groups, with strides, or over three axes are products of matrices too. Other platforms run JAX's
-    function. Derivatives of any order work, in both modes.
+    The result is that of `lax`, bit for bit. On CPU, the gradient with respect to the kernel is a
+    product of matrices; XLA slides a window as large as the image instead. The gradient with
+    respect to the input is one too, for groups, strides, or three axes. Gradients are equal to
+    JAX's up to rounding. Other platforms run JAX's own. Derivatives of any order work, in both
+    modes.
 
     Pass it to Flax's layers as their argument `conv_general_dilated`.
 
@@ -99,6 +100,14 @@ def conv_general_dilated(
         padding = lax.padtype_to_pads(sizes, spans, strides, padding)
     pads = tuple((int(low), int(high)) for low, high in padding)
     conv = Convolution(
-        sizes, window, strides, pads, dilation, layout, feature_group_count, as_precision(precision)
+        sizes,
+        window,
+        strides,
+        pads,
+        dilation,
+        layout,
+        feature_group_count,
+        as_precision(precision),
+        is_lax=True,
     )
     return conv.bind("y", u, k)

@@ -49,6 +49,8 @@ class Convolution:
         layout: where the axes of the three arrays are.
         groups: into how many groups channels are divided.
         precision: as in `jax.lax.conv_general_dilated`.
+        is_lax: whether the convolution itself is `lax`'s, bit for bit. It is then the same on any
+            number of devices.
     """
 
     sizes: Ints
@@ -59,6 +61,7 @@ class Convolution:
     layout: lax.ConvDimensionNumbers
     groups: int = 1
     precision: Any = None
+    is_lax: bool = False
 
     @property
     def ndim(self) -> int:
@@ -231,7 +234,7 @@ def formulation(name: str, conv: Convolution, channels: int) -> Callable[..., ja
     slow = conv.groups > 1 or conv.ndim == 3 or math.prod(window) == 1 or max(strides) > 1
     if name == "k" and (slow or math.prod(conv.results) > SMALL):
         return im2col.kernel_gradient
-    if name == "y" and slow and conv.ndim > 1:
+    if name == "y" and slow and conv.ndim > 1 and not conv.is_lax:
         return im2col.convolve
     if name == "u" and slow and max(conv.dilation) == 1:
         exact = window != strides and not any(w % s for w, s in zip(window, strides))
