@@ -162,7 +162,7 @@ def headline(measured: Measured) -> str:
         f" {' and '.join(means)} (geometric means). It is more than 10 % slower"
         f" {' and '.join(slower)}; [the slowest are listed](docs/speed.md#on-cpu)."
     )
-    return textwrap.fill(text, 100, subsequent_indent="  ") + "\n"
+    return textwrap.fill(text, 100, subsequent_indent="  ", break_on_hyphens=False) + "\n"
 
 
 def by_kind(results: list[Result], peer: str) -> str:
