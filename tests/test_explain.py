@@ -92,6 +92,25 @@ def test_preferences_hold_where_kernels_serve(monkeypatch):
     assert "float64" in refused.reason
 
 
+@pytest.mark.parametrize(
+    ("shape", "window", "data_format", "chosen"),
+    [
+        ((2, 3, 8, 8), {"window_shape": (2, 2)}, "channels_first", "xla"),
+        ((2, 8, 8, 3), {"window_shape": (2, 2)}, "channels_last", "native_cpu"),
+        ((2, 3, 8, 8), {"window_shape": (2, 2), "strides": 1}, "channels_first", "native_cpu"),
+        ((2, 64, 256, 256), {"window_shape": (2, 2)}, "channels_first", "native_cpu"),
+    ],
+)
+def test_small_copies_by_planes_are_left_to_xla(shape, window, data_format, chosen):
+    skip_if_not_compiled("native_cpu")
+    y = jax.ShapeDtypeStruct(shape, jnp.float32)
+    geometry = jup.WindowGeometry.for_output(shape, **window, data_format=data_format)
+    for weighting in ("sum", "last"):
+        call = Call("replicate", geometry, None, weighting=weighting)
+        assert backends.choose(call, [y], "cpu").implementation == chosen
+
+
+
 def test_patterns():
     unpool = lambda y, p: jup.fixed_unpool(y, p).sum()
     p = jax.ShapeDtypeStruct((2, 2), jnp.float32)
