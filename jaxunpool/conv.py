@@ -35,7 +35,7 @@ def conv_general_dilated(
     product of matrices; XLA slides a window as large as the image instead. The gradient with
     respect to the input is one too, for groups, strides, or three axes. Gradients are equal to
     JAX's up to rounding. Other platforms run JAX's own. Derivatives of any order work, in both
-    modes.
+    modes. Policies of `jax.checkpoint` that save products by name do not know this function.
 
     Pass it to Flax's layers as their argument `conv_general_dilated`.
 
@@ -46,8 +46,8 @@ def conv_general_dilated(
             feature_group_count, batch_group_count, precision, preferred_element_type, options: as
             in `jax.lax.conv_general_dilated`. It runs that function itself for `lhs_dilation`,
             `batch_group_count`, another `preferred_element_type`, other options, more than 3
-            spatial axes, arrays that are not floats of one type, and on meshes with Explicit or
-            Manual axes.
+            spatial axes, arrays that are not floats of one type or whose spatial sizes are
+            symbolic, and on meshes with Explicit or Manual axes.
 
     Returns:
         An array of `lhs`'s type, or of `preferred_element_type`.
@@ -74,7 +74,7 @@ def conv_general_dilated(
     }
     u, k = jnp.asarray(lhs), jnp.asarray(rhs)
     if (
-        any(d != 1 for d in lhs_dilation or ())
+        (lhs_dilation is not None and any(d != 1 for d in lhs_dilation))
         or batch_group_count != 1
         or preferred_element_type not in (None, u.dtype)
         or any(option is not None for option in options.values())
@@ -94,7 +94,10 @@ def conv_general_dilated(
         tuple(array.shape[axis] for axis in spec[2:])
         for array, spec in ((u, layout.lhs_spec), (k, layout.rhs_spec))
     )
-    strides, dilation = tuple(window_strides), tuple(rhs_dilation or (1,) * n)
+    if not all(isinstance(size, int) for size in (*sizes, *window)):  # symbolic
+        return lax.conv_general_dilated(u, k, window_strides, padding, **given)
+    strides = tuple(map(int, window_strides))
+    dilation = (1,) * n if rhs_dilation is None else tuple(map(int, rhs_dilation))
     if isinstance(padding, str):
         spans = [(w - 1) * d + 1 for w, d in zip(window, dilation)]
         padding = lax.padtype_to_pads(sizes, spans, strides, padding)

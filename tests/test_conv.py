@@ -4,6 +4,7 @@ import functools
 
 import derivatives
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -130,6 +131,52 @@ def test_errors_are_those_of_jax(rng):
         for run in functions("stride 1", LAYOUTS[0]):
             with pytest.raises((TypeError, ValueError)):
                 run(u, bad)
+
+
+def test_errors_are_those_of_jax_through_flax():
+    """Flax passes more keywords than `lax` names in its signature."""
+    layer = nnx.Conv(3, 4, (3, 3), conv_general_dilated=jup.conv_general_dilated, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="feature dimension"):
+        layer(jnp.ones((2, 6, 6, 4)))
+
+
+def test_settings_may_be_arrays(rng):
+    u, k = arrays(rng, "dilation", LAYOUTS[0])
+    strides, padding, options = CASES["dilation"]
+    given = {key: np.array(value) for key, value in options.items()}
+    ours, wanted = (
+        run(u, k, np.array(strides), padding, dimension_numbers=LAYOUTS[0], **options)
+        for run, options in (
+            (jup.conv_general_dilated, given),
+            (lax.conv_general_dilated, options),
+        )
+    )
+    np.testing.assert_array_equal(ours, wanted)
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+def test_symbolic_sizes(rng, padding):
+    u, k = arrays(rng, "strides", LAYOUTS[0], np.float32)
+    run = functools.partial(
+        jup.conv_general_dilated,
+        rhs=k,
+        window_strides=(2, 1),
+        padding=padding,
+        dimension_numbers=LAYOUTS[0],
+    )
+    for shape in ("b, h, w, 4", f"b, {u.shape[1]}, {u.shape[2]}, 4"):
+        symbolic = jax.ShapeDtypeStruct(jax.export.symbolic_shape(shape), jnp.float32)
+        exported = jax.export.export(jax.jit(run))(symbolic)
+        np.testing.assert_allclose(exported.call(u), run(u), rtol=1e-5, atol=1e-5)
+
+
+def test_gradient_of_no_results():
+    run = lambda u: jup.conv_general_dilated(
+        u, jnp.ones((9, 3, 4, 3)), (2, 2), ((0, 0), (1, 1)), dimension_numbers=LAYOUTS[0]
+    )
+    u = jnp.ones((2, 5, 6, 4))
+    assert run(u).size == 0
+    np.testing.assert_array_equal(jax.grad(lambda u: run(u).sum())(u), jnp.zeros_like(u))
 
 
 @pytest.mark.parametrize("framework", ["nnx", "linen"])

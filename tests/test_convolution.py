@@ -118,6 +118,23 @@ def test_vmap(rng, name, dims):
     np.testing.assert_allclose(run(*many), wanted(*many), rtol=1e-12, atol=1e-12)
 
 
+def test_large_windows_and_rows_are_left_to_xla():
+    """A program does not grow with the window, and a block is not as large as a plane."""
+    conv = lambda sizes, window: convolution.Convolution(
+        sizes,
+        window,
+        (1,) * len(sizes),
+        ((0, 0),) * len(sizes),
+        (1,) * len(sizes),
+        LAYOUT,
+    )
+    chosen = lambda *a: convolution.formulation("k", conv(*a), 16, 16)
+    assert chosen((180, 240), (7, 7)) is im2col.kernel_gradient
+    assert chosen((180, 240), (21, 21)) is not im2col.kernel_gradient
+    assert chosen((64, 64, 64), (3, 3, 3)) is im2col.kernel_gradient
+    assert chosen((64, 512, 512), (3, 3, 3)) is not im2col.kernel_gradient
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_sums_of_halves_are_kept_in_float32(rng, dtype):
     """The gradient by the kernel is rounded once."""

@@ -110,7 +110,6 @@ def test_small_copies_by_planes_are_left_to_xla(shape, window, data_format, chos
         assert backends.choose(call, [y], "cpu").implementation == chosen
 
 
-
 def test_patterns():
     unpool = lambda y, p: jup.fixed_unpool(y, p).sum()
     p = jax.ShapeDtypeStruct((2, 2), jnp.float32)

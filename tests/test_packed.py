@@ -265,6 +265,15 @@ def test_shards_are_packed_by_themselves(mode, channels):
             assert "all-gather" not in compiled.as_text()
 
 
+def test_gradient_in_shard_map():
+    """With the check of what varies over devices."""
+    mesh = jax.make_mesh((4,), ("a",), axis_types=(jax.sharding.AxisType.Auto,))
+    x = jax.random.normal(jax.random.key(0), (4, 6, 6, 8))
+    run = jax.grad(lambda x: (jup.max_pool_with_packed_indices(x, (2, 2))[0] ** 2).sum())
+    split = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=P("a"), out_specs=P("a")))
+    same(jax.device_get(split(x)), jax.device_get(run(x)))
+
+
 def test_whatever_takes_indices_takes_packed_ones():
     y, indices = jup.max_pool_with_indices(X, (2, 2))
     packed = indices.pack()

@@ -34,6 +34,8 @@ Pairs = tuple[tuple[int, int], ...]
 Ints = tuple[int, ...]
 
 SMALL = 48 * 48  # results of an image, up to which XLA's gradient by the kernel is fast
+MOST = 64  # elements of a window, of which each is a slice in a program
+LONGEST = 8 * im2col.ELEMENTS  # elements in the matrix of one row of results: 32 MB of float32
 FEW = 8  # channels of the input, below which rows of a matrix are too short
 ARRAYS = {"y": "uk", "u": "ky", "k": "uy"}  # what each of the three is made of
 PRIMITIVES = {name: Primitive(f"jaxunpool_convolution_{name}") for name in ARRAYS}
@@ -145,9 +147,9 @@ def _spread(conv: Convolution, k: jax.Array, y: jax.Array) -> jax.Array:
     k = jnp.moveaxis(k, -1, n).swapaxes(n + 1, n + 2)  # outputs, groups, inputs
     spans = [(w - 1) * d for w, d in zip(conv.window, conv.dilation)]
     before = [span - low for span, (low, _) in zip(spans, conv.padding)]
+    spread = [(o - 1) * s + 1 if o else 0 for o, s in zip(conv.results, conv.strides)]
     after = [
-        size - 1 - (o - 1) * s - b + span
-        for size, o, s, b, span in zip(conv.sizes, conv.results, conv.strides, before, spans)
+        size - length - b + span for size, length, b, span in zip(conv.sizes, spread, before, spans)
     ]
     layout = conv.layout
     kernel = (n + 1, n, *range(n))
@@ -221,24 +223,30 @@ def by_phases(conv: Convolution, k: jax.Array, y: jax.Array) -> jax.Array:
     return conv.back("u", lax.slice(u, (0, *cut, 0), (u.shape[0], *stops, u.shape[-1])))
 
 
-def formulation(name: str, conv: Convolution, channels: int) -> Callable[..., jax.Array]:
+def formulation(
+    name: str, conv: Convolution, channels: int, outputs: int
+) -> Callable[..., jax.Array]:
     """For a CPU the formulation that is the fastest, or never much slower (benchmarks/NOTES.md).
 
     Args:
         name: of the result.
         conv: the convolution.
-        channels: of the input.
+        channels, outputs: of the input and of the results.
     """
     strides, window = conv.strides, conv.window
     # Where XLA's own convolution is slow, whichever of the three it makes.
     slow = conv.groups > 1 or conv.ndim == 3 or math.prod(window) == 1 or max(strides) > 1
-    if name == "k" and (slow or math.prod(conv.results) > SMALL):
+    # A block has at least a row of results, and a program a slice for each element of the window.
+    row = math.prod((*conv.results[1:], *window)) * (outputs if name == "u" else channels)
+    fits = row <= LONGEST and math.prod(window) <= MOST and math.prod(strides[:-1]) <= MOST
+    if name == "k" and fits and (slow or math.prod(conv.results) > SMALL):
         return im2col.kernel_gradient
-    if name == "y" and slow and conv.ndim > 1 and not conv.is_lax:
+    if name == "y" and fits and slow and conv.ndim > 1 and not conv.is_lax:
         return im2col.convolve
     if name == "u" and slow and max(conv.dilation) == 1:
         exact = window != strides and not any(w % s for w, s in zip(window, strides))
-        if conv.ndim > 1 and (not exact or max(strides) == 1) and channels >= FEW:
+        in_blocks = not exact or max(strides) == 1
+        if fits and conv.ndim > 1 and in_blocks and channels >= FEW:
             return im2col.input_gradient
         if max(strides) > 1:
             return by_phases
@@ -308,8 +316,8 @@ def _lower(
     sizes = [size for aval in (*ctx.avals_in, *ctx.avals_out) for size in aval.shape]
     if on_cpu and lowering.is_local(ctx) and all(isinstance(n, int) and n for n in sizes):
         have = dict(zip((*ARRAYS[name], name), (*ctx.avals_in, *ctx.avals_out)))
-        k = have["k"].shape[conv.axes("k")[-2]]
-        run = formulation(name, conv, k * conv.groups)
+        inputs, outputs = (have["k"].shape[axis] for axis in conv.axes("k")[-2:])
+        run = formulation(name, conv, inputs * conv.groups, outputs)
 
     def scoped(*arrays: jax.Array) -> jax.Array:
         with jax.named_scope(f"convolution_{name}"):  # what profilers show

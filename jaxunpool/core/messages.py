@@ -28,7 +28,7 @@ STATIC = """
 
 # Names of PyTorch, TensorFlow, Keras, ONNX, Flax and JAX. Of several names here, the function has
 # the first, or else the next.
-_WINDOW = ("window_shape", "kernel_size", "pattern", "output_shape")
+_WINDOW = ("window_shape", "kernel_size", "pattern")
 _SIZE = ("output_shape", "scale")
 _ARRAY = ("x", "y", "pool_input")
 _ARGUMENTS = {
@@ -92,12 +92,11 @@ _VALUES = {
     **dict.fromkeys(("ncw", "nchw", "ncdhw", "ncl", "chw"), "channels_first"),
     **dict.fromkeys(("bilinear", "trilinear"), "linear"),
     "bicubic": "cubic",
-    "pytorchhalfpixel": "half_pixel",
     **dict.fromkeys(("average", "avg"), "mean"),
     "add": "sum",
     "transpose": "adjoint",
-    **dict.fromkeys(("sameupper", "samelower"), "SAME"),
-    **dict.fromkeys(("notset", "none", "zero", "zeros"), "VALID"),
+    "sameupper": "SAME",
+    **dict.fromkeys(("notset", "none"), "VALID"),
     "cuda": "gpu",
     "jax": "xla",
     "native": "native_cpu",
@@ -107,6 +106,7 @@ _VALUES = {
 }
 _PADDINGS = {
     "full": "is the window's size - 1 here, as an int",
+    "samelower": "is a (low, high) pair per axis here: 'SAME' adds an odd element at the high end",
     "causal": "is a pair (size - 1, 0) per axis here, with the window's size",
     **dict.fromkeys(
         ("reflect", "circular", "wrap", "edge", "replicate", "constant"),
@@ -181,8 +181,9 @@ def _problem(
 ) -> str | None:
     """What is wrong with how a function was called, if the call itself shows it."""
     signature = inspect.signature(function)
+    takes_any = inspect.Parameter.VAR_KEYWORD in {p.kind for p in signature.parameters.values()}
     for name in kwargs:
-        if name not in signature.parameters:
+        if name not in signature.parameters and not takes_any:
             names = [each for each in signature.parameters if each not in ("self", "parent")]
             return f"{title}() has no argument {name!r}: {_meant(name, names, title)}"
     try:

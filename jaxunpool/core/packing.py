@@ -18,8 +18,8 @@ from jaxunpool.core.geometry import WindowGeometry
 class Packing:
     """How values of 2 or 4 bits share bytes: neighbours along one axis, the first lowest.
 
-    The axis keeps its place, and all others stay as they are: a part of an array, or a shard of it,
-    is packed by itself.
+    The axis keeps its place, and all others stay as they are: a part of an array along these, or a
+    shard of it, is packed by itself. A shard along the axis itself has to hold whole bytes.
 
     Attributes:
         bits: of each value.

@@ -28,7 +28,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.custom_derivatives import zero_from_primal
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
@@ -235,7 +235,7 @@ def _select_packed(call: Call, packing: Packing, x: jax.Array) -> tuple[jax.Arra
 def _select_packed_jvp(call: Call, packing: Packing, primals: Any, tangents: Any) -> Any:
     y, packed = _select_packed(call, packing, *primals)
     dy = _at_packed(call.to("gather", duplicates="sum"), packing, *tangents, packed)
-    return (y, packed), (dy, np.zeros(packed.shape, jax.dtypes.float0))
+    return (y, packed), (dy, zero_from_primal(packed))
 
 
 _select_packed_program = jax.jit(_select_packed, static_argnums=(0, 1))
