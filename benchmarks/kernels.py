@@ -152,7 +152,13 @@ def _case(
             named = dataclasses.replace(call, implementation=implementation)
             contenders[implementation] = one_after_another(bound(named, interpret), sets)
         if importlib.util.find_spec("torch") is not None:
-            contenders |= _torch(primitive, (k, s, p), layout, full, dtype, device, others)
+            run = functools.partial(
+                _torch_run, primitive, (k, s, p), layout, full, dtype, device, others
+            )
+            if not others:
+                contenders |= _torch(run, "torch")
+            elif device == "cuda":
+                contenders |= _torch(run, "torch.compile")
             if device == "cuda":
                 contenders["copy torch"] = _torch_copy(moved // 2, device)
         if others and primitive in ("select", "reduce"):
@@ -186,24 +192,12 @@ def one_after_another(function: Callable[..., Any], sets: Sequence[Sequence[jax.
     return functools.partial(program, sets)
 
 
-def _torch(
-    primitive: str,
-    window: tuple[int, int, int],
-    layout: str,
-    shape: tuple[int, ...],
-    dtype: str,
-    device: str,
-    compiled: bool,
-) -> Runs:
-    """The same operation of PyTorch, eager or compiled, in the memory format of the layout."""
-    name = "torch.compile" if compiled else "torch"
-    if compiled and device != "cuda":
-        return {}
+def _torch(make: Callable[[], Run], name: str) -> Runs:
+    """A peer, or what says why it could not be made."""
     try:
-        run = _torch_run(primitive, window, layout, shape, dtype, device, compiled)
+        return {name: make()}
     except Exception as error:  # no such kernel, or no compiler: `running` reports it
         return {name: functools.partial(_fail, error)}
-    return {name: run}
 
 
 def _fail(error: Exception) -> None:
@@ -219,6 +213,7 @@ def _torch_run(
     device: str,
     compiled: bool,
 ) -> Run:
+    """The same operation of PyTorch, eager or compiled, in the memory format of the layout."""
     import torch
 
     functional: Any = torch.nn.functional

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,11 +18,12 @@ from jaxunpool.core.geometry import (
     as_sequence,
     check_axes,
     check_choice,
+    padding_pairs,
     padding_rule,
     per_axis,
     spatial_sizes,
 )
-from jaxunpool.core.messages import public, shown
+from jaxunpool.core.messages import public
 
 
 @public
@@ -149,17 +149,20 @@ def _results(
 ) -> tuple[Ints, Pairs]:
     """The spatial sizes of the result, and what the convolution from it to `x` pads."""
     n = len(sizes)
+    expected = f"expected 'VALID', 'SAME', an int, {n} ints or {n} (low, high) pairs"
     wanted = as_sequence(output_shape)
     if wanted is not None:
         wanted = per_axis("output_shape", wanted, n, minimum=1)
     if isinstance(padding, str):
-        rule = padding_rule(padding, _expected(n))
+        rule = padding_rule(padding, expected)
         if wanted is None:
             beyond = [max(k - s, 0) if rule == "VALID" else 0 for k, s in zip(spans, strides)]
             wanted = tuple(m * s + more for m, s, more in zip(sizes, strides, beyond))
         pads = tuple(lax.padtype_to_pads(wanted, spans, strides, rule))
     else:
-        pads = _pairs(as_sequence(padding), n)
+        pads = padding_pairs(as_sequence(padding), n, expected)
+        if min(map(min, pads)) < 0:
+            raise ValueError(f"padding={padding!r}: expected at least 0 at every end")
     least = [
         (size - 1) * s + k - low - high
         for size, s, k, (low, high) in zip(sizes, strides, spans, pads)
@@ -180,19 +183,3 @@ def _results(
             f" there to spatial sizes {tuple(found)}, x has {tuple(sizes)}"
         )
     return results, ends
-
-
-def _expected(n: int) -> str:
-    return f"expected 'VALID', 'SAME', an int, {n} ints or {n} (low, high) pairs"
-
-
-def _pairs(padding: Any, n: int) -> Pairs:
-    """What is cut off from both ends of each axis."""
-    pads = tuple(padding) if isinstance(padding, Sequence) else (padding,) * n
-    pairs = [tuple(pad) if isinstance(pad, Sequence) else (pad, pad) for pad in pads]
-    if len(pairs) != n or any(len(pair) != 2 for pair in pairs):
-        raise ValueError(f"padding={shown(padding)}: {_expected(n)}")
-    ends = tuple((as_int("padding", low), as_int("padding", high)) for low, high in pairs)
-    if min(map(min, ends)) < 0:
-        raise ValueError(f"padding={padding!r}: expected at least 0 at every end")
-    return ends

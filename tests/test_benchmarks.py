@@ -172,14 +172,17 @@ def test_pytorch_on_a_gpu(monkeypatch):
     others = cases["select, compiled peers"].make()
     assert {"torch.compile", "copy torch", "flax"} < set(others)
     assert compiled == [False]
-    runs, ours, errors = kernels.running(
-        {
-            **eager,
-            "torch": kernels._torch(
-                "select", (2, 2, 0), "channels_last", (2, 8, 8, 4), "no type", "cuda", False
-            )["torch"],
-        }
+    wrong = functools.partial(
+        kernels._torch_run,
+        "select",
+        (2, 2, 0),
+        "channels_last",
+        (2, 8, 8, 4),
+        "no type",
+        "cuda",
+        False,
     )
+    runs, ours, errors = kernels.running(eager | kernels._torch(wrong, "torch"))
     assert list(errors) == ["torch"]
     assert errors["torch"].startswith("AttributeError")
     assert "copy torch" in runs

@@ -127,6 +127,11 @@ def entry(request) -> Entry:
     return ALL[request.param]
 
 
+IN_BLOCKS = {
+    "conv_general_dilated"
+}  # whose programs have a few lines more where blocks are several
+
+
 def program(entry: Entry, scale: int) -> str:
     """The text of a program for CPU and TPU, with every number in it as 0."""
     x = jax.ShapeDtypeStruct(entry.shape(scale, batch=(scale,)), jnp.float32)
@@ -134,13 +139,11 @@ def program(entry: Entry, scale: int) -> str:
     return re.sub(r"\d+", "0", lowered.as_text())
 
 
-def test_programs_do_not_grow_with_sizes(entry):
-    """Of the batch, the plane and the channels all that is in them is the digits.
-
-    Blocks of convolutions have one row more or fewer of arithmetic where they are several.
-    """
+def test_programs_do_not_grow_with_sizes(entry, request):
+    """Of the batch, the plane and the channels all that is in them is the digits."""
     small, large = (program(entry, scale) for scale in (4, 8))
-    assert abs(len(large) - len(small)) < 0.05 * len(small)
+    more = 0.05 * len(small) if request.node.callspec.params["entry"] in IN_BLOCKS else 0
+    assert abs(len(large) - len(small)) <= more
 
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")

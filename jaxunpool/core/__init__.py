@@ -2,6 +2,8 @@
 
 | file            | what is there                                                                |
 | --------------- | ---------------------------------------------------------------------------- |
+| `messages.py`   | `@public`: what errors say, and names of other libraries                     |
+| `listing.py`    | what `dir` shows                                                             |
 | `arguments.py`  | checks that operators share                                                  |
 | `geometry.py`   | windows over a grid: sizes, padding, and all arithmetic at borders (`Axis`)  |
 | `packing.py`    | offsets in 2 or 4 bits                                                       |
@@ -9,6 +11,9 @@
 | `irregular.py`  | maxima over windows that are not evenly spaced                               |
 | `calls.py`      | `Call`: the static parameters of one bound primitive                           |
 | `primitives.py` | the primitives, their derivatives and batching                               |
+| `convolution.py`| a convolution and its gradients, likewise                                    |
+| `im2col.py`     | the three as products of matrices, for CPU                                   |
+| `eager.py`      | calls outside of a program                                                   |
 | `lowering.py`   | where a call runs: one device, or many                                       |
 | `halo.py`       | what a shard takes from its neighbours                                       |
 | `backends.py`   | which kernels run there, and the evidence                                    |

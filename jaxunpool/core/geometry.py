@@ -610,6 +610,20 @@ def padding_rule(padding: str, expected: str) -> PaddingName:
     return padding.upper()  # type: ignore[return-value]
 
 
+def padding_pairs(padding: Any, n: int, expected: str) -> tuple[tuple[int, int], ...]:
+    """An int, or per axis an int or a pair, as `n` pairs of ints; bounds are left to the caller."""
+    pads = padding if isinstance(padding, Sequence) else (as_int("padding", padding),) * n
+    if len(pads) != n:
+        raise ValueError(f"padding={shown(padding)}: {expected}, got {len(pads)}")
+    pairs = []
+    for pair in pads:
+        pair = tuple(pair) if isinstance(pair, Sequence) else (pair, pair)
+        if len(pair) != 2:
+            raise ValueError(f"padding={shown(padding)}: {expected}, got {shown(pair)}")
+        pairs.append((as_int("padding", pair[0]), as_int("padding", pair[1])))
+    return tuple(pairs)
+
+
 def _span(window: int, dilation: int) -> int:
     return (window - 1) * dilation + 1
 
@@ -627,22 +641,14 @@ def _resolve_padding(
             for size, span, stride in zip(sizes, spans, strides)
         )
         return tuple((total // 2, total - total // 2) for total in totals)
-    pads = padding if isinstance(padding, Sequence) else (as_int("padding", padding),) * n
-    if len(pads) != n:
-        raise ValueError(f"padding={shown(padding)}: {expected}, got {len(pads)}")
-    pairs = []
-    for pair, span in zip(pads, spans):
-        pair = tuple(pair) if isinstance(pair, Sequence) else (pair, pair)
-        if len(pair) != 2:
-            raise ValueError(f"padding={shown(padding)}: {expected}, got {shown(pair)}")
-        low, high = (as_int("padding", p) for p in pair)
+    pairs = padding_pairs(padding, n, expected)
+    for (low, high), span in zip(pairs, spans):
         if not (0 <= low < span and 0 <= high < span):
             raise ValueError(
                 f"padding={padding!r}: expected at least 0 and less than the window's span"
                 f" {span}, got {(low, high)}"
             )
-        pairs.append((low, high))
-    return tuple(pairs)
+    return pairs
 
 
 def _output_size(size: int, span: int, stride: int, pad: tuple[int, int], ceil_mode: bool) -> int:

@@ -71,7 +71,7 @@ class Blocks:
 
 def convolve(conv: Convolution, u: jax.Array, k: jax.Array) -> jax.Array:
     """The convolution of `u` with the kernel."""
-    plain, u, k = conv, conv.last("u", u), conv.last("k", k)
+    given, u, k = conv, conv.last("u", u), conv.last("k", k)
     conv, u = _merged(conv, u)
     kernel = _by_group(k.reshape(-1, k.shape[-1]), conv.groups)
     blocks = _blocks(conv, u, k.shape[-1])
@@ -83,12 +83,12 @@ def convolve(conv: Convolution, u: jax.Array, k: jax.Array) -> jax.Array:
 
     y = lax.scan(block, None, blocks.starts())[1]
     y = y.reshape(len(u), blocks.all_rows, *conv.results[1:], -1)
-    return plain.back("y", y[:, : conv.results[0]])
+    return given.back("y", y[:, : conv.results[0]])
 
 
 def kernel_gradient(conv: Convolution, u: jax.Array, y: jax.Array) -> jax.Array:
     """The gradient by the kernel: the results, times what the windows have at each element."""
-    plain, u, y = conv, conv.last("u", u), conv.last("y", y)
+    given, u, y = conv, conv.last("u", u), conv.last("y", y)
     shape = (*conv.window, u.shape[-1] // conv.groups, y.shape[-1])
     conv, u = _merged(conv, u)
     blocks = _blocks(conv, u, shape[-1])
@@ -104,7 +104,7 @@ def kernel_gradient(conv: Convolution, u: jax.Array, y: jax.Array) -> jax.Array:
     outputs = shape[-1] // conv.groups
     k = jnp.zeros((conv.groups, outputs, math.prod(shape[:-1])), accumulator(u.dtype))
     k = lax.scan(block, k, blocks.starts())[0]
-    return plain.back("k", k.transpose(2, 0, 1).reshape(shape).astype(u.dtype))
+    return given.back("k", k.transpose(2, 0, 1).reshape(shape).astype(u.dtype))
 
 
 def input_gradient(conv: Convolution, k: jax.Array, y: jax.Array) -> jax.Array:
