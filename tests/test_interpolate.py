@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from strategies import only
 
 import jaxunpool as jup
 from jaxunpool.core.resample import divide
@@ -326,8 +327,67 @@ def test_derivatives(rng, mode):
     plain = functools.partial(run, implementation="xla")
     tangent = jnp.asarray(rng.standard_normal(x.shape))
     y, dy = jax.jit(lambda x, t: jax.jvp(plain, (x,), (t,)))(x, tangent)
-    np.testing.assert_array_equal(y, run(x))
+    np.testing.assert_allclose(y, run(x), rtol=1e-14)
     np.testing.assert_allclose(dy, run(tangent), rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "dtype", only("float32", "bfloat16", among=["float16", "bfloat16", "float32", "float64"])
+)
+@pytest.mark.parametrize(
+    ("shape", "output", "options"),
+    [
+        ((3, 7, 9, 1), (14, 18), {}),  # rows shorter than a vector, several at a time
+        ((3, 30, 34, 2), (70, 51), {}),
+        ((2, 9, 11, 33), (20, 5), {"mode": "cubic"}),
+        ((5, 40, 23, 3), (9, 70), {"mode": "cubic", "antialias": True}),
+        ((2, 19, 50, 2), (7, 7), {"mode": "area"}),
+        ((2, 7, 7, 19), (19, 50), {"mode": "area"}),
+        ((1, 200, 300, 4), (400, 333), {}),  # in several parts
+        ((2, 5, 6, 7, 2), (9, 12, 3), {}),
+        ((4, 21, 8, 5), (42, 24), {"mode": "nearest"}),
+    ],
+)
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_kernels_agree_with_plain_jax(rng, dtype, shape, output, options, data_format):
+    """To the rounding of sums in float32 or float64, with gradients; copies exactly."""
+    x, first = rng.standard_normal(shape), data_format == "channels_first"
+    x = jnp.asarray(np.moveaxis(x, -1, 1) if first else x, dtype)
+    pool = functools.partial(
+        jup.interpolate,
+        output_shape=output,
+        data_format=data_format,
+        **{"mode": "linear"} | options,
+    )
+    dy = jnp.asarray(rng.standard_normal(jax.eval_shape(pool, x).shape), dtype)
+
+    def both(implementation):
+        y, pullback = jax.vjp(functools.partial(pool, implementation=implementation), x)
+        return y, *pullback(dy)
+
+    found, wanted = (jax.jit(both, static_argnums=0)(name) for name in (None, "xla"))
+    rounding = float(jnp.finfo(dtype).eps) * (1 if jnp.dtype(dtype).itemsize == 2 else 8)
+    for a, b in zip(found, wanted):
+        a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
+        np.testing.assert_allclose(a, b, rtol=rounding, atol=rounding * 4)
+    if options.get("mode") == "nearest":
+        np.testing.assert_array_equal(found[0], wanted[0])
+
+
+def test_kernels_skip_what_is_no_tap():
+    """A weight of 0 hides infinities and NaN, and an element next to them keeps its sign."""
+    x = jnp.asarray([np.inf, 1, np.nan, 2, -0.0])
+    for shape in ((5, 1), (5, 20)):
+        y = np.stack(
+            [
+                jup.interpolate(
+                    jnp.broadcast_to(x[:, None], shape), (5,), mode="linear", implementation=i
+                )
+                for i in (None, "xla")
+            ]
+        )
+        np.testing.assert_array_equal(y[0], y[1])
+        np.testing.assert_array_equal(np.signbit(y[0]), np.signbit(y[1]))
 
 
 def test_many_taps_are_added_in_a_loop(rng):

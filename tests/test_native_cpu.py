@@ -111,6 +111,53 @@ def test_hostile_numbers_are_harmless(data):
     check_all(sizes, dtype, np.random.default_rng(data.draw(st.integers(0, 2**32 - 1))))
 
 
+@hypothesis.settings(max_examples=examples(8, 200))
+@hypothesis.given(data=st.data())
+def test_hostile_tables_are_harmless(data):
+    """Maps along axes in any order, with taps that are none, of every number of neighbours."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    sizes = data.draw(st.lists(st.sampled_from([1, 2, 3, 9, 40]), min_size=3, max_size=3))
+    outputs = data.draw(st.lists(st.sampled_from([0, 1, 2, 5, 17, 70]), min_size=3, max_size=3))
+    order = data.draw(st.permutations(range(3)))[: data.draw(st.integers(0, 3))]
+    outputs = [outputs[i] if i in order else sizes[i] for i in range(3)]
+    batch, channels = data.draw(st.sampled_from([0, 1, 2, 33])), data.draw(st.integers(0, 19))
+    dtype = np.dtype(data.draw(st.sampled_from(["float32", "float64", "bfloat16", "float16"])))
+    divides_first = data.draw(st.booleans())
+    real = "float64" if dtype == "float64" else "float32"
+    x = rng.integers(-4, 5, (batch, *sizes, channels)).astype(dtype)
+    tables, wanted = [], x.astype("float64")
+    for size, count in zip(sizes, outputs):
+        shape = (data.draw(st.integers(1, 4)), count)
+        near = (np.arange(count) * size // max(count, 1) + rng.integers(0, 2, shape)) % size
+        elements = rng.integers(0, size, shape) if rng.random() < 0.3 else near
+        weights, divided = rng.integers(0, 3, shape), size if divides_first else count
+        divisors = 2.0 ** rng.integers(0, 2, divided if rng.random() < 0.3 else 0)
+        tables += [elements.astype("int32"), weights.astype(real), divisors.astype(real)]
+    for axis in order:
+        elements, weights, divisors = tables[3 * axis : 3 * axis + 3]
+        along = [1] * 5
+        along[axis + 1] = -1
+        if len(divisors) and divides_first:
+            wanted = wanted / divisors.reshape(along)
+        taps = zip(elements, weights)
+        wanted = sum(np.take(wanted, e, axis + 1) * w.reshape(along) for e, w in taps)
+        if len(divisors) and not divides_first:
+            wanted = wanted / divisors.reshape(along)
+    pairs = itertools.chain(*zip(sizes, outputs))
+    listed = np.array([batch, channels, *pairs, *order], np.int64)
+    (found,) = jax.jit(
+        functools.partial(
+            call,
+            "resample",
+            [((batch, *outputs, channels), dtype)],
+            sizes=listed,
+            moves=False,
+            divides_first=divides_first,
+        )
+    )(x, *tables)
+    np.testing.assert_array_equal(np.asarray(found), wanted.astype(dtype))
+
+
 @hypothesis.settings(max_examples=examples(10, 200))
 @hypothesis.given(data=st.data())
 def test_hostile_offsets_in_rows_of_few_channels(data):

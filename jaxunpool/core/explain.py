@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxunpool.core import irregular
+from jaxunpool.core import irregular, resample
 from jaxunpool.core.backends import BACKENDS, PLATFORMS, choose, folder
 from jaxunpool.core.calls import Call
 from jaxunpool.core.geometry import check_choice
-from jaxunpool.core.resample import RESAMPLE
 
 
 class Explained(NamedTuple):
@@ -171,8 +170,10 @@ def _walk(program: Any, platform: str) -> Iterator[Explained]:
             chosen = choose(call, arrays, platform, parameters["lead"])
             yield Explained(call.primitive, shown, call.windows, *chosen)
             continue
-        if equation.primitive is RESAMPLE:
-            yield Explained("resample", _short(arrays[0]), "", "xla", "plain JAX on every platform")
+        if equation.primitive is resample.RESAMPLE:
+            plan, implementation = parameters["plan"], parameters["implementation"]
+            chosen = resample.choose(arrays[0], plan, platform, implementation)
+            yield Explained("resample", _short(arrays[0]), "", *chosen)
             continue
         for inner in jax.tree.leaves(list(parameters.values()), is_leaf=_is_program):
             if _is_program(inner):

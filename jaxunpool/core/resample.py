@@ -14,7 +14,7 @@ import abc
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, ClassVar, NamedTuple
 
@@ -25,7 +25,10 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from jaxunpool.core import backends, lowering
 from jaxunpool.core.backends import Implementation, check_plain
+from jaxunpool.core.calls import Call
+from jaxunpool.core.geometry import Plane
 from jaxunpool.kernels.common import accumulator
 
 # Up to here the elements are slices in one fused program; beyond, a loop keeps it small.
@@ -375,41 +378,69 @@ def resample(
     16-bit floats are added in float32 and rounded once.
     """
     check_plain(implementation, "resampling")
-    order = sorted(range(len(axes)), key=lambda i: (maps[i].output / maps[i].size, -i))
-    plan = tuple((maps[i], axes[i]) for i in order)
-    return RESAMPLE.bind(x, plan=plan, transposed=False)
+
+    def first(i: int) -> tuple[float, int]:
+        ratio = maps[i].output / maps[i].size
+        # Of two alike, the one that leaves the longer runs of elements to the other.
+        return ratio, i if ratio < 1 else -i
+
+    plan = tuple((maps[i], axes[i]) for i in sorted(range(len(axes)), key=first))
+    return RESAMPLE.bind(x, plan=plan, transposed=False, implementation=implementation)
+
+
+class Table(NamedTuple):
+    """A map along an axis as arrays.
+
+    Attributes:
+        axis: counted from the last.
+        elements: `(taps, outputs)`, of the input.
+        weights: likewise; 0 stands for no tap at all.
+        gapless: so many taps from the first on have no weight 0.
+        weighted: whether there are weights other than 0 and 1.
+        divisors: of the outputs, or of a transposed map's inputs; None: none.
+    """
+
+    axis: int
+    elements: jax.Array
+    weights: jax.Array
+    gapless: int
+    weighted: bool
+    divisors: jax.Array | None
+
+
+def _tables(shape: Sequence[int], real: Any, plan: Plan, transposed: bool) -> list[Table]:
+    tables = []
+    for axis_map, axis in plan[::-1] if transposed else plan:
+        start, weights, gapless = (axis_map.columns if transposed else axis_map.rows)(real)
+        elements = jnp.clip(start[None] + _column(len(weights)), 0, shape[axis] - 1)
+        divisors = axis_map.divisors()
+        if divisors is not None:
+            divisors = divisors.astype(real)
+        # The barrier keeps XLA from recomputing the table for every element that reads it, and
+        # from turning division by a constant into a product.
+        elements, weights, divisors = lax.optimization_barrier((elements, weights, divisors))
+        tables.append(Table(axis, elements, weights, gapless, axis_map.weighted, divisors))
+    return tables
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _apply(x: jax.Array, plan: Plan, transposed: bool) -> jax.Array:
     y = x.astype(accumulator(x.dtype))
-    real = y.dtype.type
-    if transposed:
-        plan = plan[::-1]
-    taps = [(m.columns if transposed else m.rows)(real) for m, _ in plan]
-    tables = []
-    for (_, axis), (start, weights, _) in zip(plan, taps):
-        elements = start[None] + _column(len(weights))
-        tables += [jnp.clip(elements, 0, x.shape[axis] - 1), weights]
-    # The barrier keeps XLA from recomputing the tables for every element that reads them.
-    fenced = lax.optimization_barrier(tables)
-    for i, (axis_map, axis) in enumerate(plan):
-        divisors = axis_map.divisors()
-        if divisors is not None:
-            # Behind a barrier: XLA turns division by a constant into a product.
-            divisors = lax.optimization_barrier(_aligned(divisors.astype(real), axis, y.ndim))
+    for table in _tables(x.shape, y.dtype.type, plan, transposed):
+        divisors = None
+        if table.divisors is not None:
+            divisors = _aligned(table.divisors, table.axis, y.ndim)
         if divisors is not None and transposed:
             y /= divisors
-        y = _along(y, axis, fenced[2 * i], fenced[2 * i + 1], taps[i].gapless, axis_map.weighted)
+        y = _along(y, table)
         if divisors is not None and not transposed:
             y /= divisors
     return y.astype(x.dtype)
 
 
-def _along(
-    x: jax.Array, axis: int, elements: jax.Array, weights: jax.Array, gapless: int, weighted: bool
-) -> jax.Array:
+def _along(x: jax.Array, table: Table) -> jax.Array:
     """The sums along one axis, in the order of the taps."""
+    axis, elements, weights, gapless, weighted, _ = table
 
     def tap(t: Any, gapless: bool = False) -> jax.Array:
         element, weight = (lax.dynamic_index_in_dim(a, t, 0, False) for a in (elements, weights))
@@ -437,23 +468,76 @@ RESAMPLE = Primitive("jaxunpool_resample")
 
 
 @RESAMPLE.def_impl
-def _run(x: jax.Array, *, plan: Plan, transposed: bool) -> jax.Array:
-    return _apply(x, plan, transposed)
+def _run(x: jax.Array, *, implementation: Implementation, **plan: Any) -> jax.Array:
+    return _program(x, implementation=implementation, **plan)
+
+
+@functools.partial(jax.jit, static_argnames=("plan", "transposed", "implementation"))
+def _program(x: jax.Array, **parameters: Any) -> jax.Array:
+    return RESAMPLE.bind(x, **parameters)
 
 
 @RESAMPLE.def_abstract_eval
-def _type(x: Any, *, plan: Plan, transposed: bool) -> Any:
+def _type(x: Any, *, plan: Plan, transposed: bool, implementation: Implementation) -> Any:
     return jax.make_jaxpr(_apply, static_argnums=(1, 2))(x, plan, transposed).out_avals[0]
 
 
-def _batch(arrays: Any, dims: Any, **plan: Any) -> Any:
-    return RESAMPLE.bind(jnp.moveaxis(arrays[0], dims[0], 0), **plan), 0
+def _batch(arrays: Any, dims: Any, **parameters: Any) -> Any:
+    return RESAMPLE.bind(jnp.moveaxis(arrays[0], dims[0], 0), **parameters), 0
 
 
-def _transpose(dy: Any, _: Any, *, plan: Plan, transposed: bool) -> Any:
-    return [RESAMPLE.bind(dy, plan=plan, transposed=not transposed)]
+def _transpose(dy: Any, _: Any, *, transposed: bool, **parameters: Any) -> Any:
+    return [RESAMPLE.bind(dy, transposed=not transposed, **parameters)]
+
+
+def _rule(platform: str) -> Callable[..., Any]:
+    """The lowering rule for a platform, as a user names it."""
+
+    def lower(
+        ctx: mlir.LoweringRuleContext,
+        x: Any,
+        *,
+        plan: Plan,
+        transposed: bool,
+        implementation: Implementation,
+    ) -> Any:
+        export = ctx.module_context.lowering_parameters.for_export
+        chosen = choose(ctx.avals_in[0], plan, platform, implementation, export).implementation
+        run: Callable[..., jax.Array] = _apply
+        if chosen != "xla" and lowering.is_local(ctx):
+            run = functools.partial(_kernel, chosen)
+        program = functools.partial(run, plan=plan, transposed=transposed)
+        return mlir.lower_fun(program, multiple_results=False)(ctx, x)
+
+    return lower
+
+
+def choose(
+    x: Any, plan: Plan, platform: str, implementation: Implementation, export: bool = False
+) -> backends.Choice:
+    """What maps along axes run on."""
+    return backends.choose(_call(x, plan, implementation), [x], platform, export=export)
+
+
+def _call(x: Any, plan: Plan, implementation: Implementation) -> Call:
+    """On the axes from the first that is mapped to the last."""
+    axes = [axis for _, axis in plan]
+    stop = max(axes) + 1
+    plane = Plane(
+        input_shape=x.shape[min(axes) : stop or None],
+        data_format="channels_last" if stop else "channels_first",
+    )
+    return Call("resample", plane, implementation)
+
+
+def _kernel(backend: str, x: jax.Array, plan: Plan, transposed: bool) -> jax.Array:
+    real = accumulator(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else np.float32
+    tables = _tables(x.shape, np.dtype(real).type, plan, transposed)
+    return backends.kernel(_call(x, plan, None), [x], backend)(x, tables, transposed)
 
 
 ad.deflinear2(RESAMPLE, _transpose)
 batching.primitive_batchers[RESAMPLE] = _batch
-mlir.register_lowering(RESAMPLE, mlir.lower_fun(_run, multiple_results=False), inline=False)
+mlir.register_lowering(RESAMPLE, _rule("other platforms"), inline=False)
+for _platform, _lowered in backends.PLATFORMS.items():
+    mlir.register_lowering(RESAMPLE, _rule(_platform), platform=_lowered, inline=False)

@@ -4,10 +4,11 @@
 of results that look at the same taps; `runs.inc` has the kernels of runs, `winners.h` finds which
 windows have the last word on an element, `sparse.h` follows offsets where few elements are named,
 `planes.h` makes channels of planes (channels first), and `flat.h` is for indices without a window.
-Values, offsets and sums have the bits of `xla`.
+`resample.h` cuts arrays for maps along axes, and `resample.inc` has those. Values, offsets and sums
+have the bits of `xla`; maps agree to rounding, because XLA fuses products with additions.
 
-`runs.inc` is compiled three times: for any x86-64 or arm64 processor, for AVX2 and for AVX-512. The
-library takes the widest that the machine has.
+`runs.inc` and `resample.inc` are compiled three times: for any x86-64 or arm64 processor, for AVX2
+and for AVX-512. The library takes the widest that the machine has.
 """
 
 from jaxunpool.kernels.native_cpu.calls import (
@@ -17,6 +18,7 @@ from jaxunpool.kernels.native_cpu.calls import (
     gather_last_flat,
     reduce,
     replicate,
+    resample_flat,
     scatter,
     scatter_flat,
     select,
@@ -33,6 +35,7 @@ __all__ = [
     "missing",
     "reduce",
     "replicate",
+    "resample_flat",
     "scatter",
     "scatter_flat",
     "select",

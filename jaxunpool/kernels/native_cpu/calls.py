@@ -146,6 +146,38 @@ def uneven_flat(
     return y, flat
 
 
+def resample_flat(
+    x: jax.Array, tables: Sequence[Any], transposed: bool, geometry: Plane
+) -> jax.Array:
+    """Sums along axes of a plane, as tables of `core/resample.py` say."""
+    axes = [table.axis % x.ndim for table in tables]
+    first, missing = min(axes), 3 - geometry.ndim
+    shape = list(x.shape)
+    moves = all(
+        len(t.weights) == t.gapless == 1 and not t.weighted and t.divisors is None for t in tables
+    )
+    real = jnp.float64 if x.dtype == jnp.float64 and not moves else jnp.float32
+    nothing = [jnp.zeros(0, jnp.int32), jnp.zeros(0, real), jnp.zeros(0, real)]
+    arrays, order = [nothing] * 3, []
+    for axis, table in zip(axes, tables):
+        order.append(missing + axis - first)
+        divisors = nothing[2] if table.divisors is None else table.divisors
+        arrays[order[-1]] = [table.elements, table.weights.astype(real), divisors]
+        shape[axis] = table.elements.shape[1]
+    stop = first + geometry.ndim
+    around = [math.prod(x.shape[:first]), math.prod(x.shape[stop:])]
+    sizes = [size for axis in range(first, stop) for size in (x.shape[axis], shape[axis])]
+    return _call(
+        "resample",
+        _type(x, tuple(shape), x.dtype),
+        x,
+        *(array for axis in arrays for array in axis),
+        sizes=np.array([*around, *[1] * 2 * missing, *sizes, *order], np.int64),
+        moves=moves,
+        divides_first=transposed,
+    )
+
+
 def _call(name: str, results: Any, *arrays: jax.Array, **attributes: Any) -> Any:
     return jax.ffi.ffi_call(library.PREFIX + name, results)(*arrays, **attributes)
 

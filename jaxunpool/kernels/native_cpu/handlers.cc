@@ -24,6 +24,7 @@
 
 #include "flat.h"
 #include "planes.h"
+#include "resample.h"
 #include "rows.h"
 #include "sparse.h"
 #include "winners.h"
@@ -68,6 +69,7 @@ namespace baseline {
 #define VECTOR_BYTES 16
 #include "vectors.inc"
 #include "runs.inc"
+#include "resample.inc"
 #undef VECTOR_BYTES
 }  // namespace baseline
 
@@ -85,6 +87,7 @@ namespace avx2 {
 #define VECTOR_BYTES 32
 #include "vectors.inc"
 #include "runs.inc"
+#include "resample.inc"
 #undef VECTOR_BYTES
 }  // namespace avx2
 #if defined(__clang__)
@@ -101,6 +104,7 @@ namespace avx512 {
 #define VECTOR_BYTES 64
 #include "vectors.inc"
 #include "runs.inc"
+#include "resample.inc"
 #undef VECTOR_BYTES
 }  // namespace avx512
 #if defined(__clang__)
@@ -110,20 +114,29 @@ namespace avx512 {
 #endif
 #endif
 
-Runs runs_of(ffi::DataType type, ffi::DataType offsets) {
-  if (offsets != ffi::U8 && offsets != ffi::U16 && offsets != ffi::U32)
-    throw Refused("offsets are neither uint8, uint16 nor uint32");
-  i64 offset_bytes = i64(ffi::ByteWidth(offsets));
+// What was compiled for the widest instructions that this machine has.
 #if defined(__x86_64__)
+enum Instructions { BASELINE, AVX2, AVX512 };
+Instructions instructions() {
   static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") &&
                                __builtin_cpu_supports("fma");
   static const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512bw") &&
                                  __builtin_cpu_supports("avx512dq") &&
                                  __builtin_cpu_supports("avx512vl");
-  if (has_avx512) return avx512::runs_of(type, offset_bytes);
-  if (has_avx2) return avx2::runs_of(type, offset_bytes);
+  return has_avx512 ? AVX512 : has_avx2 ? AVX2 : BASELINE;
+}
+#define WIDEST(function, ...)                               \
+  (instructions() == AVX512 ? avx512::function(__VA_ARGS__) \
+   : instructions() == AVX2 ? avx2::function(__VA_ARGS__)   \
+                            : baseline::function(__VA_ARGS__))
+#else
+#define WIDEST(function, ...) baseline::function(__VA_ARGS__)
 #endif
-  return baseline::runs_of(type, offset_bytes);
+
+Runs runs_of(ffi::DataType type, ffi::DataType offsets) {
+  if (offsets != ffi::U8 && offsets != ffi::U16 && offsets != ffi::U32)
+    throw Refused("offsets are neither uint8, uint16 nor uint32");
+  return WIDEST(runs_of, type, i64(ffi::ByteWidth(offsets)));
 }
 
 // Calls f with a value of the type of an array's values.
@@ -842,6 +855,66 @@ ffi::Error SelectUneven(ffi::ThreadPool pool, Array x, Array start0, Array start
   });
 }
 
+// Linear maps along axes, given as tables.
+ffi::Error Resample(ffi::ThreadPool pool, Array x, Array elements0, Array weights0, Array divisors0,
+                    Array elements1, Array weights1, Array divisors1, Array elements2,
+                    Array weights2, Array divisors2, Result y, Sizes sizes, bool moves,
+                    bool divides_first) {
+  return guarded({&y}, [&] {
+    if (sizes.size() < 8) throw Refused("expected 8 sizes or more");
+    Maps maps{sizes[0], sizes[1], {}, {sizes.begin() + 8, sizes.end()}, divides_first};
+    for (int axis : maps.order)
+      if (axis < 0 || axis > 2 || std::count(maps.order.begin(), maps.order.end(), axis) > 1)
+        throw Refused("axes are not 0, 1 and 2, once each");
+    const Array *elements[] = {&elements0, &elements1, &elements2},
+                *weights[] = {&weights0, &weights1, &weights2},
+                *divisors[] = {&divisors0, &divisors1, &divisors2};
+    check_types(x.element_type(), y->element_type());
+    auto real = x.element_type() == ffi::F64 && !moves ? ffi::F64 : ffi::F32;
+    i64 inputs = product({maps.n, maps.channels}), outputs = inputs;
+    for (int i = 0; i < 3; ++i) {
+      Map& m = maps.axes[i];
+      m = {sizes[2 + 2 * i], sizes[3 + 2 * i], 0, nullptr, nullptr, nullptr};
+      inputs = product({inputs, m.size}), outputs = product({outputs, m.outputs});
+      if (!maps.maps(i)) {
+        if (m.size != m.outputs) throw Refused("an axis without a map changes its size");
+        continue;
+      }
+      check_types(elements[i]->element_type(), ffi::S32);
+      check_types(weights[i]->element_type(), real);
+      check_types(divisors[i]->element_type(), real);
+      if (!m.outputs) continue;
+      m.taps = count(*elements[i]) / m.outputs;
+      m.elements = reinterpret_cast<const int32_t*>(data(*elements[i]));
+      m.weights = data(*weights[i]);
+      if (count(*elements[i]) != m.taps * m.outputs || count(*weights[i]) != m.taps * m.outputs)
+        throw Refused("tables and outputs have different sizes");
+      for (i64 k = 0; k < m.taps * m.outputs; ++k)
+        if (m.elements[k] < 0 || m.elements[k] >= m.size) throw Refused("an element is not there");
+      if (!count(*divisors[i])) continue;
+      m.divisors = data(*divisors[i]);
+      if (count(*divisors[i]) != (divides_first ? m.size : m.outputs))
+        throw Refused("divisors and axes have different sizes");
+    }
+    if (inputs != count(x) || outputs != count(*y))
+      throw Refused("arrays and maps have different sizes");
+    if (!outputs) return;
+    constexpr i64 KEPT = 16 << 20;
+    bool streams = i64(y->size_bytes()) > KEPT;
+    i64 tasks = tasks_for(pool, bytes(x, *y));
+    Slabs slabs(maps, real == ffi::F64 ? 8 : 4, tasks);
+    auto resampler =
+        WIDEST(resampler_of, x.element_type(), moves)(maps, slabs.cut(), slabs[0].count, streams);
+    tasks = std::min(tasks, slabs.count());
+    in_parallel(pool, tasks, [&](i64 task) {
+      Between between;
+      for (i64 i = slabs.count() * task / tasks; i < slabs.count() * (task + 1) / tasks; ++i)
+        resampler->run(slabs[i], data(x), data(y), between);
+      if (streams) fence();
+    });
+  });
+}
+
 // What a handler is given: the pool, so many arrays, so many results, and sizes.
 template <int ARRAYS, int RESULTS, typename Binding>
 auto with_sizes(Binding&& binding) {
@@ -881,3 +954,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_gather_flat, GatherFlat,
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_scatter_flat, ScatterFlat,
                               (with_sizes<2, 1>()).Attr<bool>("last"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_select_uneven, SelectUneven, (with_sizes<7, 2>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    jaxunpool_resample, Resample,
+    (with_sizes<10, 1>()).Attr<bool>("moves").Attr<bool>("divides_first"));

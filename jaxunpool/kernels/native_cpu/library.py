@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 HANDLERS = ("select", "gather", "scatter", "reduce", "replicate")
-FLAT = ("select_uneven", "gather_flat", "scatter_flat")
+FLAT = ("select_uneven", "gather_flat", "scatter_flat", "resample")
 PREFIX = "jaxunpool_"
 FOLDER = pathlib.Path(__file__).parent
 
