@@ -600,6 +600,8 @@ def test_files_that_change_while_training(image, mask, message, run, photographs
 
 def test_watched_scenes(run):
     watched = run.watched()
+    assert run.watched_on == "crops of 1 validation image"
+    assert run.trained_on == f"crops of {len(run.data.training)} training images"
     assert watched.images.shape == (1, 32, 32, 3)
     assert watched.images.max() <= 1
     state = run.record(run.start(), watched)

@@ -1,5 +1,6 @@
 """`python -m jaxunpool`: its figure, the numbers of its table, its answers to wrong requests."""
 
+import io
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ from strategies import only
 
 import jaxunpool as jup
 from jaxunpool.apps import photograph as demo
+from jaxunpool.apps.command import show_table
 
 for package in ("matplotlib", "rich", "skimage"):
     pytest.importorskip(package)
@@ -182,6 +184,57 @@ def test_strange_shapes(shape, rng):
     arguments = "--image strange.png --window 1 --levels 1 --output figure.png"
     assert demo.main(arguments.split()) == 0
     assert_is_figure("figure.png", levels=1)
+
+
+LARGE = {  # the widest cells of a photograph of 24 megapixels
+    "level": ["1", "2"],
+    "input": ["4000x6000x3", "2000x3000x3"],
+    "pooled": ["2000x3000x3", "1000x1500x3"],
+    "index\nbytes": ["18,000,000", "4,500,000"],
+    "int64\nbytes": ["144,000,000", "36,000,000"],
+    "energy\nkept": ["100.0%", "26.3%"],
+    "pool\nms": ["123.45", "30.12"],
+    "unpool\nms": ["123.45", "130.12"],
+}
+
+
+def shown(columns, width, spare=(), **options):
+    """The lines of a table on a console of so many columns."""
+    from rich.console import Console
+
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    show_table(console, "A title", columns, spare=spare, **options)
+    return console.file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [60, 72, 80, 100])
+def test_a_table_fits_the_console_and_no_cell_is_cut(width):
+    spare = ("input", "int64\nbytes")
+    lines = shown(LARGE, width, spare, footers={"level": "all", "index\nbytes": "22,500,000"})
+    assert max(map(len, lines)) <= width
+    omitted = {60: spare, 72: spare[:1], 80: (), 100: ()}[width]
+    words = " ".join(lines).split()
+    for header, cells in LARGE.items():
+        assert set(cells) <= set(words) or header in omitted
+        assert set(header.split()) <= set(words) or header in omitted
+    said = [line for line in lines if line.startswith("not shown")]
+    named = ", ".join(header.replace("\n", " ") for header in omitted)
+    assert said == ([f"not shown in {width} columns: {named}"] if omitted else [])
+
+
+def test_a_table_that_nothing_makes_narrow_enough_is_whole():
+    lines = shown(LARGE, 20)
+    assert shown(LARGE, 100)[1:] == lines[1:]
+
+
+@pytest.mark.parametrize("width", only(60, among=[60, 72, 80, 100]))
+def test_the_command_fits_the_console(width, rng, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    picture(rng, (120, 160, 3)).save("a.png")
+    demo.main(["--image", "a.png"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    assert "\u2026" not in "".join(lines)
 
 
 def test_black_picture_keeps_no_energy(capsys):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -21,10 +22,20 @@ for package in ("optax", "orbax.checkpoint", "sklearn", "matplotlib", "rich", "s
     pytest.importorskip(package)
 import sklearn.metrics  # noqa: E402
 from PIL import Image  # noqa: E402
+from rich.console import Console  # noqa: E402
 
 from jaxunpool.__main__ import main  # noqa: E402
 from jaxunpool.apps.command import UsageError  # noqa: E402
-from jaxunpool.training import checkpoints, loop, metrics, scenes, session  # noqa: E402
+from jaxunpool.training import (  # noqa: E402
+    checkpoints,
+    compare,
+    figures,
+    loop,
+    metrics,
+    scenes,
+    session,
+    train,
+)
 from jaxunpool.training.options import Configuration  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -274,6 +285,51 @@ def test_history(run):
     assert np.isfinite(state.miou).all()
     sizes = [9 * 3 * 4, 9 * 4 * 4, 9 * 4 * 4, 9 * 4 * 4, 4 * 11]
     np.testing.assert_array_equal(state.gradients.sum(-1), [sizes] * run.records)
+
+
+def test_figures_say_what_they_are_of(run):
+    state = dataclasses.replace(run.start(), miou=np.full(run.records, 0.5))
+    left, right = figures.learning_curve(state, run.every, run.trained_on, run.watched_on).axes
+    scenes = TINY.steps * TINY.batch
+    assert left.get_title() == f"training loss, {scenes} scenes"
+    assert right.get_title() == f"mIoU on {loop.WATCHED} test scenes"
+    assert "Healthy" in figures.gradients(state, run.layers, run.every).get_suptitle()
+    scores = {"indices": {"mean_iou": 0.5, "boundary_f1": 0.25}}
+    shown = figures.comparison({"indices": state}, scores, run.every, watched=7, tested=9)
+    assert [axes.get_title() for axes in shown.axes] == [
+        "mIoU on 7 test scenes",
+        "after the last step, 9 test scenes",
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 72, 80, 100])
+def test_tables_fit_the_console_and_no_cell_is_cut(width):
+    scores = dict.fromkeys(("global_accuracy", "class_accuracy", "mean_iou", "boundary_f1"), 0.5)
+    rows = [
+        {
+            "configuration": {"decoder": decoder, "steps": 12345},
+            "scores": scores | {"iou": [0.25] * 11},
+            "parameters": 1234567,
+            "index_bytes": 123456,
+            "step_ms": 1234.5,
+            "scenes": 256,
+        }
+        for decoder in loop.models.DECODERS
+    ]
+    console = Console(width=width, file=io.StringIO(), highlight=False, soft_wrap=True)
+    compare.print_table(console, rows)
+    train.print_scores(console, rows[0])
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    text = " ".join(lines)
+    assert "\u2026" not in text
+    for row in rows:
+        decoder = row["configuration"]["decoder"]
+        cells = next(line.split() for line in lines if line.startswith(decoder))
+        assert cells[-5:] == ["1234", "0.500", "0.500", "0.500", "0.500"]
+        assert ("1,234,567" in cells) == (width > 60)
+    assert ("not shown in 60 columns: parameters" in text) == (width == 60)
+    assert "background 0.25" in text
 
 
 def test_learns(run):

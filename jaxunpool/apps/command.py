@@ -10,7 +10,7 @@ import os
 import pathlib
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 
@@ -102,10 +102,67 @@ def read_json(path: pathlib.Path) -> Any:
         return None
 
 
-def show_whole(console: Any, table: Any) -> None:
-    """Print a table at its own width: numbers that wrap are worse than long lines."""
-    from rich.measure import Measurement
+def show_table(
+    console: Any,
+    title: str,
+    columns: Mapping[str, Sequence[str]],
+    *,
+    spare: Sequence[str] = (),
+    footers: Mapping[str, str] | None = None,
+) -> None:
+    """Print a table that fits the console.
 
-    widest = Measurement.get(console, console.options.update(width=1000), table).maximum
-    console.width = max(console.width, widest)
+    Where the console is too narrow, the columns with the headers in `spare` are left out, the first
+    one first, and a line says so. Cells are never cut.
+
+    Args:
+        console: rich's.
+        title: printed above the table.
+        columns: headers, each with the cells below it.
+        spare: headers of columns that can be left out.
+        footers: headers, each with a cell below a line.
+    """
+    columns, omitted = dict(columns), []
+    table, width = _table(console, title, columns, footers or {})
+    for header in spare:
+        if width > console.width:
+            del columns[header]
+            omitted.append(header.replace("-\n", "").replace("\n", " "))
+            table, width = _table(console, title, columns, footers or {})
+    available = console.width
+    console.width = max(available, width)
     console.print(table)
+    console.width = available
+    if omitted:
+        console.print(f"not shown in {available} columns: {', '.join(omitted)}")
+
+
+def _table(
+    console: Any, title: str, columns: Mapping[str, Sequence[str]], footers: Mapping[str, str]
+) -> tuple[Any, int]:
+    """A table of rich, and its width."""
+    from rich import box
+    from rich.measure import Measurement
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=Text(title, style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+        pad_edge=False,
+        show_footer=bool(footers),
+    )
+    for header, cells in columns.items():
+        number = any(cell[:1].isdigit() for cell in cells)
+        table.add_column(
+            header,
+            footers.get(header, ""),
+            justify="right" if number else "left",
+            no_wrap=True,
+        )
+    for row in zip(*columns.values()):
+        table.add_row(*row)
+    return table, Measurement.get(console, console.options.update(width=1000), table).maximum

@@ -24,7 +24,7 @@ from jaxunpool.apps.command import (
     exit_status,
     replacing,
     require_extra,
-    show_whole,
+    show_table,
 )
 from jaxunpool.indices import PoolIndices
 from jaxunpool.max import max_pool_with_indices, max_unpool
@@ -256,58 +256,37 @@ def milliseconds(function: Callable[..., Any], *arguments: Any) -> float:
 
 def print_table(title: str, levels: list[Level]) -> None:
     """One row per level, the bytes of all levels below."""
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
     indices = [level.indices for level in levels if level.indices is not None]
     columns = {
+        "level": [str(depth) for depth in range(1, len(levels))],
+        "input": [_shape(level.pooled) for level in levels[:-1]],
+        "pooled": [_shape(level.pooled) for level in levels[1:]],
+        "index\nbytes": [f"{i.nbytes:,}" for i in indices],
+        "int64\nbytes": [f"{_bytes_of_int64(i):,}" for i in indices],
+        "energy\nkept": [_energy_kept(level, levels[0]) for level in levels[1:]],
+        "pool\nms": [f"{level.pool_ms:.2f}" for level in levels[1:]],
+        "unpool\nms": [f"{level.unpool_ms:.2f}" for level in levels[1:]],
+    }
+    totals = {
         "level": "all",
-        "input": "",
-        "pooled": "",
         "index\nbytes": f"{sum(i.nbytes for i in indices):,}",
         "int64\nbytes": f"{sum(map(_bytes_of_int64, indices)):,}",
-        "energy\nkept": "",
-        "pool\nms": "",
-        "unpool\nms": "",
     }
-    table = Table(
-        title=Text(title, style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        show_footer=True,
-    )
-    for header, footer in columns.items():
-        table.add_column(header, footer, justify="right", no_wrap=True)
-    for depth in range(1, len(levels)):
-        table.add_row(*table_row(levels, depth))
-    show_whole(Console(), table)
-    print("int64 bytes: the same indices in PyTorch")
+    console = Console(highlight=False)
+    show_table(console, title, columns, spare=("input", "int64\nbytes"), footers=totals)
+    print("\nint64 bytes: the same indices in PyTorch")
     print("energy: sum of squares of the unpooled image, relative to\n        the photograph")
     print("unpool: from this level to the size of the photograph")
 
 
-def table_row(levels: list[Level], depth: int) -> tuple[str, ...]:
-    """The cells of one level."""
-    level = levels[depth]
-    assert level.indices is not None
-    return (
-        str(depth),
-        _shape(levels[depth - 1].pooled),
-        _shape(level.pooled),
-        f"{level.indices.nbytes:,}",
-        f"{_bytes_of_int64(level.indices):,}",
-        f"{_energy(level.unpooled) / (_energy(levels[0].pooled) or 1.0):.1%}",
-        f"{level.pool_ms:.2f}",
-        f"{level.unpool_ms:.2f}",
-    )
-
-
 def _bytes_of_int64(indices: PoolIndices) -> int:
     return 8 * math.prod(indices.shape)
+
+
+def _energy_kept(level: Level, photograph: Level) -> str:
+    return f"{_energy(level.unpooled) / (_energy(photograph.pooled) or 1.0):.1%}"
 
 
 def _energy(image: jax.Array) -> float:

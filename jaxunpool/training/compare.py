@@ -16,7 +16,7 @@ from jaxunpool.apps.command import (
     exit_status,
     read_json,
     require_extra,
-    show_whole,
+    show_table,
     write_json,
 )
 from jaxunpool.training import options
@@ -40,7 +40,7 @@ COLUMNS = {
     "bound.\nF1": "{boundary_f1:.3f}",
 }
 LEGEND = (
-    "index bytes: what the decoder reads from the encoder, per scene\n"
+    "\nindex bytes: read from the encoder by the decoder, per scene\n"
     "acc.: accuracy of pixels; bound. F1: score of the outlines"
 )
 
@@ -114,7 +114,7 @@ def are_of(rows: Any, configurations: Sequence[options.Configuration]) -> bool:
 
 def measure(trained: Sequence[Trained], path: pathlib.Path) -> list[dict[str, Any]]:
     """Score and time all of them; write the table and the figures into the folder."""
-    from jaxunpool.training import figures
+    from jaxunpool.training import figures, loop
     from jaxunpool.training.train import assess
 
     assessed = [assess(each.run, each.state) for each in trained]
@@ -126,6 +126,8 @@ def measure(trained: Sequence[Trained], path: pathlib.Path) -> list[dict[str, An
         dict(zip(decoders, (each.state for each in trained))),
         dict(zip(decoders, (row["scores"] for row in found))),
         trained[0].run.every,
+        watched=loop.WATCHED,
+        tested=len(tested.images),
     )
     figures.save(figure, path / "comparison.png")
     figures.save(figures.decoders_side_by_side(tested, predicted), path / "decoders.png")
@@ -151,21 +153,9 @@ def step_milliseconds(trained: Sequence[Trained]) -> list[float]:
 
 def print_table(console: Any, rows: list[dict[str, Any]]) -> None:
     """A row for each decoder."""
-    from rich import box
-    from rich.table import Table
-
     first = rows[0]
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        title=f"{first['configuration']['steps']} steps each, {first['scenes']} test scenes",
-        title_justify="left",
-    )
-    for index, name in enumerate(COLUMNS):
-        table.add_column(name, justify="right" if index else "left", no_wrap=True)
-    for row in rows:
-        cells = row["configuration"] | row["scores"] | row
-        table.add_row(*(text.format(**cells) for text in COLUMNS.values()))
-    show_whole(console, table)
+    title = f"{first['configuration']['steps']} steps each, {first['scenes']} test scenes"
+    cells = [row["configuration"] | row["scores"] | row for row in rows]
+    columns = {name: [text.format(**each) for each in cells] for name, text in COLUMNS.items()}
+    show_table(console, title, columns, spare=("para-\nmeters", "class\nacc."))
     console.print(LEGEND)

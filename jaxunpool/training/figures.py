@@ -188,8 +188,15 @@ def confusion(counts: np.ndarray, names: Sequence[str] = scenes.CLASS_NAMES) -> 
     return figure
 
 
+HEALTHY = (
+    "Healthy: every layer has a bright band at every step.\n"
+    "A band that keeps falling: the gradient vanishes. One that keeps rising: it explodes.\n"
+    "An empty panel: no gradient reaches the layer."
+)
+
+
 def gradients(state: State, layers: Sequence[str], every: int) -> Any:
-    """For each layer, how large its gradients are, over time."""
+    """For each layer, how large its gradients are, over time; and how to read that."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MultipleLocator
 
@@ -197,7 +204,8 @@ def gradients(state: State, layers: Sequence[str], every: int) -> Any:
     shares = counts / np.maximum(counts.sum(-1, keepdims=True), 1)
     columns = min(4, len(layers))
     rows = -(-len(layers) // columns)
-    figure = Figure((2.7 * columns + 1, 2.4 * rows + 0.5), dpi=DPI, layout="constrained")
+    figure = Figure((2.7 * columns + 1, 2.4 * rows + 1), dpi=DPI, layout="constrained")
+    figure.suptitle(HEALTHY, size=10, color=INK)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     extent = (0, len(counts) * every, SMALLEST, LARGEST)
     for index, (axes, name) in enumerate(zip(grid.flat, layers)):
@@ -229,8 +237,15 @@ def gradients(state: State, layers: Sequence[str], every: int) -> Any:
     return figure
 
 
-def learning_curve(state: State, every: int, of: str = "test scenes") -> Any:
-    """The loss at every step, and the mIoU on test scenes or what they are called."""
+def learning_curve(state: State, every: int, trained: str, watched: str) -> Any:
+    """The loss at every step, and the mIoU over the steps.
+
+    Args:
+        state: the end of a run.
+        every: steps between two records of the mIoU.
+        trained: what the loss is of, as "28,800 scenes".
+        watched: what the mIoU is of, as "64 test scenes".
+    """
     from matplotlib.figure import Figure
 
     losses, miou = np.asarray(state.losses), np.asarray(state.miou)
@@ -242,23 +257,35 @@ def learning_curve(state: State, every: int, of: str = "test scenes") -> Any:
     smooth = np.convolve(losses, np.full(width, 1 / width), mode="valid")
     left.plot(steps[width - 1 :], smooth, color=BLUE, linewidth=2, label=f"mean of {width} steps")
     left.set(xlabel="step", ylim=(0, None))
-    left.set_title("training loss", size=11)
+    left.set_title(f"training loss, {trained}", size=11)
     left.legend(frameon=False, fontsize=9)
     right.plot(_record_steps(state, every), miou, color=ORANGE, marker="o", markersize=4)
     right.annotate(
         f"{miou[-1]:.2f}", (len(losses), miou[-1]), (0, 7), textcoords="offset points", ha="center"
     )
     right.set(xlabel="step", ylim=(0, 1))
-    right.set_title(f"mIoU on {of}", size=11)
+    right.set_title(f"mIoU on {watched}", size=11)
     for axes in (left, right):
         _plain(axes)
     return figure
 
 
 def comparison(
-    states: Mapping[str, State], scores: Mapping[str, Mapping[str, Any]], every: int
+    states: Mapping[str, State],
+    scores: Mapping[str, Mapping[str, Any]],
+    every: int,
+    watched: int,
+    tested: int,
 ) -> Any:
-    """Left: how the mIoU of each decoder rose. Right: where it and boundary F1 ended."""
+    """Left: how the mIoU of each decoder rose. Right: where it and boundary F1 ended.
+
+    Args:
+        states: the end of each decoder's run.
+        scores: of each decoder, after the last step.
+        every: steps between two records of the mIoU.
+        watched: scenes that these records are of.
+        tested: scenes that the scores are of.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure((10, 4.2), dpi=DPI, facecolor="white", layout="constrained")
@@ -273,7 +300,7 @@ def comparison(
             **line,
         )
     left.set(xlabel="step", ylim=(0, 1))
-    left.set_title("mIoU on test scenes", size=11)
+    left.set_title(f"mIoU on {watched} test scenes", size=11)
     left.legend(frameon=False, fontsize=9, handlelength=4)
     at = np.arange(len(scores))[::-1]
     for offset, colour, hatch, name, key in (
@@ -287,7 +314,7 @@ def comparison(
         right.bar_label(bars, fmt="%.2f", padding=3, size=9)
     right.set_yticks(at, list(scores))
     right.set(xlim=(0, 1))
-    right.set_title("after the last step", size=11)
+    right.set_title(f"after the last step, {tested} test scenes", size=11)
     right.legend(
         frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2
     )

@@ -131,6 +131,19 @@ class ImagesRun(loop.Run):
 
         return jax.vmap(changed)(jax.random.split(key, len(images)), images, classes)
 
+    @property
+    def trained_on(self) -> str:
+        """How many images the training sees, in words."""
+        assert self.data is not None
+        return _of_images(len(self.data.training), "training", self.asked.fit)
+
+    @property
+    def watched_on(self) -> str:
+        """How many images the mIoU in the history is of, in words."""
+        assert self.data is not None
+        count = min(len(self.data.validation), loop.WATCHED)
+        return _of_images(count, "validation", self.asked.fit)
+
     def watched(self) -> loop.Scenes:
         """The middle of each validation image, of the first `WATCHED`; of all, where resized."""
         assert self.data is not None
@@ -152,6 +165,12 @@ class ImagesRun(loop.Run):
             nnx.update(model, nnx.state(low, nnx.BatchStat))
             return logits
         return super().logits(model, images)
+
+
+def _of_images(count: int, kind: str, fit: str) -> str:
+    """As "crops of 12 training images"."""
+    crops = "crops of " if fit == "crop" else ""
+    return f"{crops}{count} {kind} image{'s' * (count != 1)}"
 
 
 def read_weights(path: pathlib.Path) -> tuple[dict[str, np.ndarray], str]:

@@ -177,6 +177,16 @@ class Run:
             dataclasses.replace(state, miou=state.miou.at[at].set(miou)), self.replicated
         )
 
+    @property
+    def trained_on(self) -> str:
+        """How many images the training sees, in words; every batch has new scenes."""
+        return f"{self.configuration.steps * self.configuration.batch:,} scenes"
+
+    @property
+    def watched_on(self) -> str:
+        """How many images the mIoU in the history is of, in words."""
+        return f"{WATCHED} test scenes"
+
     def is_recorded(self, step: int) -> bool:
         """Whether the mIoU after this step belongs to the history."""
         return step % self.every == 0 or step == self.configuration.steps

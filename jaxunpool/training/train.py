@@ -13,7 +13,14 @@ import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from jaxunpool.apps.command import UsageError, exit_status, read_json, require_extra, write_json
+from jaxunpool.apps.command import (
+    UsageError,
+    exit_status,
+    read_json,
+    require_extra,
+    show_table,
+    write_json,
+)
 from jaxunpool.training import options
 
 if TYPE_CHECKING:
@@ -177,10 +184,10 @@ def evaluate(trained: Trained) -> dict[str, Any]:
     from jaxunpool.training import figures, metrics, segment
 
     run, state, path = trained.run, trained.state, trained.path
-    legend, of = figures.DIGITS, "test scenes"
+    legend = figures.DIGITS
     if isinstance(run.configuration, options.ImagesConfiguration):
         pictures, drawn, confusion, found = assess_images(run, state)
-        legend, of = segment.legend(run, pictures.labels[0].shape), "validation images"
+        legend = segment.legend(run, pictures.labels[0].shape)
         figure = figures.predictions(pictures, drawn, legend)
     else:
         tested, predicted, found = assess(run, state)
@@ -189,7 +196,8 @@ def evaluate(trained: Trained) -> dict[str, Any]:
     figures.save(figure, path / "predictions.png")
     figures.save(figures.confusion(confusion, legend.names), path / "confusion.png")
     figures.save(figures.gradients(state, run.layers, run.every), path / "gradients.png")
-    figures.save(figures.learning_curve(state, run.every, of), path / "learning_curve.png")
+    figure = figures.learning_curve(state, run.every, run.trained_on, run.watched_on)
+    figures.save(figure, path / "learning_curve.png")
     write_json(path / METRICS, found)
     return found
 
@@ -249,9 +257,6 @@ def assess_images(
 
 def print_scores(console: Any, found: dict[str, Any]) -> None:
     """The scores of a run, and of each class."""
-    from rich import box
-    from rich.table import Table
-
     from jaxunpool.training.scenes import CLASS_NAMES
 
     scores = found["scores"]
@@ -261,12 +266,12 @@ def print_scores(console: Any, found: dict[str, Any]) -> None:
         if "images" in found
         else f"{found['scenes']} test scenes"
     )
-    table = Table(box=box.SIMPLE, title=of, title_justify="left")
-    names = ("global accuracy", "class accuracy", "mIoU", "boundary F1")
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    keys = ("global_accuracy", "class_accuracy", "mean_iou", "boundary_f1")
-    table.add_row(*(f"{scores[key]:.3f}" for key in keys))
-    console.print(table)
+    columns = {
+        "global accuracy": scores["global_accuracy"],
+        "class accuracy": scores["class_accuracy"],
+        "mIoU": scores["mean_iou"],
+        "boundary F1": scores["boundary_f1"],
+    }
+    show_table(console, of, {name: [f"{score:.3f}"] for name, score in columns.items()})
     each = ", ".join(f"{name} {value:.2f}" for name, value in zip(names_of_classes, scores["iou"]))
-    console.print(f"IoU of each class: {each}")
+    console.print(f"\nIoU of each class: {each}", soft_wrap=False)
