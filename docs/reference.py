@@ -20,6 +20,39 @@ from jaxunpool import interop, linen, nnx
 MARK = re.compile(r"<!-- (entries|table): (\w+) -->")
 WRITTEN_OUT = ("Inverse", "Paired")  # classes like any others
 OF_FLAX = ("parent", "name")
+INPUTS = {"x": "x = jnp.ones((2, 6, 8, 3))", "y": "y = jnp.ones((2, 3, 4, 3))"}
+# For the example of a module: settings, arguments of the call, results, and the shape of the first.
+EXAMPLES = {
+    "AdaptiveAvgPool": ("(3, 2)", "x", "y", (2, 3, 2, 3)),
+    "AdaptiveMaxPool": ("(3, 2)", "x", "y", (2, 3, 2, 3)),
+    "AdaptiveMaxPoolWithIndices": ("(3, 2)", "x", "y, indices", (2, 3, 2, 3)),
+    "AvgPool": ("(2, 2)", "x", "y", (2, 3, 4, 3)),
+    "AvgUnpool": ("(2, 2)", "y", "u", (2, 6, 8, 3)),
+    "BedOfNailsUnpool": ("(2, 2), position=(0, 1)", "y", "u", (2, 6, 8, 3)),
+    "ConvTranspose": ("3, 5, (2, 2), strides=2, rngs=nnx.Rngs(0)", "y", "u", (2, 6, 8, 5)),
+    "FixedUnpool": ("np.array([[1, 0.5], [0.5, 0.25]])", "y", "u", (2, 6, 8, 3)),
+    "FractionalMaxPool": ("(2, 2), (4, 5), rngs=nnx.Rngs(0)", "x", "y", (2, 4, 5, 3)),
+    "FractionalMaxPoolWithIndices": (
+        "(2, 2), (4, 5), rngs=nnx.Rngs(0)",
+        "x",
+        "y, indices",
+        (2, 4, 5, 3),
+    ),
+    "GlobalAvgPool": ("", "x", "y", (2, 1, 1, 3)),
+    "GlobalMaxPool": ("", "x", "y", (2, 1, 1, 3)),
+    "GlobalMaxPoolWithIndices": ("", "x", "y, indices", (2, 1, 1, 3)),
+    "Interpolate": ('scale=2, mode="linear"', "y", "u", (2, 6, 8, 3)),
+    "LpPool": ("2, (2, 2)", "x", "y", (2, 3, 4, 3)),
+    "MaxPool": ('(3, 3), strides=2, padding="SAME"', "x", "y", (2, 3, 4, 3)),
+    "MaxPoolWithArgmaxAndMask": ("(2, 2)", "x", "y, indices, mask", (2, 3, 4, 3)),
+    "MaxPoolWithIndices": ("(2, 2)", "x", "y, indices", (2, 3, 4, 3)),
+    "MaxPoolWithPackedIndices": ("(2, 2)", "x", "y, indices", (2, 3, 4, 3)),
+    "MaxUnpool": ("", "*MaxPoolWithIndices((2, 2))(x)", "u", (2, 6, 8, 3)),
+    "MaxUnpoolLike": ("(2, 2)", "x, y", "u", (2, 6, 8, 3)),
+    "MinPool": ("(2, 2)", "x", "y", (2, 3, 4, 3)),
+    "MinPoolWithIndices": ("(2, 2)", "x", "y, indices", (2, 3, 4, 3)),
+    "NearestUnpool": ("(2, 2)", "y", "u", (2, 6, 8, 3)),
+}
 
 
 def groups() -> dict[str, list[str]]:
@@ -80,8 +113,27 @@ def _entry(name: str) -> str:
     notes = [note for note in more if not note.startswith("Settings are static")]
     code = "\n".join(textwrap.fill(call, 84, subsequent_indent="    ") for call in calls)
     return "\n\n".join(
-        [f"## {name}", f"```python\n{code}\n```", f"[`{short}`][{function}] as a module.", *notes]
+        [
+            f"## {name}",
+            f"```python\n{code}\n```",
+            f"[`{short}`][{function}] as a module.",
+            *notes,
+            f"**Example**\n\n```python\n{example(name)}\n```",
+        ]
     )
+
+
+def example(name: str) -> str:
+    """A program that constructs a module and calls it."""
+    settings, arguments, results, shape = EXAMPLES[name]
+    used = sorted({name, *re.findall(r"[A-Z]\w+(?=\()", arguments)})
+    needed = {"np.": "import numpy as np", "nnx.": "from flax import nnx"}
+    imports = ["import jax.numpy as jnp", *(needed[n] for n in needed if n in settings)]
+    inputs = [line for array, line in INPUTS.items() if re.search(rf"\b{array}\b", arguments)]
+    call = f"{results} = {name}({settings})({arguments})"
+    checked = f"assert {results.split(',')[0]}.shape == {shape}"
+    imports.append(f"from jaxunpool.nnx import {', '.join(used)}")
+    return "\n".join([*imports, "", *inputs, call, checked])
 
 
 def _settings(module: Any) -> str:

@@ -2,11 +2,15 @@
 
 import ast
 import copy
+import importlib.util
 import json
 import pathlib
 import re
 import runpy
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 
 FOLDER = pathlib.Path(__file__).parent.parent / "notebooks"
@@ -86,6 +90,56 @@ def test_nothing_of_the_machine_is_in_it(name):
     assert not re.findall(paths, json.dumps(notebook))
 
 
+def install_cell(notebook):
+    """The source of the first cell of code."""
+    return "".join(code(notebook)[0]["source"])
+
+
+def test_all_begin_with_the_same_install_cell():
+    assert len({install_cell(load(name)) for name in NAMES}) == 1
+
+
+def installed(monkeypatch, source, missing=True):
+    """The commands that the install cell runs."""
+    commands = []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if missing else name)
+    monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
+    cell = install_cell(load(NAMES[0]))
+    assert 'SOURCE = ""\n' in cell
+    exec(cell.replace('SOURCE = ""', f"SOURCE = {source!r}"), {})
+    return commands
+
+
+def test_the_install_cell_installs_where_the_library_is_missing(monkeypatch):
+    address = "git+https://example.org/jaxunpool.git"
+    (command,) = installed(monkeypatch, address)
+    assert command[0] == sys.executable
+    assert command[1:] == ["-m", "pip", "install", "--quiet", f"jaxunpool[train] @ {address}"]
+    assert installed(monkeypatch, "", missing=False) == []
+    with pytest.raises(ValueError, match="SOURCE is empty"):
+        installed(monkeypatch, "")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_needs_no_file_beside_it(name):
+    beside = {path.stem for path in FOLDER.iterdir()}
+    for cell in code(load(name)):
+        source = "".join(cell["source"])
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                assert not {alias.name for alias in node.names} & beside
+            if isinstance(node, ast.ImportFrom):
+                assert node.module not in beside
+        assert "pathlib" not in source
+        assert "open(" not in source
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_formulas_need_no_typesetting(name):
+    text = ["".join(c["source"]) for c in load(name)["cells"] if c["cell_type"] == "markdown"]
+    assert not [part for part in text if "$" in part or "\\(" in part]
+
+
 def test_neither_pytorch_nor_tensorflow_is_needed():
     for name in NAMES:
         for cell in code(load(name)):
@@ -98,16 +152,57 @@ def test_neither_pytorch_nor_tensorflow_is_needed():
 
 def test_recorded_answers_are_those_of_pytorch(monkeypatch, tmp_path):
     torch = pytest.importorskip("torch")
-    recorded = json.loads((FOLDER / "data" / "pytorch.json").read_text())
+    recorded = json.loads((FOLDER.parent / "jaxunpool/apps/pytorch.json").read_text())
     if torch.__version__.partition("+")[0] != recorded["version"]:
         pytest.skip("recorded with another version of PyTorch")
-    main = runpy.run_path(str(FOLDER / "data" / "record_pytorch.py"))["main"]
+    main = runpy.run_path(str(FOLDER / "record_pytorch.py"))["main"]
     threads = torch.get_num_threads()
     monkeypatch.setitem(main.__globals__, "RECORDED", tmp_path / "again.json")
     main()
     torch.set_num_threads(threads)
     again = json.loads((tmp_path / "again.json").read_text())
     assert again == recorded
+
+
+@pytest.fixture
+def drawing(monkeypatch):
+    """How the notebooks draw, without a window."""
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("agg")
+    module = pytest.importorskip("jaxunpool.apps.drawing")
+    monkeypatch.setattr(module.plt, "show", lambda: None)
+    yield module
+    module.plt.close("all")
+
+
+def test_panels_show_the_pictures_under_their_names(drawing):
+    grey = np.arange(12.0).reshape(3, 4, 1)
+    drawing.panels({"a": grey, "b": grey + 1, "c": grey}, rows=2, bar="amount", cmap="gray")
+    a, b, c, bar = drawing.plt.gcf().axes
+    assert [axes.get_title() for axes in (a, b, c)] == ["a", "b", "c"]
+    np.testing.assert_array_equal(b.images[0].get_array(), grey[..., 0] + 1)
+    assert bar.get_ylabel() == "amount"
+
+
+def test_numbers_are_written_into_their_elements(drawing):
+    planes = {"last": [[[0.0], [1.5]]], "first": np.ones((1, 1, 2, 3)), "bare": np.eye(2)}
+    drawing.numbers(planes, rows=2)
+    written = {
+        axes.get_title(): [text.get_text() for text in axes.texts]
+        for axes in drawing.plt.gcf().axes
+    }
+    assert written == {
+        "last": ["0", "1.5"],
+        "first": ["1"] * 6,
+        "bare": ["1", "0", "0", "1"],
+    }
+
+
+def test_notebooks_share_a_style(drawing):
+    with drawing.plt.rc_context(drawing.STYLE):
+        assert drawing.plt.rcParams["image.cmap"] == "cividis"
+    for name in NAMES:
+        assert any("rcParams.update(STYLE)" in "".join(cell["source"]) for cell in code(load(name)))
 
 
 @pytest.fixture

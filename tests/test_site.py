@@ -4,16 +4,24 @@ Needs the extra `docs`. What its pages say is tested in test_docs.py.
 """
 
 import html.parser
+import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import urllib.parse
 
+import jax
 import pytest
+
+import jaxunpool.nnx
 
 pytest.importorskip("mkdocs")
 pytest.importorskip("mkdocstrings")
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "docs"))
+import reference
 
 ROOT = pathlib.Path(__file__).parent.parent
 LOADED = {"img": "src", "script": "src", "link": "href", "iframe": "src", "source": "src"}
@@ -85,3 +93,51 @@ def test_every_page_of_the_folder_is_in_the_navigation(site):
     linked = {link.split("#")[0] for link in pages[pathlib.Path("index.html")].links}
     missing = {str(name) for name in pages} - linked - {"404.html"}
     assert not missing - {"index.html"}
+
+
+# The search of the site, as a browser runs it: in a worker, which gets the index and then queries.
+SEARCH = """
+const [worker, index, ...queries] = process.argv.slice(1), fs = require("fs");
+let receive, answer;
+global.self = global;
+global.addEventListener = (type, listener) => { receive = listener; };
+global.postMessage = (message) => answer(message.data);
+const ask = (type, data) => new Promise((resolve) => {
+  answer = resolve;
+  receive({data: {type, data}});
+});
+(0, eval)(fs.readFileSync(worker, "utf8"));
+(async () => {
+  await ask(0, {options: {}, ...JSON.parse(fs.readFileSync(index))});
+  const found = [];
+  for (const query of queries) found.push((await ask(2, query)).items);
+  console.log(JSON.stringify(found.map((pages) => pages[0]?.[0].location ?? null)));
+})();
+"""
+FIRST = {
+    "unpool": "api/unpooling.html",
+    "max_unpool": "api/unpooling.html",
+    "return_indices": "porting/pytorch.html",
+    "upsample": "api/resampling.html",
+    "segmentation": "api/models.html",
+    "MaxPoolingWithArgmax2D": "porting/keras.html",
+}
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js")
+def test_search_brings_the_page_that_answers_first(site):
+    _, folder = site
+    (worker,) = (folder / "assets/javascripts/workers").glob("search.*.js")
+    command = ["node", "-e", SEARCH, worker, folder / "search/search_index.json", *FIRST]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    found = [location.partition("#")[0] for location in json.loads(done.stdout)]
+    assert dict(zip(FIRST, found)) == FIRST
+
+
+def test_every_module_has_an_example_that_runs():
+    modules = set(jaxunpool.nnx.__all__) - set(reference.WRITTEN_OUT)
+    assert set(reference.EXAMPLES) == modules
+    for name in sorted(modules):
+        code = compile(reference.example(name), name, "exec")
+        jax.eval_shape(lambda code=code: exec(code, {}))

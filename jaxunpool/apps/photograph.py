@@ -1,4 +1,4 @@
-"""Max-pool a photograph level by level, unpool every level back, print a table, draw a figure."""
+"""Max-pool a photograph level by level, and unpool every level. Prints a table, draws a figure."""
 
 from __future__ import annotations
 
@@ -96,12 +96,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="python -m jaxunpool",
         description=__doc__,
-        epilog="Subcommands, each with --help of its own: train (a small SegNet) and compare (all"
-        " decoders).",
+        epilog="Subcommands, each with its own --help: train (a small SegNet, or one on your own"
+        " images), predict (segments images), compare (all decoders).",
     )
     parser.add_argument("--image", type=pathlib.Path, help="a picture file (default: a cat)")
     parser.add_argument("--window", type=count, default=2, help="size of the window (default 2)")
-    parser.add_argument("--strides", type=count, help="distance of the windows (default: window)")
+    parser.add_argument(
+        "--strides", type=count, help="distance between windows (default: the window)"
+    )
     parser.add_argument(
         "--levels",
         type=count,

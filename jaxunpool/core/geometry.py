@@ -425,7 +425,7 @@ class WindowGeometry(Plane):
 
     @property
     def in_cells(self) -> Self:
-        """The same windows, where the stride of a single window, which nothing uses, is its span.
+        """The same windows; the stride of a single window, which has no effect, becomes its span.
 
         An unpooled array is then made of cells of `strides` elements that few windows reach.
         """

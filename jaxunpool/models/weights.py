@@ -15,13 +15,13 @@ from jaxunpool.models.blocks import ConvBlock, Encoder, EncoderDecoder
 def load_torch(model: EncoderDecoder | Encoder, weights: Mapping[str, Any]) -> None:
     """Set the convolutions and normalisations of a model to those of a PyTorch `state_dict`.
 
-    Layers are matched by their order, in which PyTorch lists them, and not by their names, which
-    every implementation of SegNet chooses for itself. Into `SegNet` goes a PyTorch SegNet on VGG16
-    with batch normalisation, and into `SegNet(...).encoder` torchvision's `vgg16_bn`, whose
-    classifier is left out. Nothing is changed where something does not fit.
+    Layers are matched by their order in the `state_dict`, not by their names: every implementation
+    of SegNet has its own names. `SegNet` takes a PyTorch SegNet on VGG16 with batch normalisation.
+    `SegNet(...).encoder` takes torchvision's `vgg16_bn`, without its classifier. If a layer does
+    not fit, nothing is changed.
 
     A `state_dict` does not say everything: layers have to be `Conv2d` (not `ConvTranspose2d`, whose
-    kernels are turned around) and `BatchNorm2d` with its default `eps`, declared in the order in
+    kernels are flipped) and `BatchNorm2d` with its default `eps`, declared in the order in
     which they are applied. The kernels of `decoder="conv_transpose"`, which PyTorch's SegNet does
     not have, stay as they are.
 

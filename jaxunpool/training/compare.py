@@ -1,6 +1,7 @@
-"""Train one small SegNet with each decoder, same seed and budget; print SegNet's table in small.
+"""Train a small SegNet with each decoder, from the same seed; print a table of their scores.
 
-Killed at any moment and started again, it goes on from the last checkpoint of each decoder.
+You can stop it at any time. Start it again with the same options, and it continues from the last
+checkpoint of each decoder.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         nargs="+",
         choices=DECODERS,
         default=DECODERS,
-        help="which to compare (default: all)",
+        metavar="DECODER",
+        help=f"decoders to compare: {', '.join(DECODERS)} (default: all)",
     )
     asked = parser.parse_args(arguments)
     if len(set(asked.decoders)) < len(asked.decoders):

@@ -70,7 +70,7 @@ class ImagesConfiguration(Configuration):
 NETWORKS = ("basic", "segnet")
 AUGMENTATIONS = ("flip", "colour")
 IMAGES = ImagesConfiguration(steps=1000, batch=8, size=128, stages=4)
-# VGG16 says how wide, how deep and with what kernels; its rate is a tenth of the small network's.
+# Widths, depth and kernels are VGG16's; the rate is a tenth of the small network's.
 SEGNET = dataclasses.replace(
     IMAGES, network="segnet", features=64, kernel_size=3, stages=5, learning_rate=1e-3
 )
@@ -80,12 +80,12 @@ LARGEST = 4096  # of a crop
 HELP = {
     "steps": "steps of training",
     "batch": "scenes per step, sharded over as many devices as divide it",
-    "seed": "of the first weights and of all scenes",
+    "seed": "seed of the initial weights and of all scenes",
     "size": "height and width of a scene in pixels",
-    "features": "channels of every layer",
+    "features": "channels of each layer",
     "kernel_size": "rows and columns of the convolutions",
     "stages": "how many times to pool",
-    "learning_rate": "of Adam, at its highest",
+    "learning_rate": "highest learning rate of Adam",
 }
 TYPES: dict[str, Callable[[str], Any]] = {"seed": whole, "learning_rate": float}
 
@@ -113,7 +113,7 @@ def parser(
         "--output",
         type=pathlib.Path,
         default=folder,
-        help=f"the folder to write to, or to go on in (default {folder})",
+        help=f"the folder to write to, or that of a run to continue (default {folder})",
     )
     made.add_argument(
         "--checkpoint-every",

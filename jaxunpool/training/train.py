@@ -1,7 +1,7 @@
 """Train a small SegNet to find handwritten digits in photographs, or a SegNet on your own images.
 
-Killed at any moment and started again, it goes on from its last checkpoint and ends with the same
-weights.
+You can stop it at any time. Start it again with the same options, and it continues from its last
+checkpoint and ends with the same weights.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ DEFAULTS = options.Configuration()
 METRICS = "metrics.json"
 CHOICES = {
     "network": (options.NETWORKS, "a small SegNet-Basic, or SegNet with VGG16's encoder"),
-    "precision": (("float32", "bfloat16"), "what the network computes in"),
-    "fit": (("crop", "resize"), "how images of any size come to --size"),
-    "balance": (("median", "none"), "weigh classes by median frequency, or all the same"),
+    "precision": (("float32", "bfloat16"), "type of the network's computations"),
+    "fit": (("crop", "resize"), "how to bring images to --size: random crops, or resized images"),
+    "balance": (("median", "none"), "weights of the classes: by median frequency, or equal"),
 }
 FOLDERS = {
     "images": "a folder of PNG, JPEG or TIFF files",
     "masks": "a folder with a mask of each image, of the same name",
-    "palette": "a text file: red, green, blue and a name of each colour in masks",
-    "weights": "VGG16's or a SegNet's, of PyTorch, in a .npz or .safetensors file",
+    "palette": "a text file: red, green, blue and a name for each colour in masks",
+    "weights": "PyTorch weights of VGG16 or of a SegNet: a .npz or .safetensors file",
 }
 OF_DIAGONAL = 0.0075  # what SegNet's boundary F1 forgives
 FIGURES = ("predictions.png", "confusion.png", "gradients.png", "learning_curve.png")
@@ -71,7 +71,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--decoder",
         choices=DECODERS,
         default=DEFAULTS.decoder,
-        help=f"how the decoder unpools (default {DEFAULTS.decoder})",
+        metavar="DECODER",
+        help=f"how the decoder unpools: {', '.join(DECODERS)} (default {DEFAULTS.decoder})",
     )
     images = parser.add_argument_group("your own images", "Sizes and meanings: docs/training.md.")
     defaults = options.IMAGES
@@ -81,16 +82,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--classes",
         nargs="+",
         metavar="N | NAME",
-        help="how many classes, or their names (default: the palette's, or what masks hold)",
+        help="how many classes, or their names (default: those of the palette, or of the masks)",
     )
     images.add_argument(
         "--ignore",
-        help="a value in masks, or a name in the palette, that is no class (default 255 or Void)",
+        help="a value in masks, or a name in the palette, to ignore (default 255 or Void)",
     )
     images.add_argument(
         "--validation",
         metavar="SHARE | FILE",
-        help="a share of the images, or a file with their names, not to train on (default 0.2)",
+        help="images to validate on: a share of them, or a file with their names (default 0.2)",
     )
     for name, (choices, text) in CHOICES.items():
         default = getattr(defaults, name)
@@ -99,7 +100,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--augment",
         nargs="+",
         choices=(*options.AUGMENTATIONS, "none"),
-        help="what to change at random (default: flip colour)",
+        metavar="CHANGE",
+        help="random changes of the training images: flip, colour, or none (default: flip colour)",
     )
     asked = parser.parse_args(arguments)
     own = [action.dest for action in images._group_actions if action.dest != "images"]

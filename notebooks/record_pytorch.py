@@ -1,6 +1,6 @@
-"""Record what PyTorch answers, for notebooks that must not need it.
+"""Record PyTorch's results, so that the notebooks need no PyTorch.
 
-`python notebooks/data/record_pytorch.py` writes pytorch.json beside this file.
+`python notebooks/record_pytorch.py` writes jaxunpool/apps/pytorch.json.
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-RECORDED = pathlib.Path(__file__).with_name("pytorch.json")
+RECORDED = pathlib.Path(__file__).parent.parent / "jaxunpool/apps/pytorch.json"
 
 
 def four_by_four() -> dict[str, Any]:

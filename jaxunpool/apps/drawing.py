@@ -17,20 +17,18 @@ BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 SKY, RED, YELLOW, BLACK = "#56B4E9", "#D55E00", "#F0E442", "#000000"
 KINDS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, BLACK)
 
-plt.rcParams.update(
-    {
-        "figure.dpi": 100,
-        "figure.constrained_layout.use": True,
-        "font.size": 10,
-        "axes.titlesize": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.prop_cycle": plt.cycler(color=KINDS),
-        "image.cmap": "cividis",
-        "image.interpolation": "nearest",
-        "legend.frameon": False,
-    }
-)
+STYLE: dict[str, Any] = {  # for `plt.rcParams`
+    "figure.dpi": 100,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": plt.cycler(color=KINDS),
+    "image.cmap": "cividis",
+    "image.interpolation": "nearest",
+    "legend.frameon": False,
+}
 
 
 def panels(
@@ -49,7 +47,7 @@ def panels(
     for place in axes.flat[len(arrays) :]:
         place.remove()
     if bar:
-        figure.colorbar(shown, ax=axes, label=bar, shrink=0.9, pad=0.01)
+        figure.colorbar(shown, ax=figure.axes, label=bar, shrink=0.9, pad=0.01)
     plt.show()
 
 
