@@ -161,7 +161,7 @@ def select() -> Sheet:
     sheet.arrow(4.6, 6.6, 2.8, "select")
     sheet.grid(7, 1.8, plane(y), "y", letters=True)
     sheet.grid(9.7, 1.8, plane(offsets), "offsets", letters=True)
-    sheet.grid(13.2, 1.8, np.arange(4).reshape(2, 2), "a window counts")
+    sheet.grid(13.2, 1.8, np.arange(4).reshape(2, 2), "offsets in a window")
     return sheet
 
 

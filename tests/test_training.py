@@ -731,7 +731,7 @@ def test_two_runs_in_one_folder(tmp_path):
 # Signals, in processes of their own
 
 STEPS = 30
-STOPPED = r"jaxunpool: stopped after step (\d+), saved in run; the same command goes on\n"
+STOPPED = r"jaxunpool: stopped after step (\d+), saved in run; the same command continues\n"
 LONG = [*OPTIONS, "--steps", str(STEPS), "--checkpoint-every", "1", "--output", "run"]
 
 

@@ -25,7 +25,7 @@ class AutoEncoder(EncoderDecoder):
         rngs: for the weights.
 
     Raises:
-        ValueError: `decoder` is none of these or has no indices to pack, or `widths` is empty; or,
+        ValueError: `decoder` is unknown or has no indices to pack, or `widths` is empty; or,
             when called, an image has fewer than `2**len(widths)` rows or columns.
 
     Example:

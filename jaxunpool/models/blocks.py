@@ -88,7 +88,7 @@ class Encoder(nnx.Module):
         rngs: for the weights.
 
     Raises:
-        ValueError: `decoder` is none of these or has no indices to pack, or a stage is missing or
+        ValueError: `decoder` is unknown or has no indices to pack, or a stage is missing or
             empty; or, when called, an image has fewer than `2**len(widths)` rows or columns.
 
     Example:
@@ -157,7 +157,7 @@ class EncoderDecoder(nnx.Module):
         rngs: for the weights.
 
     Raises:
-        ValueError: `decoder` is none of these or has no indices to pack, or a stage is missing or
+        ValueError: `decoder` is unknown or has no indices to pack, or a stage is missing or
             empty; or, when called, an image has fewer than `2**len(widths)` rows or columns.
 
     Example:

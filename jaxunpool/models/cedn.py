@@ -29,7 +29,7 @@ class CEDN(nnx.Module):
         rngs: for the weights and, in training mode, the dropout (stream `dropout`).
 
     Raises:
-        ValueError: `decoder` is none of these.
+        ValueError: `decoder` is unknown.
 
     Example:
         >>> from flax import nnx

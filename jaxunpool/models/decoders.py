@@ -73,7 +73,7 @@ class Unpool(nnx.Module):
         rngs: for the weights of `"conv_transpose"`.
 
     Raises:
-        ValueError: `decoder` is none of these.
+        ValueError: `decoder` is unknown.
 
     Example:
         >>> from flax import nnx

@@ -28,7 +28,7 @@ class SegNet(EncoderDecoder):
         rngs: for the weights.
 
     Raises:
-        ValueError: `decoder` is none of these or has no indices to pack; or, when called, an image
+        ValueError: `decoder` is unknown or has no indices to pack; or, when called, an image
             has fewer than 32 rows or columns. Sizes need not be multiples of 32.
 
     Example:
@@ -78,7 +78,7 @@ class SegNetBasic(EncoderDecoder):
         rngs: for the weights.
 
     Raises:
-        ValueError: `decoder` is none of these or has no indices to pack; or, when called, an image
+        ValueError: `decoder` is unknown or has no indices to pack; or, when called, an image
             has fewer than `2**stages` rows or columns.
 
     Example:

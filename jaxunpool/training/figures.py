@@ -204,7 +204,7 @@ def gradients(state: State, layers: Sequence[str], every: int) -> Any:
     shares = counts / np.maximum(counts.sum(-1, keepdims=True), 1)
     columns = min(4, len(layers))
     rows = -(-len(layers) // columns)
-    figure = Figure((2.7 * columns + 1, 2.4 * rows + 1), dpi=DPI, layout="constrained")
+    figure = Figure((2.2 * columns + 1, 2.1 * rows + 1), dpi=DPI, layout="constrained")
     figure.suptitle(HEALTHY, size=10, color=INK)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     extent = (0, len(counts) * every, SMALLEST, LARGEST)

@@ -223,6 +223,6 @@ def train(
     if signals.received:
         raise StoppedError(
             signals.received,
-            f"stopped after step {step}, saved in {path}; the same command goes on",
+            f"stopped after step {step}, saved in {path}; the same command continues",
         )
     return Trained(run, state, path)
