@@ -179,7 +179,7 @@ def _results(
     ]
     if output_shape is not None and found != list(sizes):
         raise ValueError(
-            f"output_shape={output_shape!r}: with padding={padding!r} a convolution comes from"
-            f" there to spatial sizes {tuple(found)}, x has {tuple(sizes)}"
+            f"output_shape={output_shape!r}: a convolution with padding={padding!r} maps it to"
+            f" spatial sizes {tuple(found)}, but x has {tuple(sizes)}"
         )
     return results, ends

@@ -146,7 +146,7 @@ class PoolIndices:
 
     def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError(
-            "PoolIndices are no array: indices.flat has positions in the input plane,"
+            "PoolIndices are not an array: indices.flat has positions in the input plane,"
             " indices.offsets those in the windows"
         )
 
@@ -208,8 +208,8 @@ class PackedIndices:
 
     def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError(
-            "PackedIndices are no array: indices.unpack() are PoolIndices, whose flat has positions"
-            " in the input plane, and offsets those in the windows"
+            "PackedIndices are not an array: indices.unpack() returns PoolIndices; their flat has"
+            " positions in the input plane, their offsets those in the windows"
         )
 
     def __repr__(self) -> str:

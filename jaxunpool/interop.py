@@ -114,7 +114,7 @@ def to_torch(indices: PoolIndices | PackedIndices) -> torch.Tensor:
     flat = _in_layout(_checked(indices), "channels_first").flat
     if isinstance(flat, jax.core.Tracer):
         raise TypeError(
-            "indices: expected known ones, got traced ones; return the PoolIndices from the"
+            "indices: expected concrete ones, got traced ones; return the PoolIndices from the"
             " function that is traced, and convert them outside"
         )
     try:
@@ -445,7 +445,7 @@ def _widest() -> Any:
 def _check_range(count: int) -> None:
     if count - 1 > MAX_INT32 and _widest() == np.int32:
         raise ValueError(
-            f"indices: of {count} elements not all have an int32 number; enable jax_enable_x64"
+            f"indices: positions among {count} elements need int64; enable jax_enable_x64"
         )
 
 

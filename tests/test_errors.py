@@ -407,7 +407,7 @@ MORE = [
     ("conv_transpose", (X, KERNEL, None, 2), {"output_shape": (9, 9, 9)},
      ValueError, "output_shape=.*expected an int or 2 of them"),
     ("conv_transpose", (X, KERNEL, None, 2, "SAME"), {"output_shape": 50},
-     ValueError, "output_shape=50: with padding='SAME' a convolution comes from"),
+     ValueError, "output_shape=50: a convolution with padding='SAME' maps it to"),
     ("inverse", (3, X), {}, TypeError, "fn: expected a function, got int"),
     ("inverse", (abs, INTEGERS), {}, TypeError, "x: expected floats, got int32"),
     ("inverse", (abs, {"a": "b"}), {}, TypeError, r"x\['a'\]: expected floats, got str"),

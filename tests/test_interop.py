@@ -329,5 +329,7 @@ def test_without_pytorch_to_torch_gives_numpy(monkeypatch):
 
 def test_to_torch_while_tracing_says_where_to_call_it():
     pool = lambda x: interop.to_torch(jup.max_pool_with_indices(x, (2, 2))[1])
-    with pytest.raises(TypeError, match=r"indices: expected known ones, .* convert them outside"):
+    with pytest.raises(
+        TypeError, match=r"indices: expected concrete ones, .* convert them outside"
+    ):
         jax.jit(pool)(np.zeros((4, 4, 1)))

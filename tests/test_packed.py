@@ -137,7 +137,7 @@ def test_a_pytree_with_one_leaf():
     other = jup.max_pool_with_packed_indices(X[:, :7], (2, 2))[1]
     assert jax.tree.structure(packed) != jax.tree.structure(other)
     for use in (np.asarray, jnp.asarray):
-        with pytest.raises(TypeError, match=r"PackedIndices are no array: indices\.unpack\(\)"):
+        with pytest.raises(TypeError, match=r"PackedIndices are not an array: indices\.unpack\(\)"):
             use(packed)
 
 

@@ -136,8 +136,8 @@ def _by_compiler(platform: str, call: Call) -> Callable[..., Any]:
         wide = any(argument.dtype.itemsize == 8 for argument in arguments)
         if wide and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
             raise NotImplementedError(
-                "sharded 64-bit arrays inside the context jax.enable_x64(True), which the"
-                " compiler's thread does not see: use jax.config.update('jax_enable_x64', True)"
+                "sharded 64-bit arrays: the context jax.enable_x64(True) does not reach the"
+                " compiler's thread; use jax.config.update('jax_enable_x64', True)"
             )
         kinds = TAKES[call.primitive] + GIVES[call.primitive]
         leaves = (*arguments, *jax.tree.leaves(results))
@@ -203,8 +203,8 @@ def on_device(
     if split and call.implementation in backends.NAMES:
         raise NotImplementedError(
             f"implementation={call.implementation!r}: exported programs for several devices, and"
-            " meshes with axes of both kinds, are split by XLA, which cannot look into a kernel;"
-            " None falls back to 'xla'"
+            " programs for meshes with both kinds of axes, are split by XLA, which cannot split a"
+            " kernel; None falls back to 'xla'"
         )
     run = functools.partial(on_device, platform, split=split, export=export)
     if lead:
