@@ -346,7 +346,7 @@ BAD += [unknown_colour, two_masks, two_images, all_ignored, many_values]
 LISTS = {
     "no list": (None, "argument --validation: list.txt: No such file or directory"),
     "unknown": ("0\nzebra\n", "list.txt, line 2: there is no image zebra"),
-    "all": ("0\n1\n", "list.txt: names 2 of 2 images: some are to train on"),
+    "all": ("0\n1\n", "list.txt: lists 2 of 2 images: expected some, and others to train on"),
     "binary": (b"\xff\xfe\xff", "list.txt: is not a text file"),
 }
 PALETTES = {
@@ -512,7 +512,7 @@ def test_train_and_predict(photographs, tmp_path, monkeypatch, capfd, one_device
     assert main(command) == 0
     assert "run: complete, 4 steps\n" in capfd.readouterr().out
     assert main([*command, "--precision", "bfloat16"]) == 2
-    assert "holds a run with precision=float32, asked for is precision=bfloat16" in (
+    assert "holds a run with precision=float32, but you asked for precision=bfloat16" in (
         capfd.readouterr().err
     )
 

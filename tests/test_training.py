@@ -505,7 +505,7 @@ def test_checkpoint_of_another_run_among_ours(run, saved):
         theirs.save(advance(run, run.start(), 4))
     shutil.copytree(folder.with_name("other") / "checkpoints/4", folder / "checkpoints/4")
     before = contents(folder)
-    with pytest.raises(UsageError, match="holds a run with seed=5, asked for is seed=0"):
+    with pytest.raises(UsageError, match="holds a run with seed=5, but you asked for seed=0"):
         resumed(folder, run)
     assert contents(folder) == before
 
@@ -610,7 +610,7 @@ def test_train(tmp_path, monkeypatch, capfd, one_device, finished):
         name, value = changed[0][2:], changed[1]
         error = capfd.readouterr().err
         assert error.startswith("jaxunpool: --output jaxunpool-train: holds a run with ")
-        assert f"asked for is {name}={value}: choose another folder\n" in error
+        assert f"but you asked for {name}={value}: choose another folder\n" in error
         assert error.count("\n") == 1
         assert contents(folder) == before
 
@@ -660,11 +660,11 @@ WRONG_REQUESTS = {
     "unknown option": ("train --levels 3", "unrecognized arguments: --levels 3"),
     "output is a file": ("train --output file", "--output file: is not a folder"),
     "output in a file": ("train --output file/sub", "--output file/sub: Not a directory"),
-    "output holds more": ("train --output sub", "--output sub: holds something else than a run"),
+    "output holds more": ("train --output sub", "--output sub: holds something other than a run"),
     "damaged": ("train --output torn", "--output torn: its configuration.json is damaged"),
     "compare decoder": ("compare --decoders nearest magic", "--decoders: invalid choice: 'magic'"),
     "compare twice": ("compare --decoders nearest nearest", "--decoders: one is named twice"),
-    "compare output": ("compare --output sub", "--output sub: holds something else than a run"),
+    "compare output": ("compare --output sub", "--output sub: holds something other than a run"),
     "compare steps": ("compare --steps 0", "--steps: expected at least 1, got 0"),
     "no command": ("trian", "unrecognized arguments: trian"),
 }

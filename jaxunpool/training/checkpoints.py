@@ -171,7 +171,7 @@ def claimed(path: pathlib.Path, about: dict[str, Any]) -> Iterator[None]:
             if (path / CONFIGURATION).exists():
                 check(path, read_json(path / CONFIGURATION), about)
             elif any(not entry.name.endswith(".part") for entry in path.iterdir()):
-                raise UsageError(f"--output {path}: holds something else than a run")
+                raise UsageError(f"--output {path}: holds something other than a run")
             else:
                 write_json(path / CONFIGURATION, about)
         except OSError as error:
@@ -205,7 +205,7 @@ def check(path: pathlib.Path, found: Any, about: dict[str, Any]) -> None:
         theirs = ", ".join(f"{name}={found.get(name)}" for name in other)
         ours = ", ".join(f"{name}={about.get(name)}" for name in other)
         raise UsageError(
-            f"--output {path}: holds a run with {theirs}, asked for is {ours}: choose another"
+            f"--output {path}: holds a run with {theirs}, but you asked for {ours}: choose another"
             " folder"
         )
 

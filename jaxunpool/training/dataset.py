@@ -265,7 +265,8 @@ def _listed(pairs: Sequence[Pair], path: pathlib.Path) -> set[int]:
             chosen.add(names[known[0]])
     if not 0 < len(chosen) < len(pairs):
         raise UsageError(
-            f"{path}: names {len(chosen)} of {len(pairs)} images: some are to train on"
+            f"{path}: lists {len(chosen)} of {len(pairs)} images: expected some, and others to"
+            " train on"
         )
     return chosen
 
