@@ -215,6 +215,154 @@ def test_types_follow_flax(decoder):
         assert result(model, dtype) == dtype
 
 
+NETWORKS = small_networks() | {"CEDN": models.CEDN}  # all take images of 3 channels
+
+
+def traced(network, given, **options):
+    """Types of parameters, statistics, result and gradients; nothing is computed."""
+
+    def run(x):
+        model = network(**options, rngs=nnx.Rngs(0))
+
+        def loss(model):
+            y = model(x)
+            return jnp.sum(y.astype(jnp.float32)), y
+
+        gradient, y = nnx.grad(loss, has_aux=True)(model)
+        return nnx.state(model, nnx.Param), nnx.state(model, nnx.BatchStat), y, nnx.state(gradient)
+
+    found = jax.eval_shape(run, jax.ShapeDtypeStruct((2, 33, 35, 3), given))
+    return [{str(leaf.dtype) for leaf in jax.tree.leaves(part)} for part in found]
+
+
+PRECISIONS = {  # types of image, parameters and result
+    "mixed": ("bfloat16", {"dtype": jnp.bfloat16}, "float32", "bfloat16"),
+    "each its own": (
+        "float32",
+        {"dtype": jnp.float16, "param_dtype": "bfloat16"},
+        "bfloat16",
+        "float16",
+    ),
+    "promoted": ("bfloat16", {}, "float32", "float32"),
+    "promoted weights": ("float32", {"param_dtype": "bfloat16"}, "bfloat16", "float32"),
+    "low": ("float16", {"dtype": "bfloat16", "param_dtype": "bfloat16"}, "bfloat16", "bfloat16"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    only(
+        *((name, "each its own") for name in NETWORKS),
+        *(("SegNetBasic", precision) for precision in PRECISIONS),
+        among=list(itertools.product(NETWORKS, PRECISIONS)),
+    ),
+)
+def test_types_are_those_of_flax(name, precision):
+    given, options, parameters, computed = PRECISIONS[precision]
+    statistics = set() if name == "CEDN" else {"float32"}
+    found = traced(NETWORKS[name], given, **options)
+    assert found == [{parameters}, statistics, {computed}, {parameters}]
+
+
+@pytest.mark.parametrize("decoder", models.DECODERS)
+def test_mixed_precision_with_every_decoder(decoder):
+    network = functools.partial(NETWORKS["SegNetBasic"], decoder=decoder)
+    found = traced(network, "bfloat16", dtype=jnp.bfloat16)
+    assert found == [{"float32"}, {"float32"}, {"bfloat16"}, {"float32"}]
+
+
+def error_of(found, expected):
+    """The norm of the difference, relative."""
+    found, expected = (np.asarray(each, np.float32) for each in (found, expected))
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(
+    "name", only("AutoEncoder", among=["AutoEncoder", "SegNetBasic", "EncoderDecoder", "CEDN"])
+)
+def test_bfloat16_is_float32_rounded(name):
+    """With the statistics of the batch, and with the running ones; both are float32.
+
+    A rounding is off by at most 2^-8. Some 25 of them follow each other, which adds up like a
+    random walk. Indices are left out: of nearly equal elements rounding may take another.
+    """
+    x = images((2, 33, 38, 3))
+    options = {"dropout": 0.0} if name == "CEDN" else {}
+
+    @nnx.jit
+    def run(model):
+        model.train()
+        trained = model(x)
+        model.eval()
+        return trained, model(x), nnx.state(model, nnx.BatchStat)
+
+    low, high = (
+        run(NETWORKS[name](decoder="nearest", dtype=dtype, rngs=nnx.Rngs(0), **options))
+        for dtype in (jnp.bfloat16, jnp.float32)
+    )
+    errors = [error_of(*pair) for pair in zip(jax.tree.leaves(low), jax.tree.leaves(high))]
+    assert 1e-3 < max(errors) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("name", "decoder"),
+    only(
+        *((name, "indices") for name in NETWORKS),
+        *(("AutoEncoder", decoder) for decoder in models.DECODERS),
+        among=list(itertools.product(NETWORKS, models.DECODERS)),
+    ),
+)
+def test_plain_networks_have_forward_mode(name, decoder):
+    """Traced, not computed: nothing on the way has only a custom gradient."""
+    model = nnx.eval_shape(
+        lambda: NETWORKS[name](decoder=decoder, implementation="xla", rngs=nnx.Rngs(0))
+    )
+    graph, state = nnx.split(model)
+    x = jax.ShapeDtypeStruct((1, 33, 35, 3), jnp.float32)
+
+    def run(state, x):
+        f = lambda x: nnx.merge(graph, state, copy=True)(x)
+        return jax.jvp(f, (x,), (x,))
+
+    y, tangent = jax.eval_shape(run, state, x)
+    assert y.shape[:3] == tangent.shape[:3] == (1, 33, 35)
+
+
+@pytest.mark.parametrize(
+    ("name", "decoder"),
+    only(
+        ("SegNetBasic", "indices"),
+        among=list(itertools.product(["SegNetBasic", "CEDN"], models.DECODERS)),
+    ),
+)
+def test_forward_mode_is_the_transpose_of_backward_mode(name, decoder):
+    """`w . (J v)` in plain JAX is `(J' w) . v` with the default's gradient."""
+
+    @nnx.jit
+    def run(plain, other):
+        def function(model):
+            graph, weights, rest = nnx.split(model, nnx.Param, ...)
+            return weights, lambda weights, x: nnx.merge(graph, weights, rest, copy=True)(x)
+
+        weights, f = function(plain)
+        v = jax.tree.map(lambda leaf: images(leaf.shape, 1), (weights, x))
+        y, tangent = jax.linearize(f, weights, x)
+        w = images(y.shape, 2)
+        _, back = jax.vjp(function(other)[1], weights, x)
+        products = zip(jax.tree.leaves(v), jax.tree.leaves(back(w)))
+        return jnp.vdot(tangent(*v), w), sum(jnp.vdot(a, b) for a, b in products)
+
+    with jax.enable_x64(True):
+        x = images((1, 33, 35, 3))
+        make = functools.partial(NETWORKS[name], decoder=decoder, param_dtype=jnp.float64)
+        networks = [make(implementation=how, rngs=nnx.Rngs(0)) for how in ("xla", None)]
+        for each in networks:
+            each.eval()
+        found, expected = run(*networks)
+    assert found.dtype == jnp.float64
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
 def test_auto_encoder_learns_digits():
     digits = pytest.importorskip("sklearn.datasets").load_digits().images[:64, ..., None] / 16
     x = jnp.asarray(digits, jnp.float32)
@@ -571,6 +719,16 @@ WRONG_USE = {
         lambda: small()(jnp.zeros((8, 8, 3))),
         ValueError,
         "x: expected [batch, height, width, 3] with at least 4 rows and columns, got [8, 8, 3]",
+    ),
+    "implementation": (
+        lambda: models.SegNet(3, 2, implementation="cuda", rngs=RNGS),
+        ValueError,
+        "implementation='cuda': expected one of None, 'xla'",
+    ),
+    "implementation of cedn": (
+        lambda: models.CEDN(implementation="cuda", rngs=RNGS),
+        ValueError,
+        "implementation='cuda': expected one of None, 'xla'",
     ),
     "encoder": (
         lambda: models.DeconvNet(small()),

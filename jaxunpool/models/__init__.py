@@ -1,7 +1,8 @@
 """Encoder-decoder networks with pooling and unpooling, in Flax NNX.
 
-Weights are float32. Types follow Flax's rule: images and weights are promoted to one type. To
-compute in bfloat16, cast all state to bfloat16, the statistics included.
+Types are those of Flax's layers. Weights are of type `param_dtype`, float32 by default. With
+`dtype=None`, images and weights are promoted to one type. `dtype=jnp.bfloat16` computes in
+bfloat16, and the statistics of the normalisation stay in float32.
 """
 
 from jaxunpool.core.listing import listing

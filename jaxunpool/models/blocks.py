@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from jaxunpool.conv import conv_general_dilated
+from jaxunpool.core.backends import Implementation, check_implementation
 from jaxunpool.core.geometry import as_array, check_choice
-from jaxunpool.models.decoders import DECODERS, Decoder, Unpool, check_pack_indices, pool
+from jaxunpool.models.decoders import (
+    DECODERS,
+    Decoder,
+    DType,
+    Unpool,
+    check_pack_indices,
+    pool,
+)
 
 Widths = Sequence[Sequence[int]]
 
@@ -24,6 +34,8 @@ class ConvBlock(nnx.Module):
         out_features: channels of the output.
         kernel_size: rows and columns of the kernel.
         relu: whether to rectify.
+        dtype: type to compute in; None: the type that images and weights are promoted to.
+        param_dtype: type of the weights.
         rngs: for the weights.
 
     Example:
@@ -40,6 +52,8 @@ class ConvBlock(nnx.Module):
         kernel_size: int = 3,
         *,
         relu: bool = True,
+        dtype: DType | None = None,
+        param_dtype: DType = jnp.float32,
         rngs: nnx.Rngs,
     ):
         self.conv = nnx.Conv(
@@ -48,9 +62,17 @@ class ConvBlock(nnx.Module):
             (kernel_size, kernel_size),
             kernel_init=nnx.initializers.he_normal(),
             conv_general_dilated=conv_general_dilated,
+            dtype=dtype,
+            param_dtype=param_dtype,
             rngs=rngs,
         )
-        self.norm = nnx.BatchNorm(out_features, momentum=0.9, rngs=rngs)  # PyTorch's defaults
+        self.norm = nnx.BatchNorm(
+            out_features,
+            momentum=0.9,  # PyTorch's 0.1
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
         self.relu = relu
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -63,15 +85,12 @@ class ConvBlock(nnx.Module):
         return self.norm(self.conv(x), use_running_average=True)
 
 
-def _stages(
-    in_features: int, widths: Widths, kernel_size: int, relu: bool, rngs: nnx.Rngs
-) -> nnx.List:
+def _stages(in_features: int, widths: Widths, block: Callable[[int, int], ConvBlock]) -> nnx.List:
     """Blocks in a list for each stage, every block with the channels of the one before."""
     stages: nnx.List[nnx.List[ConvBlock]] = nnx.List()
     for stage in widths:
         pairs = itertools.pairwise((in_features, *stage))
-        blocks = (ConvBlock(i, o, kernel_size, relu=relu, rngs=rngs) for i, o in pairs)
-        stages.append(nnx.List(blocks))
+        stages.append(nnx.List(block(i, o) for i, o in pairs))
         in_features = stage[-1]
     return stages
 
@@ -85,11 +104,15 @@ class Encoder(nnx.Module):
         kernel_size: of all convolutions.
         decoder: one of `DECODERS`; it determines what to keep.
         pack_indices: keep `PackedIndices`; for `"indices"` only.
+        dtype: type to compute in; None: the type that images and weights are promoted to.
+        param_dtype: type of the weights.
+        implementation: of pooling and unpooling, as in `max_pool`; `"xla"` for forward mode.
         rngs: for the weights.
 
     Raises:
-        ValueError: `decoder` is none of these or has no indices to pack, or a stage is missing or
-            empty; or, when called, an image has fewer than `2**len(widths)` rows or columns.
+        ValueError: `decoder` or `implementation` is none of these, `decoder` has no indices to
+            pack, or a stage is missing or empty; or, when called, an image has fewer than
+            `2**len(widths)` rows or columns.
 
     Example:
         >>> from flax import nnx
@@ -107,6 +130,9 @@ class Encoder(nnx.Module):
         *,
         decoder: Decoder = "indices",
         pack_indices: bool = False,
+        dtype: DType | None = None,
+        param_dtype: DType = jnp.float32,
+        implementation: Implementation = None,
         rngs: nnx.Rngs,
     ):
         if not len(widths) or not all(map(len, widths)):
@@ -114,7 +140,11 @@ class Encoder(nnx.Module):
         self.in_features = in_features
         self.decoder = check_choice("decoder", decoder, DECODERS)
         self.pack_indices = check_pack_indices(pack_indices, decoder)
-        self.stages = _stages(in_features, widths, kernel_size, True, rngs)
+        self.implementation = check_implementation(implementation)
+        block = functools.partial(
+            ConvBlock, kernel_size=kernel_size, dtype=dtype, param_dtype=param_dtype, rngs=rngs
+        )
+        self.stages = _stages(in_features, widths, block)
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, list[Any]]:
         """The pooled features, and for each pooling what the decoder needs."""
@@ -123,7 +153,12 @@ class Encoder(nnx.Module):
         for blocks in self.stages:
             for block in blocks:
                 x = block(x)
-            x, keep = pool(x, self.decoder, pack_indices=self.pack_indices)
+            x, keep = pool(
+                x,
+                self.decoder,
+                pack_indices=self.pack_indices,
+                implementation=self.implementation,
+            )
             kept.append(keep)
         return x, kept
 
@@ -154,11 +189,15 @@ class EncoderDecoder(nnx.Module):
         decoder: one of `DECODERS`.
         pack_indices: keep indices, and what the gradient of pooling reads, in 2 bits per window
             instead of a byte; with `"indices"` alone.
+        dtype: type to compute in; None: the type that images and weights are promoted to.
+        param_dtype: type of the weights.
+        implementation: of pooling and unpooling, as in `max_pool`; `"xla"` for forward mode.
         rngs: for the weights.
 
     Raises:
-        ValueError: `decoder` is none of these or has no indices to pack, or a stage is missing or
-            empty; or, when called, an image has fewer than `2**len(widths)` rows or columns.
+        ValueError: `decoder` or `implementation` is none of these, `decoder` has no indices to
+            pack, or a stage is missing or empty; or, when called, an image has fewer than
+            `2**len(widths)` rows or columns.
 
     Example:
         >>> from flax import nnx
@@ -180,22 +219,36 @@ class EncoderDecoder(nnx.Module):
         relu: bool = True,
         decoder: Decoder = "indices",
         pack_indices: bool = False,
+        dtype: DType | None = None,
+        param_dtype: DType = jnp.float32,
+        implementation: Implementation = None,
         rngs: nnx.Rngs,
     ):
+        types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.encoder = Encoder(
-            in_features, widths, kernel_size, decoder=decoder, pack_indices=pack_indices, rngs=rngs
+            in_features,
+            widths,
+            kernel_size,
+            decoder=decoder,
+            pack_indices=pack_indices,
+            implementation=implementation,
+            **types,
         )
         if len(back) != len(widths) or not all(map(len, back)):
             raise ValueError(f"back={back!r}: expected {len(widths)} stages, none of them empty")
-        self.unpools = nnx.List(Unpool(decoder, stage[-1], rngs=rngs) for stage in widths[::-1])
-        self.stages = _stages(widths[-1][-1], back, kernel_size, relu, rngs)
+        self.unpools = nnx.List(
+            Unpool(decoder, stage[-1], implementation=implementation, **types)
+            for stage in widths[::-1]
+        )
+        block = functools.partial(ConvBlock, kernel_size=kernel_size, relu=relu, **types)
+        self.stages = _stages(widths[-1][-1], back, block)
         size = (last_kernel_size, last_kernel_size)
         self.last = nnx.Conv(
             back[-1][-1],
             out_features,
             size,
             conv_general_dilated=conv_general_dilated,
-            rngs=rngs,
+            **types,
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:

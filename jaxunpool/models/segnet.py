@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 from flax import nnx
 
+from jaxunpool.core.backends import Implementation
 from jaxunpool.models.blocks import EncoderDecoder
-from jaxunpool.models.decoders import Decoder
+from jaxunpool.models.decoders import Decoder, DType
 
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 VGG16_BACK = ((512, 512, 512), (512, 512, 256), (256, 256, 128), (128, 64), (64,))
@@ -25,11 +27,15 @@ class SegNet(EncoderDecoder):
         decoder: one of `DECODERS`; `"indices"` is SegNet's own.
         pack_indices: keep indices in 2 bits each, as the paper counts them, instead of a byte; with
             `"indices"` alone. The results are the same.
+        dtype: type to compute in; None: the type that images and weights are promoted to.
+        param_dtype: type of the weights.
+        implementation: of pooling and unpooling, as in `max_pool`; `"xla"` for forward mode.
         rngs: for the weights.
 
     Raises:
-        ValueError: `decoder` is none of these or has no indices to pack; or, when called, an image
-            has fewer than 32 rows or columns. Sizes need not be multiples of 32.
+        ValueError: `decoder` or `implementation` is none of these, or `decoder` has no indices to
+            pack; or, when called, an image has fewer than 32 rows or columns. Sizes need not be
+            multiples of 32.
 
     Example:
         >>> from flax import nnx
@@ -46,6 +52,9 @@ class SegNet(EncoderDecoder):
         *,
         decoder: Decoder = "indices",
         pack_indices: bool = False,
+        dtype: DType | None = None,
+        param_dtype: DType = jnp.float32,
+        implementation: Implementation = None,
         rngs: nnx.Rngs,
     ):
         super().__init__(
@@ -55,6 +64,9 @@ class SegNet(EncoderDecoder):
             VGG16_BACK,
             decoder=decoder,
             pack_indices=pack_indices,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            implementation=implementation,
             rngs=rngs,
         )
 
@@ -75,11 +87,14 @@ class SegNetBasic(EncoderDecoder):
         decoder: one of `DECODERS`; `"indices"` is SegNet's own.
         pack_indices: keep indices in 2 bits each, as the paper counts them, instead of a byte; with
             `"indices"` alone. The results are the same.
+        dtype: type to compute in; None: the type that images and weights are promoted to.
+        param_dtype: type of the weights.
+        implementation: of pooling and unpooling, as in `max_pool`; `"xla"` for forward mode.
         rngs: for the weights.
 
     Raises:
-        ValueError: `decoder` is none of these or has no indices to pack; or, when called, an image
-            has fewer than `2**stages` rows or columns.
+        ValueError: `decoder` or `implementation` is none of these, or `decoder` has no indices to
+            pack; or, when called, an image has fewer than `2**stages` rows or columns.
 
     Example:
         >>> from flax import nnx
@@ -98,6 +113,9 @@ class SegNetBasic(EncoderDecoder):
         stages: int = 4,
         decoder: Decoder = "indices",
         pack_indices: bool = False,
+        dtype: DType | None = None,
+        param_dtype: DType = jnp.float32,
+        implementation: Implementation = None,
         rngs: nnx.Rngs,
     ):
         widths = ((features,),) * stages
@@ -111,5 +129,8 @@ class SegNetBasic(EncoderDecoder):
             relu=False,
             decoder=decoder,
             pack_indices=pack_indices,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            implementation=implementation,
             rngs=rngs,
         )

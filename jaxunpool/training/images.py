@@ -11,7 +11,7 @@ import hashlib
 import pathlib
 import re
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import grain
 import jax
@@ -50,7 +50,6 @@ class ImagesRun(loop.Run):
         weights: dict[str, np.ndarray] | None = None,
     ):
         self.asked, self.data, self.weights = configuration, data, weights
-        self.dtype = jnp.dtype(configuration.precision)
         super().__init__(configuration, devices)
         self.class_names = tuple(configuration.classes)
 
@@ -59,17 +58,20 @@ class ImagesRun(loop.Run):
         asked, count = self.asked, len(self.asked.classes)
 
         def made() -> models.EncoderDecoder:
-            rngs = nnx.Rngs(asked.seed)
+            options: dict[str, Any] = {
+                "decoder": asked.decoder,
+                "dtype": jnp.dtype(asked.precision),
+                "rngs": nnx.Rngs(asked.seed),
+            }
             if asked.network == "segnet":
-                return models.SegNet(3, count, decoder=asked.decoder, rngs=rngs)
+                return models.SegNet(3, count, **options)
             return models.SegNetBasic(
                 3,
                 count,
                 features=asked.features,
                 kernel_size=asked.kernel_size,
                 stages=asked.stages,
-                decoder=asked.decoder,
-                rngs=rngs,
+                **options,
             )
 
         model = nnx.jit(made)()
@@ -141,17 +143,6 @@ class ImagesRun(loop.Run):
         )
         images, classes = map(np.stack, zip(*made))
         return loop.Scenes(images / np.float32(255), classes)
-
-    def logits(self, model: models.EncoderDecoder, images: jax.Array) -> jax.Array:
-        """In float32; with bfloat16 the network computes in it, and its weights stay float32."""
-        if self.dtype != jnp.float32:
-            graph, parameters, others = cast(Any, nnx.split(model, nnx.Param, ...))
-            cast_down = jax.tree.map(lambda leaf: leaf.astype(self.dtype), parameters)
-            low = nnx.merge(graph, cast_down, others)
-            logits = low((images - 0.5).astype(self.dtype)).astype(jnp.float32)
-            nnx.update(model, nnx.state(low, nnx.BatchStat))
-            return logits
-        return super().logits(model, images)
 
 
 def read_weights(path: pathlib.Path) -> tuple[dict[str, np.ndarray], str]:

@@ -186,8 +186,8 @@ class Run:
         return self._scenes(TESTING, scenes.load("test"), count)
 
     def logits(self, model: models.EncoderDecoder, images: jax.Array) -> jax.Array:
-        """What the network makes of images between 0 and 1."""
-        return model(images - 0.5)
+        """What the network makes of images between 0 and 1, in float32."""
+        return model(images - 0.5).astype(jnp.float32)
 
     def _step(self, state: State, *fed: jax.Array) -> State:
         key = jax.random.fold_in(jax.random.fold_in(self.key, TRAINING), state.step)
