@@ -11,6 +11,7 @@ from jaxunpool.models.blocks import ConvBlock, Encoder, EncoderDecoder
 from jaxunpool.models.cedn import CEDN
 from jaxunpool.models.decoders import DECODERS, Unpool, pool
 from jaxunpool.models.deconvnet import DeconvNet
+from jaxunpool.models.enet import ENet
 from jaxunpool.models.segnet import SegNet, SegNetBasic
 from jaxunpool.models.weights import load_torch
 
@@ -20,6 +21,7 @@ __all__ = [
     "AutoEncoder",
     "ConvBlock",
     "DeconvNet",
+    "ENet",
     "Encoder",
     "EncoderDecoder",
     "SegNet",

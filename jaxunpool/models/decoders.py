@@ -71,6 +71,12 @@ def check_pack_indices(pack_indices: bool, decoder: Decoder) -> bool:
     return pack_indices
 
 
+def pooled_shape(kept: Any) -> tuple[int, ...]:
+    """Rows and columns of what was pooled."""
+    is_indices = isinstance(kept, PoolIndices | PackedIndices)
+    return kept.geometry.input_shape if is_indices else kept.shape[-3:-1]
+
+
 class Unpool(nnx.Module):
     """Upsampling to the exact size of the array before `pool`.
 
@@ -128,8 +134,7 @@ class Unpool(nnx.Module):
             return max_unpool(y, kept, implementation=how)
         if self.decoder == "inverse":
             return inverse(lambda x: max_pool(x, WINDOW, implementation=how), kept)(y)
-        is_indices = isinstance(kept, PoolIndices | PackedIndices)
-        size = kept.geometry.input_shape if is_indices else kept.shape[-3:-1]
+        size = pooled_shape(kept)
         if self.decoder == "nearest":
             return nearest_unpool(y, WINDOW, output_shape=size, implementation=how)
         if self.decoder == "bilinear":
