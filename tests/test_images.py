@@ -364,7 +364,7 @@ OPTIONS = {
     "--validation 1.5": "argument --validation: expected between 0 and 1, got 1.5",
     "--augment none flip": "argument --augment: expected none alone, got ['none', 'flip']",
     "--size 8": "argument --size: expected 16 to 4096, got 8",
-    "--network segnet --stages 3": "argument --stages: expected 5, which is SegNet's, got 3",
+    "--network segnet --stages 3": "argument --stages: expected 5, which is segnet's, got 3",
     "--weights vgg.pth": "argument --weights: expected a .npz or .safetensors file, got vgg.pth",
     "--weights vgg.npz": "argument --weights: vgg.npz: cannot be read (",
     "--palette none.txt": "argument --palette: none.txt: No such file or directory",

@@ -637,6 +637,98 @@ def test_projection_of_a_strongest_activation_stays_near_it():
     assert np.count_nonzero(everywhere) > 4 * len(found)
 
 
+@jax.custom_vjp
+def rectified(x):
+    """ReLU whose gradient is rectified itself: what makes a gradient a projection."""
+    return jnp.maximum(x, 0)
+
+
+rectified.defvjp(lambda x: (jnp.maximum(x, 0), None), lambda _, y: (jnp.maximum(y, 0),))
+
+
+def test_projection_from_any_layer():
+    """The gradient of the same layers written with `lax`, with that ReLU."""
+    rngs = nnx.Rngs(0)
+    strided = nnx.Conv(4, 6, (5, 5), strides=2, padding=2, rngs=rngs)
+    grouped = nnx.Conv(6, 8, (3, 3), kernel_dilation=2, feature_group_count=2, rngs=rngs)
+    norm = nnx.BatchNorm(8, rngs=rngs)
+    norm.mean[...], norm.var[...] = images((8,), 1), jnp.square(images((8,), 2)) + 0.5
+    dense = nnx.Linear(8 * 3 * 4, 5, rngs=rngs)
+    numbers = ("NHWC", "HWIO", "NHWC")
+
+    def convolve(layer, x, strides, padding, **options):
+        kernel, options = layer.kernel[...], {"dimension_numbers": numbers, **options}
+        y = lax.conv_general_dilated(x, kernel, strides, padding, **options)
+        return y + layer.bias[...]
+
+    def pooled(x):
+        return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")
+
+    def averaged(x):
+        return lax.reduce_window(x, 0.0, lax.add, (1, 2, 2, 1), (1, 1, 1, 1), "SAME") / 4
+
+    def normalised(x):
+        return (x - norm.mean[...]) / jnp.sqrt(norm.var[...] + 1e-5) * norm.scale + norm.bias
+
+    flat = lambda x: x.reshape(len(x), -1)
+    pairs = [
+        (strided, lambda x: convolve(strided, x, (2, 2), [(2, 2), (2, 2)])),
+        (
+            [jax.nn.relu, jup.nnx.MaxPoolWithIndices((3, 3), (2, 2))],
+            lambda x: pooled(rectified(x)),
+        ),
+        (
+            nnx.Sequential(grouped, norm),
+            lambda x: normalised(
+                convolve(grouped, x, (1, 1), "SAME", rhs_dilation=(2, 2), feature_group_count=2)
+            ),
+        ),
+        (nnx.relu, rectified),
+        (
+            functools.partial(jup.avg_pool, window_shape=2, strides=1, padding="SAME"),
+            averaged,
+        ),
+        (nnx.Dropout(0.5, rngs=rngs), lambda x: x),
+        (flat, flat),
+        (dense, lambda x: x @ dense.kernel[...] + dense.bias[...]),
+    ]
+    deconvnet = models.DeconvNet([layer for layer, _ in pairs])
+
+    def strongest(y):
+        return jnp.where(y == jnp.max(y, range(1, y.ndim), keepdims=True), y, 0)
+
+    def at(y):
+        return jnp.zeros_like(y).at[:, 1, 3].set(y[:, 1, 3])
+
+    cases = [
+        (0, 3, {}, strongest),
+        (1, 2, {"position": (1, 3)}, at),
+        (2, 7, {"strongest": False}, lambda y: y),
+        (4, 1, {}, strongest),
+        (7, 4, {}, strongest),
+    ]
+
+    def forward(x, stage):
+        for _, function in pairs[: stage + 1]:
+            x = function(x)
+        return x
+
+    @jax.jit
+    def run(x):
+        found, expected = [], []
+        for stage, feature, options, chosen in cases:
+            found.append(deconvnet.project(x, stage, feature, **options))
+            y, back = jax.vjp(functools.partial(forward, stage=stage), x)
+            seed = jnp.zeros_like(y).at[..., feature].set(chosen(y[..., feature]))
+            expected += back(seed)
+        return found, expected
+
+    for found, expected in zip(*run(images((2, 15, 18, 4)))):
+        scale = jnp.max(jnp.abs(expected))
+        assert scale > 0
+        np.testing.assert_allclose(found, expected, atol=1e-5 * scale)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "uint8"])
 def test_first_of_equal_activations_is_projected(dtype):
     encoder = models.Encoder(1, [[2]], rngs=nnx.Rngs(0))
@@ -730,10 +822,25 @@ WRONG_USE = {
         ValueError,
         "implementation='cuda': expected one of None, 'xla'",
     ),
-    "encoder": (
+    "layers": (
         lambda: models.DeconvNet(small()),
         TypeError,
-        "encoder: expected an Encoder, got SegNetBasic",
+        "layers: expected an Encoder or a list of layers, got SegNetBasic",
+    ),
+    "layer": (
+        lambda: models.DeconvNet([jax.nn.relu, [3]]),
+        TypeError,
+        "layers[1][0]: expected a layer, got int",
+    ),
+    "position": (
+        lambda: models.DeconvNet([jnp.sin]).project(jnp.zeros((1, 4, 4, 3)), 0, 0, position=(1,)),
+        ValueError,
+        "position=(1,): expected 2 ints",
+    ),
+    "row": (
+        lambda: models.DeconvNet([jnp.sin]).project(jnp.zeros((1, 4, 4, 3)), 0, 0, position=(4, 0)),
+        ValueError,
+        "position[0]=4: expected 0 to 3",
     ),
     "stage": (
         lambda: models.DeconvNet(small().encoder).project(jnp.zeros((1, 8, 8, 3)), 2, 0),

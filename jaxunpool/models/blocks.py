@@ -77,12 +77,14 @@ class ConvBlock(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[batch, height, width, in_features]` to the same size with `out_features`."""
-        y = self.norm(self.conv(as_array("x", x)))
-        return jax.nn.relu(y) if self.relu else y
+        x = as_array("x", x)
+        for layer in self.layers():
+            x = layer(x)
+        return x
 
-    def filter(self, x: jax.Array) -> jax.Array:
-        """What comes before the ReLU, with the running statistics: affine in `x`."""
-        return self.norm(self.conv(x), use_running_average=True)
+    def layers(self) -> list[Callable[[jax.Array], jax.Array]]:
+        """What it consists of, in order."""
+        return [self.conv, self.norm, *([jax.nn.relu] if self.relu else [])]
 
 
 def _stages(in_features: int, widths: Widths, block: Callable[[int, int], ConvBlock]) -> nnx.List:

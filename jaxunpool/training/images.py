@@ -53,29 +53,12 @@ class ImagesRun(loop.Run):
         super().__init__(configuration, devices)
         self.class_names = tuple(configuration.classes)
 
-    def network(self) -> models.EncoderDecoder:
+    def network(self) -> loop.Network:
         """The network before the first step, with the weights that it starts from."""
-        asked, count = self.asked, len(self.asked.classes)
-
-        def made() -> models.EncoderDecoder:
-            options: dict[str, Any] = {
-                "decoder": asked.decoder,
-                "dtype": jnp.dtype(asked.precision),
-                "rngs": nnx.Rngs(asked.seed),
-            }
-            if asked.network == "segnet":
-                return models.SegNet(3, count, **options)
-            return models.SegNetBasic(
-                3,
-                count,
-                features=asked.features,
-                kernel_size=asked.kernel_size,
-                stages=asked.stages,
-                **options,
-            )
-
-        model = nnx.jit(made)()
+        count, dtype = len(self.asked.classes), jnp.dtype(self.asked.precision)
+        model = nnx.jit(lambda: loop.network(self.asked, count, dtype))()
         if self.weights is not None:
+            assert isinstance(model, models.EncoderDecoder)
             load_weights(model, self.weights)
         return model
 
