@@ -1,6 +1,7 @@
 """ENet, block by block beside a PyTorch definition with the same weights."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +13,16 @@ from strategies import only
 from jaxunpool import models
 from jaxunpool.models import enet
 
-# A network as deep, with every kind of bottleneck, that compiles in seconds.
-SMALL = {"features": (8, 16, 24), "section": [(3, 2, False), (5, 1, True)]}
-SMALL_SECTION = ({"dilation": 2}, enet.ASYMMETRIC)
+# PyTorch's with fewer bottlenecks, but of each kind, that compiles in seconds.
+SMALL = {"features": (8, 16, 24), "first": [(3, 2, False)], "section": [(5, 1, True)]}
 
 
+@pytest.fixture
 def small(monkeypatch):
-    """`ENet` with the sizes of `SMALL`."""
+    """`ENet` has the sizes of `SMALL`."""
     monkeypatch.setattr(enet, "FEATURES", SMALL["features"])
-    monkeypatch.setattr(enet, "SECTION", SMALL_SECTION)
+    monkeypatch.setattr(enet, "FIRST", ({"dilation": 2},))
+    monkeypatch.setattr(enet, "SECTION", (enet.ASYMMETRIC,))
 
 
 def test_parameters_are_those_of_the_paper():
@@ -33,17 +35,60 @@ def test_parameters_are_those_of_the_paper():
     assert sum(leaf.shape == () for leaf in leaves) == 1 + 2 * 4 + sum(bottlenecks)
 
 
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("decoder", only("conv_transpose", among=models.DECODERS))
-def test_exact_sizes_come_back(decoder, monkeypatch):
-    small(monkeypatch)
+def test_sizes_and_types_and_forward_mode(decoder):
+    """The image's size; float32 weights and statistics in bfloat16; `jvp` with plain JAX."""
+    make = functools.partial(models.ENet, 3, 12, decoder=decoder)
 
     def run(*images):
-        model = models.ENet(3, 12, decoder=decoder, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
-        return [model(x) for x in images]
+        model = make(dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+        logits = [model(x) for x in images]
+        model = make(implementation="xla", dropout=(0.0, 0.0), rngs=nnx.Rngs(0))
+        f = lambda x: nnx.merge(*nnx.split(model), copy=True)(x)
+        state = nnx.state(model, (nnx.Param, nnx.BatchStat))
+        return logits, state, jax.jvp(f, images[:1], images[:1])
 
     sizes = [(7, 9), (8, 45)]
-    found = jax.eval_shape(run, *(jax.ShapeDtypeStruct((2, *n, 3), jnp.float32) for n in sizes))
-    assert [(y.shape, y.dtype) for y in found] == [((2, *n, 12), jnp.bfloat16) for n in sizes]
+    images = [jax.ShapeDtypeStruct((2, *n, 3), jnp.float32) for n in sizes]
+    logits, state, (_, tangent) = jax.eval_shape(run, *images)
+    assert [(y.shape, y.dtype) for y in logits] == [((2, *n, 12), jnp.bfloat16) for n in sizes]
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32")}
+    assert tangent.shape == (2, *sizes[0], 12)
+
+
+WRONG = {
+    "colours": (
+        lambda: models.ENet(8, 2, rngs=nnx.Rngs(0)),
+        "in_features=8: expected 1 to 7",
+    ),
+    "decoder": (
+        lambda: models.ENet(3, 2, decoder="max", rngs=nnx.Rngs(0)),
+        "decoder='max': expected one of",
+    ),
+    "implementation": (
+        lambda: models.ENet(3, 2, implementation="cuda", rngs=nnx.Rngs(0)),
+        "implementation='cuda': expected one of",
+    ),
+    "nothing to pack": (
+        lambda: models.ENet(3, 2, decoder="nearest", pack_indices=True, rngs=nnx.Rngs(0)),
+        "pack_indices=True: the decoder 'nearest' has no indices to pack",
+    ),
+    "small image": (
+        lambda: jax.eval_shape(
+            lambda x: models.ENet(3, 2, rngs=nnx.Rngs(0))(x), jnp.ones((1, 6, 9, 3))
+        ),
+        "x: expected [batch, height, width, 3] with at least 7 rows and columns, got [1, 6, 9, 3]",
+    ),
+}
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_use(name):
+    use, message = WRONG[name]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        use()
 
 
 def seen(model, x):
@@ -164,11 +209,74 @@ def compare(classes, sizes, torch_options, *, modes=(True, False), blocks=True):
                     np.testing.assert_allclose(a, b, atol=1e-9 * max(scale, 1e-3), err_msg=name)
 
 
-def test_small_enet_is_pytorchs(monkeypatch):
-    small(monkeypatch)
+@pytest.mark.usefixtures("small")
+def test_small_enet_is_pytorchs():
     compare(2, [(23, 30)], SMALL, modes=(True,), blocks=False)
 
 
 @pytest.mark.thorough
 def test_enet_is_pytorchs():
     compare(12, [(64, 96), (45, 61)], {})
+
+
+# Training
+
+
+TINY = {"steps": 3, "batch": 2, "size": 24, "network": "enet", "decoder": "indices"}
+
+
+@pytest.mark.usefixtures("small")
+def test_a_resumed_run_drops_what_it_would_have_dropped(tmp_path):
+    """Counts of the dropout are part of the state, and of its checkpoint."""
+    for package in ("optax", "orbax.checkpoint", "sklearn", "rich"):
+        pytest.importorskip(package)
+    from jaxunpool.training import checkpoints, loop
+    from jaxunpool.training.options import Configuration
+
+    with jax.enable_x64(False):
+        run = loop.Run(Configuration(**TINY), jax.devices()[:1])
+        assert run.layers == (
+            *("encoder 1", "encoder 2", "encoder 3"),
+            *("decoder 1", "decoder 2", "classifier"),
+        )
+        start = run.start()
+        first = run.step(start)
+        packed = checkpoints.pack(first)
+        second = run.step(checkpoints.unpack(packed, start))
+        np.testing.assert_array_equal(checkpoints.pack(second), checkpoints.pack(run.step(first)))
+    counts = lambda state: {
+        int(leaf) for leaf in jax.tree.leaves(state.statistics) if leaf.dtype == jnp.uint32
+    }
+    assert [counts(state) for state in (start, first, second)] == [{0}, {1}, {2}]
+
+
+@pytest.mark.thorough
+def test_the_command_trains_and_predicts(tmp_path, monkeypatch, capfd):
+    pytest.importorskip("orbax.checkpoint")
+    from PIL import Image
+
+    from jaxunpool.__main__ import main
+    from jaxunpool.training import segment, session
+
+    monkeypatch.chdir(tmp_path)
+    one = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: one)
+    with jax.enable_x64(False):
+        command = ["train", "--model", "enet", "--steps", "120", "--output", "run", "--seed", "1"]
+        assert main(command) == 0
+        trained = session.restore(tmp_path / "run")
+        losses = np.asarray(trained.state.losses)
+        assert losses[-5:].mean() < 0.92 * losses[:5].mean()
+        Image.fromarray(np.zeros((40, 51, 3), np.uint8)).save("black.png")
+        assert main(["predict", "run", "black.png", "--output", "found"]) == 0
+        with Image.open("found/black_mask.png") as mask:
+            assert mask.size == (51, 40)
+
+        # No pixel further away than its reach changes what the network says of one.
+        model = trained.run.model(trained.state)
+        reach, middle = segment.reach(model), 1000
+        image = np.random.default_rng(0).standard_normal((1, 2 * middle, 16, 3)).astype(np.float32)
+        other = image.copy()
+        other[:, middle:] += 1
+        differs = np.abs(np.asarray(model(image)) - np.asarray(model(other))).max((0, 2, 3)) > 1e-4
+        assert middle - reach <= differs.argmax() < middle

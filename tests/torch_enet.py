@@ -104,7 +104,7 @@ class Upsampling(nn.Module):
 
 
 class Encoder(nn.Module):
-    def __init__(self, features, section, rates):
+    def __init__(self, features, first, section, rates):
         super().__init__()
         half, fourth, eighth = features
         low, high = rates
@@ -114,7 +114,7 @@ class Encoder(nn.Module):
                 nn.ModuleList(
                     [
                         Downsampling(half, fourth, nn.PReLU, low),
-                        *(Bottleneck(fourth, nn.PReLU, low, 3, 1, False) for _ in range(4)),
+                        *(Bottleneck(fourth, nn.PReLU, low, *each) for each in first),
                     ]
                 ),
                 nn.ModuleList(
@@ -130,11 +130,18 @@ class Encoder(nn.Module):
 class ENet(nn.Module):
     """After a call `seen` holds what each block gave, in order."""
 
-    def __init__(self, classes, features=(16, 64, 128), section=SECTION, rates=(0.01, 0.1)):
+    def __init__(
+        self,
+        classes,
+        features=(16, 64, 128),
+        first=4 * SECTION[:1],
+        section=SECTION,
+        rates=(0.01, 0.1),
+    ):
         super().__init__()
         half, fourth, eighth = features
         high = rates[1]
-        self.encoder = Encoder(features, section, rates)
+        self.encoder = Encoder(features, first, section, rates)
         regular = lambda width: Bottleneck(width, nn.ReLU, high, 3, 1, False)
         self.stages = nn.ModuleList(
             [

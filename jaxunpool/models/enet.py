@@ -28,7 +28,8 @@ from jaxunpool.nnx import ConvTranspose
 FEATURES = (16, 64, 128)  # at a half, a fourth and an eighth of the image's size
 REGULAR: dict[str, Any] = {}
 ASYMMETRIC: dict[str, Any] = {"kernel_size": 5, "asymmetric": True}
-SECTION = (  # the settings of its bottlenecks; a section comes twice
+FIRST = 4 * (REGULAR,)  # bottlenecks at a fourth of the size
+SECTION = (  # and at an eighth, where this comes twice
     *(REGULAR, {"dilation": 2}, ASYMMETRIC, {"dilation": 4}),
     *(REGULAR, {"dilation": 8}, ASYMMETRIC, {"dilation": 16}),
 )
@@ -242,7 +243,7 @@ class ENetEncoder(nnx.Module):
             [Initial(in_features, half, implementation, first)],
             [
                 Downsampling(half, fourth, pooling, first),
-                *(Bottleneck(fourth, first) for _ in range(4)),
+                *(Bottleneck(fourth, first, **settings) for settings in FIRST),
             ],
             [
                 Downsampling(fourth, eighth, pooling, rest),
