@@ -776,7 +776,7 @@ def test_segnet_has_the_sizes_of_vgg16(monkeypatch):
         f"features.{at}.weight": np.full((o, i, 3, 3), at, np.float32)
         for at, (i, o) in enumerate(itertools.pairwise(widths))
     }
-    segnet = dataclasses.replace(options.SEGNET, classes=["a", "b"])
+    segnet = dataclasses.replace(options.IMAGES, network="segnet", classes=["a", "b"])
     model = images.ImagesRun.network(argparse.Namespace(asked=segnet, weights=named))
     assert isinstance(model, models.SegNet)
     assert (np.asarray(model.encoder.stages[4][2].conv.kernel[...]) == 12).all()
