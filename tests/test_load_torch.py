@@ -551,7 +551,7 @@ REFUSALS = {
         ValueError,
         "state_dict: stem.2.bn does not fit: the module has stem.2.bn (BatchNorm: weight [4], bias"
         " [4], running_mean [4], running_var [4]), state_dict has stem.2.bn (a batch normalisation:"
-        " weight [4], bias [4], running_mean [4]); state_dict has no running_var",
+        " weight [4], bias [4], running_mean [4]); it has no running_var",
     ),
     "no bias in the module": (
         of_layer(lambda: nnx.Linear(2, 3, use_bias=False, rngs=RNGS), linear()),

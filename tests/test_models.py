@@ -515,7 +515,7 @@ def two_layers():
 def test_convolution_without_bias_gets_zeros():
     encoder = models.Encoder(3, [[4]], rngs=nnx.Rngs(0))
     encoder.stages[0][0].conv.bias[...] += 1
-    models.load_torch(encoder, two_layers())
+    models.load_torch(encoder, two_layers(), order="norm_relu")
     np.testing.assert_array_equal(encoder.stages[0][0].conv.bias[...], np.zeros(4))
 
 
@@ -525,14 +525,15 @@ def test_normalisation_without_weights_gets_ones_and_zeros():
     norm.scale[...] += 1
     norm.bias[...] += 1
     plain = {k: v for k, v in two_layers().items() if k not in ("norm.weight", "norm.bias")}
-    models.load_torch(encoder, plain | {"mean": np.zeros(3)})  # and a buffer of the whole
+    plain |= {"mean": np.zeros(3)}  # and a buffer of the whole
+    models.load_torch(encoder, plain, order="norm_relu", skip="mean")
     np.testing.assert_array_equal(norm.scale[...], np.ones(4))
     np.testing.assert_array_equal(norm.bias[...], np.zeros(4))
 
 
 def test_weights_load_into_an_abstract_model():
     encoder = nnx.eval_shape(lambda: models.Encoder(3, [[4]], rngs=nnx.Rngs(0)))
-    models.load_torch(encoder, two_layers())
+    models.load_torch(encoder, two_layers(), order="norm_relu")
     y, _ = forward(encoder, jnp.ones((1, 4, 4, 3)))
     assert y.shape == (1, 2, 2, 4)
 
@@ -543,27 +544,60 @@ WRONG_WEIGHTS = {
         ValueError,
         "weights['state_dict']: expected an array, got a mapping; pass that one?",
     ),
-    "no mapping": (lambda w: [1], TypeError, "weights: expected a mapping, got list"),
-    "empty": (lambda w: {}, ValueError, "expected 2 convolutions and normalisations, got 0: none"),
+    "no mapping": (
+        lambda w: [1],
+        TypeError,
+        "weights: expected a mapping or the path of a file, got list",
+    ),
+    "empty": (
+        lambda w: {},
+        ValueError,
+        "weights: layer 1 does not fit: the module has stages.0.0.conv (Conv: weight [4, 3, 3, 3],"
+        " bias [4]), weights has 0 layers",
+    ),
     "too many": (
         lambda w: w | {"more.weight": np.ones((4, 4, 3, 3))},
         ValueError,
-        "expected 2 convolutions and normalisations, got 3: conv, norm, more",
+        "layer 3 does not fit: the module has 2 layers, weights has more (a 2-D convolution: weight"
+        " [4, 4, 3, 3]); skip leaves layers out",
     ),
     "another shape": (
         lambda w: w | {"conv.weight": np.ones((8, 3, 3, 3))},
         ValueError,
-        "conv.weight does not fit: the model has [3, 3, 3, 4] there, got [3, 3, 3, 8]",
+        "weights has conv (a 2-D convolution: weight [8, 3, 3, 3]); another number of channels",
+    ),
+    "swapped": (
+        lambda w: w | {"conv.weight": np.ones((3, 4, 3, 3))},
+        ValueError,
+        "channels swapped: a ConvTranspose2d?",
     ),
     "another order": (
-        lambda w: dict(sorted(w.items(), reverse=True)),
+        lambda w: dict(sorted(w.items(), key=lambda item: "conv" in item[0])),
         ValueError,
-        "norm.weight does not fit: the model has [3, 3, 3, 4] there, got [4]",
+        "weights has norm (a batch normalisation: weight [4], bias [4], running_mean [4],"
+        " running_var [4]); a layer more, or layers declared in another order?",
+    ),
+    "sorted names": (
+        lambda w: dict(sorted(w.items())),
+        ValueError,
+        "weights: its names are sorted, so the order of 'conv' and 'norm' is not known",
     ),
     "no statistics": (
         lambda w: {name: value for name, value in w.items() if "mean" not in name},
         ValueError,
-        "norm.running_mean does not fit: the model has [4] there, got nothing",
+        "weights has norm (a batch normalisation: weight [4], bias [4], running_var [4]);"
+        " it has no running_mean",
+    ),
+    "a buffer": (
+        lambda w: {"mean": np.ones(3)} | w,
+        ValueError,
+        "weights has the module itself (no layer that is known: mean [3])",
+    ),
+    "an order that is not told": (
+        lambda w: w,
+        ValueError,
+        "weights: they do not tell whether ReLU or the normalisation comes first (order='norm_relu'"
+        " or 'relu_norm'); pass that, or example=(x, y)",
     ),
 }
 

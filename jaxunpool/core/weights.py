@@ -392,7 +392,7 @@ def _likely(layer: Layer, group: Arrays) -> str:
     if ours == theirs:
         missing = [name for name in entries if name not in group and entries[name].absent is None]
         unknown = [name for name in group if name not in entries]
-        lacking = [f"state_dict has no {', '.join(missing)}"] if missing else []
+        lacking = [f"it has no {', '.join(missing)}"] if missing else []
         return "; ".join(lacking + [f"the module has no {', '.join(unknown)}"] * bool(unknown))
     if "running_mean" in entries and n >= 0:
         return "a network without this normalisation?"

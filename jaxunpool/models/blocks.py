@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,8 @@ from jaxunpool.models.decoders import (
 )
 
 Widths = Sequence[Sequence[int]]
+Order = Literal["norm_relu", "relu_norm"]
+ORDERS = get_args(Order)
 
 
 class ConvBlock(nnx.Module):
@@ -34,9 +36,15 @@ class ConvBlock(nnx.Module):
         out_features: channels of the output.
         kernel_size: rows and columns of the kernel.
         relu: whether to rectify.
+        norm: whether to normalise.
+        order: what comes first after the convolution, if there are both: the normalisation, or
+            with `"relu_norm"` the ReLU.
         dtype: type to compute in; None: the type that images and weights are promoted to.
         param_dtype: type of the weights.
         rngs: for the weights.
+
+    Raises:
+        ValueError: `order` is none of these.
 
     Example:
         >>> from flax import nnx
@@ -52,6 +60,8 @@ class ConvBlock(nnx.Module):
         kernel_size: int = 3,
         *,
         relu: bool = True,
+        norm: bool = True,
+        order: Order = "norm_relu",
         dtype: DType | None = None,
         param_dtype: DType = jnp.float32,
         rngs: nnx.Rngs,
@@ -66,14 +76,9 @@ class ConvBlock(nnx.Module):
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        self.norm = nnx.BatchNorm(
-            out_features,
-            momentum=0.9,  # PyTorch's 0.1
-            dtype=dtype,
-            param_dtype=param_dtype,
-            rngs=rngs,
-        )
+        self.norm = _batch_norm(out_features, dtype, param_dtype, rngs) if norm else None
         self.relu = relu
+        self.order = check_choice("order", order, ORDERS)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[batch, height, width, in_features]` to the same size with `out_features`."""
@@ -84,7 +89,22 @@ class ConvBlock(nnx.Module):
 
     def layers(self) -> list[Callable[[jax.Array], jax.Array]]:
         """What it consists of, in order."""
-        return [self.conv, self.norm, *([jax.nn.relu] if self.relu else [])]
+        return [self.conv, *_after(self.norm, self.relu, self.order)]
+
+
+def _after(
+    norm: nnx.BatchNorm | None, relu: bool, order: Order
+) -> list[Callable[[jax.Array], jax.Array]]:
+    """What follows a convolution."""
+    found = [*([] if norm is None else [norm]), *([jax.nn.relu] if relu else [])]
+    return found if order == "norm_relu" else found[::-1]
+
+
+def _batch_norm(
+    features: int, dtype: DType | None, param_dtype: DType, rngs: nnx.Rngs
+) -> nnx.BatchNorm:
+    """A normalisation with the momentum and the epsilon of PyTorch."""
+    return nnx.BatchNorm(features, momentum=0.9, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
 
 def _stages(in_features: int, widths: Widths, block: Callable[[int, int], ConvBlock]) -> nnx.List:
@@ -106,6 +126,8 @@ class Encoder(nnx.Module):
         kernel_size: of all convolutions.
         decoder: one of `DECODERS`; it determines what to keep.
         pack_indices: keep `PackedIndices`; for `"indices"` only.
+        norm: whether convolutions are normalised. (Those of torchvision's `vgg16` are not.)
+        order: whether `"norm_relu"` or `"relu_norm"` follows a convolution.
         dtype: type to compute in; None: the type that images and weights are promoted to.
         param_dtype: type of the weights.
         implementation: of pooling and unpooling, as in `max_pool`; `"xla"` for forward mode.
@@ -132,6 +154,8 @@ class Encoder(nnx.Module):
         *,
         decoder: Decoder = "indices",
         pack_indices: bool = False,
+        norm: bool = True,
+        order: Order = "norm_relu",
         dtype: DType | None = None,
         param_dtype: DType = jnp.float32,
         implementation: Implementation = None,
@@ -143,8 +167,15 @@ class Encoder(nnx.Module):
         self.decoder = check_choice("decoder", decoder, DECODERS)
         self.pack_indices = check_pack_indices(pack_indices, decoder)
         self.implementation = check_implementation(implementation)
+        self.order = check_choice("order", order, ORDERS)
         block = functools.partial(
-            ConvBlock, kernel_size=kernel_size, dtype=dtype, param_dtype=param_dtype, rngs=rngs
+            ConvBlock,
+            kernel_size=kernel_size,
+            norm=norm,
+            order=order,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
         )
         self.stages = _stages(in_features, widths, block)
 
@@ -188,6 +219,11 @@ class EncoderDecoder(nnx.Module):
         kernel_size: of all convolutions but the last.
         last_kernel_size: of the last convolution.
         relu: whether the decoder rectifies; the encoder always does.
+        order: whether `"norm_relu"` or `"relu_norm"` follows a convolution.
+        encoder_norm: whether the encoder normalises. (That of torchvision's `vgg16` does not.)
+        decoder_norm: whether the decoder normalises.
+        last_norm: whether the output is normalised.
+        last_relu: whether the output is rectified.
         decoder: one of `DECODERS`.
         pack_indices: keep indices, and what the gradient of pooling reads, in 2 bits per window
             instead of a byte; with `"indices"` alone.
@@ -219,6 +255,11 @@ class EncoderDecoder(nnx.Module):
         kernel_size: int = 3,
         last_kernel_size: int = 3,
         relu: bool = True,
+        order: Order = "norm_relu",
+        encoder_norm: bool = True,
+        decoder_norm: bool = True,
+        last_norm: bool = False,
+        last_relu: bool = False,
         decoder: Decoder = "indices",
         pack_indices: bool = False,
         dtype: DType | None = None,
@@ -233,6 +274,8 @@ class EncoderDecoder(nnx.Module):
             kernel_size,
             decoder=decoder,
             pack_indices=pack_indices,
+            norm=encoder_norm,
+            order=order,
             implementation=implementation,
             **types,
         )
@@ -242,7 +285,9 @@ class EncoderDecoder(nnx.Module):
             Unpool(decoder, stage[-1], implementation=implementation, **types)
             for stage in widths[::-1]
         )
-        block = functools.partial(ConvBlock, kernel_size=kernel_size, relu=relu, **types)
+        block = functools.partial(
+            ConvBlock, kernel_size=kernel_size, relu=relu, norm=decoder_norm, order=order, **types
+        )
         self.stages = _stages(widths[-1][-1], back, block)
         size = (last_kernel_size, last_kernel_size)
         self.last = nnx.Conv(
@@ -252,6 +297,9 @@ class EncoderDecoder(nnx.Module):
             conv_general_dilated=conv_general_dilated,
             **types,
         )
+        self.last_norm = _batch_norm(out_features, dtype, param_dtype, rngs) if last_norm else None
+        self.last_relu = last_relu
+        self.order = order
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[batch, height, width, in_features]` to the same size with `out_features`."""
@@ -260,4 +308,6 @@ class EncoderDecoder(nnx.Module):
             x = unpool(x, keep)
             for block in blocks:
                 x = block(x)
-        return self.last(x)
+        for layer in (self.last, *_after(self.last_norm, self.last_relu, self.order)):
+            x = layer(x)
+        return x

@@ -160,6 +160,8 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 def load_weights(model: models.EncoderDecoder, weights: dict[str, np.ndarray]) -> None:
     """Those of a whole network, or of its encoder alone, which may lack normalisations.
 
+    They are taken to be of `Conv2d`, each followed by its normalisation and then a ReLU.
+
     How torchvision scales images needs no copy here: the normalisation after the first convolution
     takes off any scale and shift of all channels.
     """
@@ -167,11 +169,11 @@ def load_weights(model: models.EncoderDecoder, weights: dict[str, np.ndarray]) -
     blocks = [block for stage in model.encoder.stages for block in stage]
     try:
         if len(kernels) > len(blocks):
-            models.load_torch(model, weights)
+            models.load_torch(model, weights, order="norm_relu", transposed=False)
             return
         if not any("running_mean" in name for name in weights):
             weights = _with_normalisations(weights)
-        models.load_torch(model.encoder, weights)
+        models.load_torch(model.encoder, weights, order="norm_relu")
     except ValueError as error:
         raise UsageError(f"argument --weights: {error}") from None
 
