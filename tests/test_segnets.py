@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from strategies import only
 
 from jaxunpool import models
 
@@ -171,7 +172,10 @@ def unchanged_by(error, model, weights, **options):
     return str(refusal.value)
 
 
-@pytest.mark.parametrize("name", KINDS)
+QUICK = ["ReLU, then norm", "vgg16", "square ConvTranspose2d", "normalised and rectified logits"]
+
+
+@pytest.mark.parametrize("name", only(*QUICK, among=KINDS))
 def test_outputs_equal_pytorch(name):
     """With what the weights leave open said, and with an example instead."""
     weights, (x, y) = reference(name)
@@ -190,7 +194,7 @@ def test_outputs_equal_pytorch(name):
     jax.tree.map(np.testing.assert_array_equal, state_of(model), loaded)
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if KINDS[name][2]])
+@pytest.mark.parametrize("name", only(*QUICK, among=[name for name in KINDS if KINDS[name][2]]))
 def test_what_is_open_has_to_be_said(name):
     weights, _ = reference(name)
     model, said = ours(**KINDS[name][1]), chosen(name)

@@ -280,25 +280,13 @@ def _by_name(layers: list[Layer], theirs: Layers, names: Any) -> Values:
         groups = {target: theirs[target] for target in targets if target in theirs}
         if not groups or not layer.entries:
             raise ValueError(_missing(layer, targets[0], theirs))
-        for target, group in groups.items():
+        for target in groups:
             if target in used:
                 raise ValueError(
                     f"names: {used[target]!r} and {layer.names[0]!r} both come from {target!r}"
                 )
             used[target] = layer.names[0]
-            if not fits(layer, group):
-                raise ValueError(
-                    f"state_dict: {target or 'the module itself'} does not fit: the module has"
-                    f" {layer}, state_dict has {state_dicts.described(target, group)}"
-                    f"{_guess(layer, group)}"
-                )
-        first, *others = groups
-        for other in others:
-            if not all(np.array_equal(theirs[first][k], theirs[other][k]) for k in theirs[first]):
-                raise ValueError(
-                    f"state_dict: {first!r} and {other!r} differ, where the module has one layer"
-                )
-        found.append((layer, _converted(layer, groups[first])))
+        found.append((layer, _converted(layer, _one_of(groups, layer))))
     left = [name for name in theirs if name not in used]
     if left:
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
@@ -307,6 +295,23 @@ def _by_name(layers: list[Layer], theirs: Layers, names: Any) -> Values:
             f" of the module; skip={left[0] or next(iter(theirs['']))!r} leaves it out"
         )
     return found
+
+
+def _one_of(groups: Layers, layer: Layer) -> Arrays:
+    """What a layer gets: one group, or several that are equal, of a layer in several places."""
+    (first, group), *others = groups.items()
+    if not fits(layer, group):
+        raise ValueError(
+            f"state_dict: {first or 'the module itself'} does not fit: the module has {layer},"
+            f" state_dict has {state_dicts.described(first, group)}{_guess(layer, group)}"
+        )
+    for name, other in others:
+        same = group.keys() == other.keys()
+        if not same or not all(np.array_equal(group[key], other[key]) for key in group):
+            raise ValueError(
+                f"state_dict: {first!r} and {name!r} differ, where the module has one layer"
+            )
+    return group
 
 
 def _naming(names: Any, ours: list[str]) -> Callable[[str], str | None]:
