@@ -104,8 +104,10 @@ LAYERS = {
         (3, 6),
     ),
     "Linear from two axes": (
-        tnn.Sequential(tnn.Flatten(), tnn.Linear(8, 3)),
-        nnx.Sequential(jnp.asarray, nnx.LinearGeneral((2, 4), 3, axis=(-2, -1), **f64)),
+        tnn.Sequential(tnn.Flatten(), tnn.Linear(8, 3, bias=False)),
+        nnx.Sequential(
+            jnp.asarray, nnx.LinearGeneral((2, 4), 3, axis=(-2, -1), use_bias=False, **f64)
+        ),
         (3, 2, 4),
     ),
     "BatchNorm": (tnn.BatchNorm2d(4), nnx.BatchNorm(4, **f64), (2, 4, 3, 5)),
@@ -468,6 +470,11 @@ REFUSALS = {
         of_layer(Scaled, linear(bias=[None])),
         TypeError,
         "state_dict['bias']: expected an array, got [None]",
+    ),
+    "a tensor without values": (
+        of_layer(Scaled, linear(bias=torch.ones(3, device="meta"))),
+        TypeError,
+        "state_dict['bias']: expected an array, got Tensor",
     ),
     "integers": (
         of_layer(Scaled, linear(bias=np.ones(3, int))),

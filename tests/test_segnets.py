@@ -133,6 +133,11 @@ KINDS = {
         ["order", "transposed"],
     ),
     "square Conv2d": (SQUARE, SQUARE, ["order", "transposed"]),
+    "no square kernels": (
+        {"widths": ((4,), (6,)), "back": ((4,), (6,))},
+        {"widths": ((4,), (6,)), "back": ((4,), (6,))},
+        ["order"],
+    ),
     "normalised logits": ({"last_norm": True}, {"last_norm": True}, ["order"]),
     "normalised and rectified logits": (
         {"last_norm": True, "last_relu": True, "order": "relu_norm"},
@@ -246,6 +251,25 @@ def test_both_kinds_in_one_decoder():
     model = ours(widths, back)
     weights = torch_model.state_dict()
     assert "whether the decoder" in unchanged_by(ValueError, model, weights, order="norm_relu")
+
+
+def test_decoders_without_square_kernels_leave_one_thing_open():
+    weights, _ = reference("no square kernels")
+    model = ours(**KINDS["no square kernels"][1])
+    message = unchanged_by(ValueError, model, weights)
+    assert message.endswith("(order='norm_relu' or 'relu_norm'); pass that, or example=(x, y)")
+
+
+def test_filters_of_a_projection():
+    """What is affine before the ReLU; with the ReLU first, the normalisation is not part of it."""
+    x = jnp.ones((1, 4, 5, 3))
+    block = models.ConvBlock(3, 2, norm=False, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(block.filter(x), block.conv(x))
+    block = models.ConvBlock(3, 2, order="relu_norm", rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="order='relu_norm': expected blocks that normalise"):
+        block.filter(x)
+    with pytest.raises(ValueError, match="order='act_norm': expected one of 'norm_relu'"):
+        models.ConvBlock(3, 2, order="act_norm", rngs=nnx.Rngs(0))
 
 
 def test_a_classifier_of_conv2d_behind_transposed_ones():
