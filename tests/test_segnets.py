@@ -260,26 +260,23 @@ def test_decoders_without_square_kernels_leave_one_thing_open():
     assert message.endswith("(order='norm_relu' or 'relu_norm'); pass that, or example=(x, y)")
 
 
-def test_filters_of_a_projection():
-    """What is affine before the ReLU; with the ReLU first, the normalisation is not part of it."""
-    x = jnp.ones((1, 4, 5, 3))
-    block = models.ConvBlock(3, 2, norm=False, rngs=nnx.Rngs(0))
-    np.testing.assert_array_equal(block.filter(x), block.conv(x))
-    block = models.ConvBlock(3, 2, order="relu_norm", rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="order='relu_norm': expected blocks that normalise"):
-        block.filter(x)
+def test_projections_know_the_order():
+    """Of a block, transposed by hand: the ReLU is where the block has it."""
+    x = jax.random.normal(jax.random.key(0), (1, 4, 5, 3))
+    for order, norm in (("norm_relu", True), ("relu_norm", True), ("norm_relu", False)):
+        block = models.ConvBlock(3, 2, norm=norm, order=order, rngs=nnx.Rngs(0))
+        block.eval()
+        layers = [block.conv, jax.nn.relu]
+        if norm:
+            block.norm.scale.set_value(jnp.array([2.0, -3.0]))
+            layers.insert(1 if order == "norm_relu" else 2, block.norm)
+        images = [
+            models.DeconvNet([each]).project(x, 0, 1, strongest=False) for each in (block, layers)
+        ]
+        np.testing.assert_array_equal(*images)
+        assert (images[0] != 0).any()
     with pytest.raises(ValueError, match="order='act_norm': expected one of 'norm_relu'"):
         models.ConvBlock(3, 2, order="act_norm", rngs=nnx.Rngs(0))
-
-
-def test_a_classifier_of_conv2d_behind_transposed_ones():
-    torch_model = SegNet(**SQUARE, transposed=True)
-    torch_model.classifier = tnn.Conv2d(4, 5, 3, padding=1)
-    torch_model = randomised(torch_model)
-    model = ours(**SQUARE)
-    options = {"order": "norm_relu", "transposed": True}
-    weights = torch_model.state_dict()
-    models.load_torch(model, weights, **options, example=pair(torch_model), tolerance=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from jaxunpool.models.decoders import (
 )
 
 Widths = Sequence[Sequence[int]]
+Layer = Callable[[jax.Array], jax.Array]
 Order = Literal["norm_relu", "relu_norm"]
 ORDERS = get_args(Order)
 
@@ -87,16 +88,15 @@ class ConvBlock(nnx.Module):
             x = layer(x)
         return x
 
-    def layers(self) -> list[Callable[[jax.Array], jax.Array]]:
+    def layers(self) -> list[Layer]:
         """What it consists of, in order."""
         return [self.conv, *_after(self.norm, self.relu, self.order)]
 
 
-def _after(
-    norm: nnx.BatchNorm | None, relu: bool, order: Order
-) -> list[Callable[[jax.Array], jax.Array]]:
+def _after(norm: nnx.BatchNorm | None, relu: bool, order: Order) -> list[Layer]:
     """What follows a convolution."""
-    found = [*([] if norm is None else [norm]), *([jax.nn.relu] if relu else [])]
+    found: list[Layer] = [] if norm is None else [norm]
+    found += [jax.nn.relu] if relu else []
     return found if order == "norm_relu" else found[::-1]
 
 
@@ -308,6 +308,7 @@ class EncoderDecoder(nnx.Module):
             x = unpool(x, keep)
             for block in blocks:
                 x = block(x)
-        for layer in (self.last, *_after(self.last_norm, self.last_relu, self.order)):
+        x = self.last(x)
+        for layer in _after(self.last_norm, self.last_relu, self.order):
             x = layer(x)
         return x
