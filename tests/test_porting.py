@@ -139,6 +139,12 @@ def test_layouts(name, page, rng):
     assert compared
 
 
+def test_flatten(page, rng):
+    x = rng.standard_normal(X2)
+    theirs = torch.flatten(torch.from_numpy(x), 1).numpy()
+    np.testing.assert_array_equal(page["flatten"](np.moveaxis(x, 1, -1)), theirs)
+
+
 def random_norm(layer, rng):
     """A normalisation of PyTorch in eval mode, with random entries, which it returns too."""
     layer = layer.double().eval()
