@@ -1,4 +1,4 @@
-"""Conversion of indices from and to other frameworks.
+"""Conversion of indices from and to other frameworks, and weights from PyTorch.
 
 | framework | layout | index |
 | --- | --- | --- |
@@ -22,7 +22,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Collection
+import os
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -54,8 +55,17 @@ from jaxunpool.indices import (
 
 if TYPE_CHECKING:
     import torch
+    from flax import nnx
 
-__all__ = ["from_onnx", "from_tensorflow", "from_torch", "to_onnx", "to_tensorflow", "to_torch"]
+__all__ = [
+    "from_onnx",
+    "from_tensorflow",
+    "from_torch",
+    "load_torch",
+    "to_onnx",
+    "to_tensorflow",
+    "to_torch",
+]
 __dir__ = listing(globals())
 
 
@@ -304,6 +314,80 @@ def to_onnx(indices: PoolIndices | PackedIndices, *, storage_order: int = 0) -> 
     _check_range(planes * math.prod(theirs.geometry.input_shape))
     order = as_int("storage_order", storage_order)
     return _run(_onnx_numbers, theirs.flat, theirs.geometry, order)
+
+
+@public
+def load_torch(
+    module: nnx.Module,
+    state_dict: Mapping[str, Any] | str | os.PathLike[str],
+    *,
+    names: Mapping[str, str | None] | Callable[[str], str | None] | str | None = None,
+    skip: str | Collection[str] = (),
+    example: tuple[Any, Any] | None = None,
+    tolerance: float = 1e-4,
+) -> None:
+    """Set the weights of a Flax NNX module to those of a PyTorch `state_dict`.
+
+    The type of each layer of the module says how PyTorch lays out its tensors: `nnx.Conv`,
+    `nnx.ConvTranspose` and `jaxunpool.nnx.ConvTranspose` of any rank, `nnx.Linear`,
+    `nnx.LinearGeneral` without batch axes, `nnx.BatchNorm` with its running statistics,
+    `nnx.LayerNorm`, `nnx.GroupNorm`, `nnx.InstanceNorm`, `nnx.RMSNorm`, `nnx.PReLU` and
+    `nnx.Embed`. They can be in attributes, lists, dicts and other modules. What PyTorch's layer was
+    made without is set to what it stands for: a bias to 0, a scale to 1.
+
+    Layers are paired by their dotted names. (The names in an `nnx.Sequential` are those in PyTorch:
+    `features.0`, without `layers`.) Everything is checked before the first value is set: after an
+    error the module is as it was. Parameters keep their type and their sharding.
+
+    A state dict holds no settings: strides, padding, `epsilon`, the order of activations. `example`
+    checks these too.
+
+    Args:
+        module: any module; also an abstract one, from `nnx.eval_shape`.
+        state_dict: tensors or arrays by name, in PyTorch's shapes, or the path of a `.npz` or
+            `.safetensors` file. Nothing is unpickled.
+        names: from the name of a layer here to its name there, as a mapping or a function. None
+            there keeps the layer as it is. A mapping can also name what holds layers, so `{"":
+            "model"}` puts `"model."` in front of all. By default names are equal. `"order"` pairs
+            the first layer with the first, and so on: in the order in which attributes were set
+            here and there. If sorting has lost that order, it raises an error.
+        skip: what to leave out of the state dict: names, or their beginnings up to a dot.
+        example: `(x, y)`, an input and PyTorch's result in eval mode, in the layout of the module
+            (channels last). The module must return `y` for `x` in eval mode. If it takes several
+            arrays, `x` is a tuple of them. Compute PyTorch's result on the CPU, and on TPU and GPU
+            set `jax.default_matmul_precision("highest")`.
+        tolerance: the largest difference from `y`, as a part of the largest magnitude in `y`. The
+            default is for float32; 0.05 is for bfloat16.
+
+    Returns:
+        None; the module is changed.
+
+    Raises:
+        TypeError: an argument has the wrong type, or an array is not floating.
+        ValueError: a layer does not fit. The message names the first, here and there, and what it
+            looks like. Or the module does not return the example's `y`; the message has the
+            difference.
+
+    Example:
+        >>> from flax import nnx
+        >>> layers = [nnx.Conv(3, 8, (3, 3), rngs=nnx.Rngs(0)), nnx.BatchNorm(8, rngs=nnx.Rngs(0))]
+        >>> weights = {"0.weight": np.ones((8, 3, 3, 3)), "0.bias": np.zeros(8)}
+        >>> weights |= {"1.running_mean": np.zeros(8), "1.running_var": np.ones(8)}
+        >>> jaxunpool.interop.load_torch(nnx.Sequential(*layers), weights)
+        >>> layers[0].kernel.shape
+        (3, 3, 3, 8)
+    """
+    from flax import nnx  # not before: not everyone who uses the functions has modules
+
+    from jaxunpool.core import state_dicts, weights
+
+    if not isinstance(module, nnx.Module):
+        raise TypeError(f"module: expected an nnx.Module, got {shown(module)}")
+    theirs = state_dicts.layers(state_dicts.read(state_dict), skip)
+    values = weights.pairs(weights.layers_of(module), theirs, names)
+    if example is not None:
+        weights.check_example(module, values, example, tolerance)
+    weights.write(values)
 
 
 def _incoming(array: Any, name: str = "indices") -> Any:

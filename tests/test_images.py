@@ -364,7 +364,7 @@ OPTIONS = {
     "--validation 1.5": "argument --validation: expected between 0 and 1, got 1.5",
     "--augment none flip": "argument --augment: expected none alone, got ['none', 'flip']",
     "--size 8": "argument --size: expected 16 to 4096, got 8",
-    "--network segnet --stages 3": "argument --stages: expected 5, which is SegNet's, got 3",
+    "--network segnet --stages 3": "argument --stages: expected 5, which is segnet's, got 3",
     "--weights vgg.pth": "argument --weights: expected a .npz or .safetensors file, got vgg.pth",
     "--weights vgg.npz": "argument --weights: vgg.npz: cannot be read (",
     "--palette none.txt": "argument --palette: none.txt: No such file or directory",
@@ -761,6 +761,7 @@ def test_weights_of_a_whole_network(rng):
     layers, named = Layers(rng), {}
     model = layers.model
     for number, layer in enumerate(models.weights._layers(model)):
+        layer = layer.module
         if isinstance(layer, nnx.Conv):
             shape = np.array(layer.kernel.shape)[[3, 2, 0, 1]]
             named[f"{number}.weight"] = np.full(shape, number, np.float32)
@@ -778,7 +779,7 @@ def test_segnet_has_the_sizes_of_vgg16(monkeypatch):
         f"features.{at}.weight": np.full((o, i, 3, 3), at, np.float32)
         for at, (i, o) in enumerate(itertools.pairwise(widths))
     }
-    segnet = dataclasses.replace(options.SEGNET, classes=["a", "b"])
+    segnet = dataclasses.replace(options.IMAGES, network="segnet", classes=["a", "b"])
     model = images.ImagesRun.network(argparse.Namespace(asked=segnet, weights=named))
     assert isinstance(model, models.SegNet)
     assert (np.asarray(model.encoder.stages[4][2].conv.kernel[...]) == 12).all()
@@ -789,10 +790,10 @@ def test_weights_that_do_not_fit(tmp_path, rng):
     layers = Layers(rng)
     named = layers.named(True)
     named["features.3.weight"] = named["features.3.weight"][:, :2]
-    with pytest.raises(UsageError, match=r"--weights: .* features\.3\.weight does not fit"):
+    with pytest.raises(UsageError, match=r"layer 3 does not fit.*has features\.3 \(a 2-D conv"):
         images.load_weights(layers.model, named)
     longer = named | {f"more.{n}.weight": np.ones((2, 2, 3, 3)) for n in range(2)}
-    with pytest.raises(UsageError, match=r"--weights: .*expected 31 convolutions and normalisa"):
+    with pytest.raises(UsageError, match=r"--weights: .* layer 3 does not fit: the module has"):
         images.load_weights(layers.model, longer)
 
 

@@ -215,6 +215,154 @@ def test_types_follow_flax(decoder):
         assert result(model, dtype) == dtype
 
 
+NETWORKS = small_networks() | {"CEDN": models.CEDN}  # all take images of 3 channels
+
+
+def traced(network, given, **options):
+    """Types of parameters, statistics, result and gradients; nothing is computed."""
+
+    def run(x):
+        model = network(**options, rngs=nnx.Rngs(0))
+
+        def loss(model):
+            y = model(x)
+            return jnp.sum(y.astype(jnp.float32)), y
+
+        gradient, y = nnx.grad(loss, has_aux=True)(model)
+        return nnx.state(model, nnx.Param), nnx.state(model, nnx.BatchStat), y, nnx.state(gradient)
+
+    found = jax.eval_shape(run, jax.ShapeDtypeStruct((2, 33, 35, 3), given))
+    return [{str(leaf.dtype) for leaf in jax.tree.leaves(part)} for part in found]
+
+
+PRECISIONS = {  # types of image, parameters and result
+    "mixed": ("bfloat16", {"dtype": jnp.bfloat16}, "float32", "bfloat16"),
+    "each its own": (
+        "float32",
+        {"dtype": jnp.float16, "param_dtype": "bfloat16"},
+        "bfloat16",
+        "float16",
+    ),
+    "promoted": ("bfloat16", {}, "float32", "float32"),
+    "promoted weights": ("float32", {"param_dtype": "bfloat16"}, "bfloat16", "float32"),
+    "low": ("float16", {"dtype": "bfloat16", "param_dtype": "bfloat16"}, "bfloat16", "bfloat16"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    only(
+        *((name, "each its own") for name in NETWORKS),
+        *(("SegNetBasic", precision) for precision in PRECISIONS),
+        among=list(itertools.product(NETWORKS, PRECISIONS)),
+    ),
+)
+def test_types_are_those_of_flax(name, precision):
+    given, options, parameters, computed = PRECISIONS[precision]
+    statistics = set() if name == "CEDN" else {"float32"}
+    found = traced(NETWORKS[name], given, **options)
+    assert found == [{parameters}, statistics, {computed}, {parameters}]
+
+
+@pytest.mark.parametrize("decoder", models.DECODERS)
+def test_mixed_precision_with_every_decoder(decoder):
+    network = functools.partial(NETWORKS["SegNetBasic"], decoder=decoder)
+    found = traced(network, "bfloat16", dtype=jnp.bfloat16)
+    assert found == [{"float32"}, {"float32"}, {"bfloat16"}, {"float32"}]
+
+
+def error_of(found, expected):
+    """The norm of the difference, relative."""
+    found, expected = (np.asarray(each, np.float32) for each in (found, expected))
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(
+    "name", only("AutoEncoder", among=["AutoEncoder", "SegNetBasic", "EncoderDecoder", "CEDN"])
+)
+def test_bfloat16_is_float32_rounded(name):
+    """With the statistics of the batch, and with the running ones; both are float32.
+
+    A rounding is off by at most 2^-8. Some 25 of them follow each other, which adds up like a
+    random walk. Indices are left out: of nearly equal elements rounding may take another.
+    """
+    x = images((2, 33, 38, 3))
+    options = {"dropout": 0.0} if name == "CEDN" else {}
+
+    @nnx.jit
+    def run(model):
+        model.train()
+        trained = model(x)
+        model.eval()
+        return trained, model(x), nnx.state(model, nnx.BatchStat)
+
+    low, high = (
+        run(NETWORKS[name](decoder="nearest", dtype=dtype, rngs=nnx.Rngs(0), **options))
+        for dtype in (jnp.bfloat16, jnp.float32)
+    )
+    errors = [error_of(*pair) for pair in zip(jax.tree.leaves(low), jax.tree.leaves(high))]
+    assert 1e-3 < max(errors) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("name", "decoder"),
+    only(
+        *((name, "indices") for name in NETWORKS),
+        *(("AutoEncoder", decoder) for decoder in models.DECODERS),
+        among=list(itertools.product(NETWORKS, models.DECODERS)),
+    ),
+)
+def test_plain_networks_have_forward_mode(name, decoder):
+    """Traced, not computed: nothing on the way has only a custom gradient."""
+    model = nnx.eval_shape(
+        lambda: NETWORKS[name](decoder=decoder, implementation="xla", rngs=nnx.Rngs(0))
+    )
+    graph, state = nnx.split(model)
+    x = jax.ShapeDtypeStruct((1, 33, 35, 3), jnp.float32)
+
+    def run(state, x):
+        f = lambda x: nnx.merge(graph, state, copy=True)(x)
+        return jax.jvp(f, (x,), (x,))
+
+    y, tangent = jax.eval_shape(run, state, x)
+    assert y.shape[:3] == tangent.shape[:3] == (1, 33, 35)
+
+
+@pytest.mark.parametrize(
+    ("name", "decoder"),
+    only(
+        ("SegNetBasic", "indices"),
+        among=list(itertools.product(["SegNetBasic", "CEDN"], models.DECODERS)),
+    ),
+)
+def test_forward_mode_is_the_transpose_of_backward_mode(name, decoder):
+    """`w . (J v)` in plain JAX is `(J' w) . v` with the default's gradient."""
+
+    @nnx.jit
+    def run(plain, other):
+        def function(model):
+            graph, weights, rest = nnx.split(model, nnx.Param, ...)
+            return weights, lambda weights, x: nnx.merge(graph, weights, rest, copy=True)(x)
+
+        weights, f = function(plain)
+        v = jax.tree.map(lambda leaf: images(leaf.shape, 1), (weights, x))
+        y, tangent = jax.linearize(f, weights, x)
+        w = images(y.shape, 2)
+        _, back = jax.vjp(function(other)[1], weights, x)
+        products = zip(jax.tree.leaves(v), jax.tree.leaves(back(w)))
+        return jnp.vdot(tangent(*v), w), sum(jnp.vdot(a, b) for a, b in products)
+
+    with jax.enable_x64(True):
+        x = images((1, 33, 35, 3))
+        make = functools.partial(NETWORKS[name], decoder=decoder, param_dtype=jnp.float64)
+        networks = [make(implementation=how, rngs=nnx.Rngs(0)) for how in ("xla", None)]
+        for each in networks:
+            each.eval()
+        found, expected = run(*networks)
+    assert found.dtype == jnp.float64
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
 def test_auto_encoder_learns_digits():
     digits = pytest.importorskip("sklearn.datasets").load_digits().images[:64, ..., None] / 16
     x = jnp.asarray(digits, jnp.float32)
@@ -367,7 +515,7 @@ def two_layers():
 def test_convolution_without_bias_gets_zeros():
     encoder = models.Encoder(3, [[4]], rngs=nnx.Rngs(0))
     encoder.stages[0][0].conv.bias[...] += 1
-    models.load_torch(encoder, two_layers())
+    models.load_torch(encoder, two_layers(), order="norm_relu")
     np.testing.assert_array_equal(encoder.stages[0][0].conv.bias[...], np.zeros(4))
 
 
@@ -377,14 +525,15 @@ def test_normalisation_without_weights_gets_ones_and_zeros():
     norm.scale[...] += 1
     norm.bias[...] += 1
     plain = {k: v for k, v in two_layers().items() if k not in ("norm.weight", "norm.bias")}
-    models.load_torch(encoder, plain | {"mean": np.zeros(3)})  # and a buffer of the whole
+    plain |= {"mean": np.zeros(3)}  # and a buffer of the whole
+    models.load_torch(encoder, plain, order="norm_relu", skip="mean")
     np.testing.assert_array_equal(norm.scale[...], np.ones(4))
     np.testing.assert_array_equal(norm.bias[...], np.zeros(4))
 
 
 def test_weights_load_into_an_abstract_model():
     encoder = nnx.eval_shape(lambda: models.Encoder(3, [[4]], rngs=nnx.Rngs(0)))
-    models.load_torch(encoder, two_layers())
+    models.load_torch(encoder, two_layers(), order="norm_relu")
     y, _ = forward(encoder, jnp.ones((1, 4, 4, 3)))
     assert y.shape == (1, 2, 2, 4)
 
@@ -395,27 +544,60 @@ WRONG_WEIGHTS = {
         ValueError,
         "weights['state_dict']: expected an array, got a mapping; pass that one?",
     ),
-    "no mapping": (lambda w: [1], TypeError, "weights: expected a mapping, got list"),
-    "empty": (lambda w: {}, ValueError, "expected 2 convolutions and normalisations, got 0: none"),
+    "no mapping": (
+        lambda w: [1],
+        TypeError,
+        "weights: expected a mapping or the path of a file, got list",
+    ),
+    "empty": (
+        lambda w: {},
+        ValueError,
+        "weights: layer 1 does not fit: the module has stages.0.0.conv (Conv: weight [4, 3, 3, 3],"
+        " bias [4]), weights has 0 layers",
+    ),
     "too many": (
         lambda w: w | {"more.weight": np.ones((4, 4, 3, 3))},
         ValueError,
-        "expected 2 convolutions and normalisations, got 3: conv, norm, more",
+        "layer 3 does not fit: the module has 2 layers, weights has more (a 2-D convolution: weight"
+        " [4, 4, 3, 3]); skip leaves layers out",
     ),
     "another shape": (
         lambda w: w | {"conv.weight": np.ones((8, 3, 3, 3))},
         ValueError,
-        "conv.weight does not fit: the model has [3, 3, 3, 4] there, got [3, 3, 3, 8]",
+        "weights has conv (a 2-D convolution: weight [8, 3, 3, 3]); another number of channels",
+    ),
+    "swapped": (
+        lambda w: w | {"conv.weight": np.ones((3, 4, 3, 3))},
+        ValueError,
+        "channels swapped: a ConvTranspose2d?",
     ),
     "another order": (
-        lambda w: dict(sorted(w.items(), reverse=True)),
+        lambda w: dict(sorted(w.items(), key=lambda item: "conv" in item[0])),
         ValueError,
-        "norm.weight does not fit: the model has [3, 3, 3, 4] there, got [4]",
+        "weights has norm (a batch normalisation: weight [4], bias [4], running_mean [4],"
+        " running_var [4]); a layer more, or layers declared in another order?",
+    ),
+    "sorted names": (
+        lambda w: dict(sorted(w.items())),
+        ValueError,
+        "weights: its names are sorted, so the order of 'conv' and 'norm' is not known",
     ),
     "no statistics": (
         lambda w: {name: value for name, value in w.items() if "mean" not in name},
         ValueError,
-        "norm.running_mean does not fit: the model has [4] there, got nothing",
+        "weights has norm (a batch normalisation: weight [4], bias [4], running_var [4]);"
+        " it has no running_mean",
+    ),
+    "a buffer": (
+        lambda w: {"mean": np.ones(3)} | w,
+        ValueError,
+        "weights has the module itself (no layer that is known: mean [3])",
+    ),
+    "an order that is not told": (
+        lambda w: w,
+        ValueError,
+        "weights: they do not tell whether ReLU or the normalisation comes first (order='norm_relu'"
+        " or 'relu_norm'); pass that, or example=(x, y)",
     ),
 }
 
@@ -487,6 +669,98 @@ def test_projection_of_a_strongest_activation_stays_near_it():
     assert 0 < len(found) <= 100
     assert np.ptp(found, axis=0).max() < 10
     assert np.count_nonzero(everywhere) > 4 * len(found)
+
+
+@jax.custom_vjp
+def rectified(x):
+    """ReLU whose gradient is rectified itself: what makes a gradient a projection."""
+    return jnp.maximum(x, 0)
+
+
+rectified.defvjp(lambda x: (jnp.maximum(x, 0), None), lambda _, y: (jnp.maximum(y, 0),))
+
+
+def test_projection_from_any_layer():
+    """The gradient of the same layers written with `lax`, with that ReLU."""
+    rngs = nnx.Rngs(0)
+    strided = nnx.Conv(4, 6, (5, 5), strides=2, padding=2, rngs=rngs)
+    grouped = nnx.Conv(6, 8, (3, 3), kernel_dilation=2, feature_group_count=2, rngs=rngs)
+    norm = nnx.BatchNorm(8, rngs=rngs)
+    norm.mean[...], norm.var[...] = images((8,), 1), jnp.square(images((8,), 2)) + 0.5
+    dense = nnx.Linear(8 * 3 * 4, 5, rngs=rngs)
+    numbers = ("NHWC", "HWIO", "NHWC")
+
+    def convolve(layer, x, strides, padding, **options):
+        kernel, options = layer.kernel[...], {"dimension_numbers": numbers, **options}
+        y = lax.conv_general_dilated(x, kernel, strides, padding, **options)
+        return y + layer.bias[...]
+
+    def pooled(x):
+        return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")
+
+    def averaged(x):
+        return lax.reduce_window(x, 0.0, lax.add, (1, 2, 2, 1), (1, 1, 1, 1), "SAME") / 4
+
+    def normalised(x):
+        return (x - norm.mean[...]) / jnp.sqrt(norm.var[...] + 1e-5) * norm.scale + norm.bias
+
+    flat = lambda x: x.reshape(len(x), -1)
+    pairs = [
+        (strided, lambda x: convolve(strided, x, (2, 2), [(2, 2), (2, 2)])),
+        (
+            [jax.nn.relu, jup.nnx.MaxPoolWithIndices((3, 3), (2, 2))],
+            lambda x: pooled(rectified(x)),
+        ),
+        (
+            nnx.Sequential(grouped, norm),
+            lambda x: normalised(
+                convolve(grouped, x, (1, 1), "SAME", rhs_dilation=(2, 2), feature_group_count=2)
+            ),
+        ),
+        (nnx.relu, rectified),
+        (
+            functools.partial(jup.avg_pool, window_shape=2, strides=1, padding="SAME"),
+            averaged,
+        ),
+        (nnx.Dropout(0.5, rngs=rngs), lambda x: x),
+        (flat, flat),
+        (dense, lambda x: x @ dense.kernel[...] + dense.bias[...]),
+    ]
+    deconvnet = models.DeconvNet([layer for layer, _ in pairs])
+
+    def strongest(y):
+        return jnp.where(y == jnp.max(y, range(1, y.ndim), keepdims=True), y, 0)
+
+    def at(y):
+        return jnp.zeros_like(y).at[:, 1, 3].set(y[:, 1, 3])
+
+    cases = [
+        (0, 3, {}, strongest),
+        (1, 2, {"position": (1, 3)}, at),
+        (2, 7, {"strongest": False}, lambda y: y),
+        (4, 1, {}, strongest),
+        (7, 4, {}, strongest),
+    ]
+
+    def forward(x, stage):
+        for _, function in pairs[: stage + 1]:
+            x = function(x)
+        return x
+
+    @jax.jit
+    def run(x):
+        found, expected = [], []
+        for stage, feature, options, chosen in cases:
+            found.append(deconvnet.project(x, stage, feature, **options))
+            y, back = jax.vjp(functools.partial(forward, stage=stage), x)
+            seed = jnp.zeros_like(y).at[..., feature].set(chosen(y[..., feature]))
+            expected += back(seed)
+        return found, expected
+
+    for found, expected in zip(*run(images((2, 15, 18, 4)))):
+        scale = jnp.max(jnp.abs(expected))
+        assert scale > 0
+        np.testing.assert_allclose(found, expected, atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "uint8"])
@@ -572,10 +846,35 @@ WRONG_USE = {
         ValueError,
         "x: expected [batch, height, width, 3] with at least 4 rows and columns, got [8, 8, 3]",
     ),
-    "encoder": (
+    "implementation": (
+        lambda: models.SegNet(3, 2, implementation="cuda", rngs=RNGS),
+        ValueError,
+        "implementation='cuda': expected one of None, 'xla'",
+    ),
+    "implementation of cedn": (
+        lambda: models.CEDN(implementation="cuda", rngs=RNGS),
+        ValueError,
+        "implementation='cuda': expected one of None, 'xla'",
+    ),
+    "layers": (
         lambda: models.DeconvNet(small()),
         TypeError,
-        "encoder: expected an Encoder, got SegNetBasic",
+        "layers: expected an Encoder or a list of layers, got SegNetBasic",
+    ),
+    "layer": (
+        lambda: models.DeconvNet([jax.nn.relu, [3]]),
+        TypeError,
+        "layers[1][0]: expected a layer, got int",
+    ),
+    "position": (
+        lambda: models.DeconvNet([jnp.sin]).project(jnp.zeros((1, 4, 4, 3)), 0, 0, position=(1,)),
+        ValueError,
+        "position=(1,): expected 2 ints",
+    ),
+    "row": (
+        lambda: models.DeconvNet([jnp.sin]).project(jnp.zeros((1, 4, 4, 3)), 0, 0, position=(4, 0)),
+        ValueError,
+        "position[0]=4: expected 0 to 3",
     ),
     "stage": (
         lambda: models.DeconvNet(small().encoder).project(jnp.zeros((1, 8, 8, 3)), 2, 0),

@@ -20,4 +20,6 @@
 | `explain.py`    | what a program would run, and which backends there are                       |
 | `modules.py`    | a Flax module class from a function                                          |
 | `saving.py`     | indices in `flax.serialization`                                              |
+| `state_dicts.py`| state dicts of PyTorch, divided into layers                                  |
+| `weights.py`    | layers of Flax, and the tensors of PyTorch that they come from               |
 """

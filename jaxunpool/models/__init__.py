@@ -1,7 +1,8 @@
 """Encoder-decoder networks with pooling and unpooling, in Flax NNX.
 
-Weights are float32. Types follow Flax's rule: images and weights are promoted to one type. To
-compute in bfloat16, cast all state to bfloat16, the statistics included.
+Types are those of Flax's layers. Weights are of type `param_dtype`, float32 by default. With
+`dtype=None`, images and weights are promoted to one type. `dtype=jnp.bfloat16` computes in
+bfloat16, and the statistics of the normalisation stay in float32.
 """
 
 from jaxunpool.core.listing import listing
@@ -10,6 +11,7 @@ from jaxunpool.models.blocks import ConvBlock, Encoder, EncoderDecoder
 from jaxunpool.models.cedn import CEDN
 from jaxunpool.models.decoders import DECODERS, Unpool, pool
 from jaxunpool.models.deconvnet import DeconvNet
+from jaxunpool.models.enet import ENet
 from jaxunpool.models.segnet import SegNet, SegNetBasic
 from jaxunpool.models.weights import load_torch
 
@@ -19,6 +21,7 @@ __all__ = [
     "AutoEncoder",
     "ConvBlock",
     "DeconvNet",
+    "ENet",
     "Encoder",
     "EncoderDecoder",
     "SegNet",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 from flax import nnx
 
+from jaxunpool.core.backends import Implementation
 from jaxunpool.models.blocks import EncoderDecoder
-from jaxunpool.models.decoders import Decoder
+from jaxunpool.models.decoders import Decoder, DType
 
 
 class AutoEncoder(EncoderDecoder):
@@ -22,11 +24,15 @@ class AutoEncoder(EncoderDecoder):
         decoder: one of `DECODERS`. All but `"indices"` and `"inverse"` have to restore the image
             from the pooled features alone.
         pack_indices: keep indices in 2 bits each instead of a byte; with `"indices"` alone.
+        dtype: type to compute in; None: the type that images and weights are promoted to.
+        param_dtype: type of the weights.
+        implementation: of pooling and unpooling, as in `max_pool`; `"xla"` for forward mode.
         rngs: for the weights.
 
     Raises:
-        ValueError: `decoder` is unknown or has no indices to pack, or `widths` is empty; or,
-            when called, an image has fewer than `2**len(widths)` rows or columns.
+        ValueError: `decoder` or `implementation` is none of these, `decoder` has no indices to
+            pack, or `widths` is empty; or, when called, an image has fewer than `2**len(widths)`
+            rows or columns.
 
     Example:
         >>> from flax import nnx
@@ -45,6 +51,9 @@ class AutoEncoder(EncoderDecoder):
         *,
         decoder: Decoder = "indices",
         pack_indices: bool = False,
+        dtype: DType | None = None,
+        param_dtype: DType = jnp.float32,
+        implementation: Implementation = None,
         rngs: nnx.Rngs,
     ):
         super().__init__(
@@ -54,5 +63,8 @@ class AutoEncoder(EncoderDecoder):
             [(width,) for width in (*widths[-2::-1], *widths[:1])],
             decoder=decoder,
             pack_indices=pack_indices,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            implementation=implementation,
             rngs=rngs,
         )

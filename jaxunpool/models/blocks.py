@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from jaxunpool.conv import conv_general_dilated
+from jaxunpool.core.backends import Implementation, check_implementation
 from jaxunpool.core.geometry import as_array, check_choice
-from jaxunpool.models.decoders import DECODERS, Decoder, Unpool, check_pack_indices, pool
+from jaxunpool.models.decoders import (
+    DECODERS,
+    Decoder,
+    DType,
+    Unpool,
+    check_pack_indices,
+    pool,
+)
 
 Widths = Sequence[Sequence[int]]
+Layer = Callable[[jax.Array], jax.Array]
+Order = Literal["norm_relu", "relu_norm"]
+ORDERS = get_args(Order)
 
 
 class ConvBlock(nnx.Module):
@@ -24,7 +37,15 @@ class ConvBlock(nnx.Module):
         out_features: channels of the output.
         kernel_size: rows and columns of the kernel.
         relu: whether to rectify.
+        norm: whether to normalise.
+        order: what comes first after the convolution, if there are both: the normalisation, or
+            with `"relu_norm"` the ReLU.
+        dtype: type to compute in; None: the type that images and weights are promoted to.
+        param_dtype: type of the weights.
         rngs: for the weights.
+
+    Raises:
+        ValueError: `order` is none of these.
 
     Example:
         >>> from flax import nnx
@@ -40,6 +61,10 @@ class ConvBlock(nnx.Module):
         kernel_size: int = 3,
         *,
         relu: bool = True,
+        norm: bool = True,
+        order: Order = "norm_relu",
+        dtype: DType | None = None,
+        param_dtype: DType = jnp.float32,
         rngs: nnx.Rngs,
     ):
         self.conv = nnx.Conv(
@@ -48,30 +73,46 @@ class ConvBlock(nnx.Module):
             (kernel_size, kernel_size),
             kernel_init=nnx.initializers.he_normal(),
             conv_general_dilated=conv_general_dilated,
+            dtype=dtype,
+            param_dtype=param_dtype,
             rngs=rngs,
         )
-        self.norm = nnx.BatchNorm(out_features, momentum=0.9, rngs=rngs)  # PyTorch's defaults
+        self.norm = _batch_norm(out_features, dtype, param_dtype, rngs) if norm else None
         self.relu = relu
+        self.order = check_choice("order", order, ORDERS)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[batch, height, width, in_features]` to the same size with `out_features`."""
-        y = self.norm(self.conv(as_array("x", x)))
-        return jax.nn.relu(y) if self.relu else y
+        x = as_array("x", x)
+        for layer in self.layers():
+            x = layer(x)
+        return x
 
-    def filter(self, x: jax.Array) -> jax.Array:
-        """What comes before the ReLU, with the running statistics: affine in `x`."""
-        return self.norm(self.conv(x), use_running_average=True)
+    def layers(self) -> list[Layer]:
+        """What it consists of, in order."""
+        return [self.conv, *_after(self.norm, self.relu, self.order)]
 
 
-def _stages(
-    in_features: int, widths: Widths, kernel_size: int, relu: bool, rngs: nnx.Rngs
-) -> nnx.List:
+def _after(norm: nnx.BatchNorm | None, relu: bool, order: Order) -> list[Layer]:
+    """What follows a convolution."""
+    found: list[Layer] = [] if norm is None else [norm]
+    found += [jax.nn.relu] if relu else []
+    return found if order == "norm_relu" else found[::-1]
+
+
+def _batch_norm(
+    features: int, dtype: DType | None, param_dtype: DType, rngs: nnx.Rngs
+) -> nnx.BatchNorm:
+    """A normalisation with the momentum and the epsilon of PyTorch."""
+    return nnx.BatchNorm(features, momentum=0.9, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+
+
+def _stages(in_features: int, widths: Widths, block: Callable[[int, int], ConvBlock]) -> nnx.List:
     """Blocks in a list for each stage, every block with the channels of the one before."""
     stages: nnx.List[nnx.List[ConvBlock]] = nnx.List()
     for stage in widths:
         pairs = itertools.pairwise((in_features, *stage))
-        blocks = (ConvBlock(i, o, kernel_size, relu=relu, rngs=rngs) for i, o in pairs)
-        stages.append(nnx.List(blocks))
+        stages.append(nnx.List(block(i, o) for i, o in pairs))
         in_features = stage[-1]
     return stages
 
@@ -85,11 +126,17 @@ class Encoder(nnx.Module):
         kernel_size: of all convolutions.
         decoder: one of `DECODERS`; it determines what to keep.
         pack_indices: keep `PackedIndices`; for `"indices"` only.
+        norm: whether convolutions are normalised. (Those of torchvision's `vgg16` are not.)
+        order: whether `"norm_relu"` or `"relu_norm"` follows a convolution.
+        dtype: type to compute in; None: the type that images and weights are promoted to.
+        param_dtype: type of the weights.
+        implementation: of pooling and unpooling, as in `max_pool`; `"xla"` for forward mode.
         rngs: for the weights.
 
     Raises:
-        ValueError: `decoder` is unknown or has no indices to pack, or a stage is missing or
-            empty; or, when called, an image has fewer than `2**len(widths)` rows or columns.
+        ValueError: `decoder` or `implementation` is none of these, `decoder` has no indices to
+            pack, or a stage is missing or empty; or, when called, an image has fewer than
+            `2**len(widths)` rows or columns.
 
     Example:
         >>> from flax import nnx
@@ -107,6 +154,11 @@ class Encoder(nnx.Module):
         *,
         decoder: Decoder = "indices",
         pack_indices: bool = False,
+        norm: bool = True,
+        order: Order = "norm_relu",
+        dtype: DType | None = None,
+        param_dtype: DType = jnp.float32,
+        implementation: Implementation = None,
         rngs: nnx.Rngs,
     ):
         if not len(widths) or not all(map(len, widths)):
@@ -114,7 +166,18 @@ class Encoder(nnx.Module):
         self.in_features = in_features
         self.decoder = check_choice("decoder", decoder, DECODERS)
         self.pack_indices = check_pack_indices(pack_indices, decoder)
-        self.stages = _stages(in_features, widths, kernel_size, True, rngs)
+        self.implementation = check_implementation(implementation)
+        self.order = check_choice("order", order, ORDERS)
+        block = functools.partial(
+            ConvBlock,
+            kernel_size=kernel_size,
+            norm=norm,
+            order=order,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        self.stages = _stages(in_features, widths, block)
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, list[Any]]:
         """The pooled features, and for each pooling what the decoder needs."""
@@ -123,7 +186,12 @@ class Encoder(nnx.Module):
         for blocks in self.stages:
             for block in blocks:
                 x = block(x)
-            x, keep = pool(x, self.decoder, pack_indices=self.pack_indices)
+            x, keep = pool(
+                x,
+                self.decoder,
+                pack_indices=self.pack_indices,
+                implementation=self.implementation,
+            )
             kept.append(keep)
         return x, kept
 
@@ -151,14 +219,23 @@ class EncoderDecoder(nnx.Module):
         kernel_size: of all convolutions but the last.
         last_kernel_size: of the last convolution.
         relu: whether the decoder rectifies; the encoder always does.
+        order: whether `"norm_relu"` or `"relu_norm"` follows a convolution.
+        encoder_norm: whether the encoder normalises. (That of torchvision's `vgg16` does not.)
+        decoder_norm: whether the decoder normalises.
+        last_norm: whether the output is normalised.
+        last_relu: whether the output is rectified.
         decoder: one of `DECODERS`.
         pack_indices: keep indices, and what the gradient of pooling reads, in 2 bits per window
             instead of a byte; with `"indices"` alone.
+        dtype: type to compute in; None: the type that images and weights are promoted to.
+        param_dtype: type of the weights.
+        implementation: of pooling and unpooling, as in `max_pool`; `"xla"` for forward mode.
         rngs: for the weights.
 
     Raises:
-        ValueError: `decoder` is unknown or has no indices to pack, or a stage is missing or
-            empty; or, when called, an image has fewer than `2**len(widths)` rows or columns.
+        ValueError: `decoder` or `implementation` is none of these, `decoder` has no indices to
+            pack, or a stage is missing or empty; or, when called, an image has fewer than
+            `2**len(widths)` rows or columns.
 
     Example:
         >>> from flax import nnx
@@ -178,25 +255,51 @@ class EncoderDecoder(nnx.Module):
         kernel_size: int = 3,
         last_kernel_size: int = 3,
         relu: bool = True,
+        order: Order = "norm_relu",
+        encoder_norm: bool = True,
+        decoder_norm: bool = True,
+        last_norm: bool = False,
+        last_relu: bool = False,
         decoder: Decoder = "indices",
         pack_indices: bool = False,
+        dtype: DType | None = None,
+        param_dtype: DType = jnp.float32,
+        implementation: Implementation = None,
         rngs: nnx.Rngs,
     ):
+        types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.encoder = Encoder(
-            in_features, widths, kernel_size, decoder=decoder, pack_indices=pack_indices, rngs=rngs
+            in_features,
+            widths,
+            kernel_size,
+            decoder=decoder,
+            pack_indices=pack_indices,
+            norm=encoder_norm,
+            order=order,
+            implementation=implementation,
+            **types,
         )
         if len(back) != len(widths) or not all(map(len, back)):
             raise ValueError(f"back={back!r}: expected {len(widths)} stages, none of them empty")
-        self.unpools = nnx.List(Unpool(decoder, stage[-1], rngs=rngs) for stage in widths[::-1])
-        self.stages = _stages(widths[-1][-1], back, kernel_size, relu, rngs)
+        self.unpools = nnx.List(
+            Unpool(decoder, stage[-1], implementation=implementation, **types)
+            for stage in widths[::-1]
+        )
+        block = functools.partial(
+            ConvBlock, kernel_size=kernel_size, relu=relu, norm=decoder_norm, order=order, **types
+        )
+        self.stages = _stages(widths[-1][-1], back, block)
         size = (last_kernel_size, last_kernel_size)
         self.last = nnx.Conv(
             back[-1][-1],
             out_features,
             size,
             conv_general_dilated=conv_general_dilated,
-            rngs=rngs,
+            **types,
         )
+        self.last_norm = _batch_norm(out_features, dtype, param_dtype, rngs) if last_norm else None
+        self.last_relu = last_relu
+        self.order = order
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[batch, height, width, in_features]` to the same size with `out_features`."""
@@ -205,4 +308,7 @@ class EncoderDecoder(nnx.Module):
             x = unpool(x, keep)
             for block in blocks:
                 x = block(x)
-        return self.last(x)
+        x = self.last(x)
+        for layer in _after(self.last_norm, self.last_relu, self.order):
+            x = layer(x)
+        return x

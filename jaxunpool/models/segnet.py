@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 from flax import nnx
 
-from jaxunpool.models.blocks import EncoderDecoder
-from jaxunpool.models.decoders import Decoder
+from jaxunpool.core.backends import Implementation
+from jaxunpool.models.blocks import EncoderDecoder, Order, Widths
+from jaxunpool.models.decoders import Decoder, DType
 
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 VGG16_BACK = ((512, 512, 512), (512, 512, 256), (256, 256, 128), (128, 64), (64,))
@@ -17,19 +19,31 @@ class SegNet(EncoderDecoder):
     Badrinarayanan, Kendall and Cipolla, "SegNet: A Deep Convolutional Encoder-Decoder Architecture
     for Image Segmentation", 2017. The last of the 13 convolutions of the decoder is the classifier.
     `load_torch` reads the weights of a PyTorch SegNet, and into `model.encoder` those of
-    torchvision's `vgg16_bn`.
+    torchvision's `vgg16_bn`. PyTorch's SegNets differ: the arguments from `back` to `last_relu` are
+    for those that are not as in the paper.
 
     Args:
         in_features: channels of the images.
         classes: channels of the output, one logit per class.
+        back: for each stage of the decoder the channels of its convolutions. With `(64, 64)` as the
+            last stage, the classifier is one convolution more.
+        order: whether `"norm_relu"` or `"relu_norm"` follows a convolution.
+        encoder_norm: whether the encoder normalises. (That of torchvision's `vgg16` does not.)
+        decoder_norm: whether the decoder normalises.
+        last_norm: whether the logits are normalised.
+        last_relu: whether the logits are rectified.
         decoder: one of `DECODERS`; `"indices"` is SegNet's own.
         pack_indices: keep indices in 2 bits each, as the paper counts them, instead of a byte; with
             `"indices"` alone. The results are the same.
+        dtype: type to compute in; None: the type that images and weights are promoted to.
+        param_dtype: type of the weights.
+        implementation: of pooling and unpooling, as in `max_pool`; `"xla"` for forward mode.
         rngs: for the weights.
 
     Raises:
-        ValueError: `decoder` is unknown or has no indices to pack; or, when called, an image
-            has fewer than 32 rows or columns. Sizes need not be multiples of 32.
+        ValueError: `order`, `decoder` or `implementation` is none of these, `decoder` has no
+            indices to pack, or `back` has not five stages; or, when called, an image has fewer than
+            32 rows or columns. Sizes need not be multiples of 32.
 
     Example:
         >>> from flax import nnx
@@ -44,17 +58,34 @@ class SegNet(EncoderDecoder):
         in_features: int,
         classes: int,
         *,
+        back: Widths = VGG16_BACK,
+        order: Order = "norm_relu",
+        encoder_norm: bool = True,
+        decoder_norm: bool = True,
+        last_norm: bool = False,
+        last_relu: bool = False,
         decoder: Decoder = "indices",
         pack_indices: bool = False,
+        dtype: DType | None = None,
+        param_dtype: DType = jnp.float32,
+        implementation: Implementation = None,
         rngs: nnx.Rngs,
     ):
         super().__init__(
             in_features,
             classes,
             VGG16,
-            VGG16_BACK,
+            back,
+            order=order,
+            encoder_norm=encoder_norm,
+            decoder_norm=decoder_norm,
+            last_norm=last_norm,
+            last_relu=last_relu,
             decoder=decoder,
             pack_indices=pack_indices,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            implementation=implementation,
             rngs=rngs,
         )
 
@@ -75,11 +106,14 @@ class SegNetBasic(EncoderDecoder):
         decoder: one of `DECODERS`; `"indices"` is SegNet's own.
         pack_indices: keep indices in 2 bits each, as the paper counts them, instead of a byte; with
             `"indices"` alone. The results are the same.
+        dtype: type to compute in; None: the type that images and weights are promoted to.
+        param_dtype: type of the weights.
+        implementation: of pooling and unpooling, as in `max_pool`; `"xla"` for forward mode.
         rngs: for the weights.
 
     Raises:
-        ValueError: `decoder` is unknown or has no indices to pack; or, when called, an image
-            has fewer than `2**stages` rows or columns.
+        ValueError: `decoder` or `implementation` is none of these, or `decoder` has no indices to
+            pack; or, when called, an image has fewer than `2**stages` rows or columns.
 
     Example:
         >>> from flax import nnx
@@ -98,6 +132,9 @@ class SegNetBasic(EncoderDecoder):
         stages: int = 4,
         decoder: Decoder = "indices",
         pack_indices: bool = False,
+        dtype: DType | None = None,
+        param_dtype: DType = jnp.float32,
+        implementation: Implementation = None,
         rngs: nnx.Rngs,
     ):
         widths = ((features,),) * stages
@@ -111,5 +148,8 @@ class SegNetBasic(EncoderDecoder):
             relu=False,
             decoder=decoder,
             pack_indices=pack_indices,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            implementation=implementation,
             rngs=rngs,
         )

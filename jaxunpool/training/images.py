@@ -11,7 +11,7 @@ import hashlib
 import pathlib
 import re
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import grain
 import jax
@@ -50,30 +50,15 @@ class ImagesRun(loop.Run):
         weights: dict[str, np.ndarray] | None = None,
     ):
         self.asked, self.data, self.weights = configuration, data, weights
-        self.dtype = jnp.dtype(configuration.precision)
         super().__init__(configuration, devices)
         self.class_names = tuple(configuration.classes)
 
-    def network(self) -> models.EncoderDecoder:
+    def network(self) -> loop.Network:
         """The network before the first step, with the weights that it starts from."""
-        asked, count = self.asked, len(self.asked.classes)
-
-        def made() -> models.EncoderDecoder:
-            rngs = nnx.Rngs(asked.seed)
-            if asked.network == "segnet":
-                return models.SegNet(3, count, decoder=asked.decoder, rngs=rngs)
-            return models.SegNetBasic(
-                3,
-                count,
-                features=asked.features,
-                kernel_size=asked.kernel_size,
-                stages=asked.stages,
-                decoder=asked.decoder,
-                rngs=rngs,
-            )
-
-        model = nnx.jit(made)()
+        count, dtype = len(self.asked.classes), jnp.dtype(self.asked.precision)
+        model = nnx.jit(lambda: loop.network(self.asked, count, dtype))()
         if self.weights is not None:
+            assert isinstance(model, models.EncoderDecoder)
             load_weights(model, self.weights)
         return model
 
@@ -155,17 +140,6 @@ class ImagesRun(loop.Run):
         images, classes = map(np.stack, zip(*made))
         return loop.Scenes(images / np.float32(255), classes)
 
-    def logits(self, model: models.EncoderDecoder, images: jax.Array) -> jax.Array:
-        """In float32; with bfloat16 the network computes in it, and its weights stay float32."""
-        if self.dtype != jnp.float32:
-            graph, parameters, others = cast(Any, nnx.split(model, nnx.Param, ...))
-            cast_down = jax.tree.map(lambda leaf: leaf.astype(self.dtype), parameters)
-            low = nnx.merge(graph, cast_down, others)
-            logits = low((images - 0.5).astype(self.dtype)).astype(jnp.float32)
-            nnx.update(model, nnx.state(low, nnx.BatchStat))
-            return logits
-        return super().logits(model, images)
-
 
 def _of_images(count: int, kind: str, fit: str) -> str:
     """As "crops of 12 training images"."""
@@ -205,6 +179,8 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 def load_weights(model: models.EncoderDecoder, weights: dict[str, np.ndarray]) -> None:
     """Those of a whole network, or of its encoder alone, which may lack normalisations.
 
+    They are taken to be of `Conv2d`, each followed by its normalisation and then a ReLU.
+
     How torchvision scales images needs no copy here: the normalisation after the first convolution
     takes off any scale and shift of all channels.
     """
@@ -212,11 +188,11 @@ def load_weights(model: models.EncoderDecoder, weights: dict[str, np.ndarray]) -
     blocks = [block for stage in model.encoder.stages for block in stage]
     try:
         if len(kernels) > len(blocks):
-            models.load_torch(model, weights)
+            models.load_torch(model, weights, order="norm_relu", transposed=False)
             return
         if not any("running_mean" in name for name in weights):
             weights = _with_normalisations(weights)
-        models.load_torch(model.encoder, weights)
+        models.load_torch(model.encoder, weights, order="norm_relu")
     except ValueError as error:
         raise UsageError(f"argument --weights: {error}") from None
 

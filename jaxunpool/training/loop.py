@@ -22,6 +22,7 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxunpool import models
+from jaxunpool.models.decoders import DType
 from jaxunpool.training import scenes
 from jaxunpool.training.metrics import IGNORED, confusion_matrix, mean_iou
 from jaxunpool.training.options import Configuration
@@ -31,6 +32,8 @@ WATCHED = 64  # test scenes that the mIoU in this history is of
 TESTED = 256  # test scenes that the final scores are of
 COUNTED = 512  # training scenes that the frequencies of classes are counted in
 AT_ONCE = 64  # scenes that are evaluated together
+
+Network = models.EncoderDecoder | models.ENet
 
 # Gradients are counted by their power of ten, in fifths.
 SMALLEST, LARGEST, BINS = -9.0, 1.0, 50
@@ -51,7 +54,7 @@ class State:
     Attributes:
         step: how many were made.
         parameters: of the network.
-        statistics: of its batch normalisation.
+        statistics: of its batch normalisation, and how often each dropout drew.
         optimizer: Adam's moments and count.
         losses: `[steps]`, of every step made; NaN for those to come.
         gradients: `[records, layers, bins]`, int32: how many gradients of a layer's kernel
@@ -98,8 +101,8 @@ class Run:
         self.sharded = NamedSharding(self.mesh, PartitionSpec("batch"))
 
         model = self.network()
-        parts: Any = nnx.split(model, nnx.Param, ...)
-        self.graph, self._parameters, self._statistics = parts
+        parts: Any = nnx.split(model, nnx.Param, nnx.RngKey, ...)
+        self.graph, self._parameters, self._keys, self._statistics = parts
         self.layers = tuple(kernels(self._parameters))
         self.parameter_count = sum(leaf.size for leaf in jax.tree.leaves(self._parameters))
         schedule = one_cycle(configuration.steps, configuration.learning_rate)
@@ -112,7 +115,7 @@ class Run:
         self._predict = jax.jit(self._predict_classes)
         self.probabilities = jax.jit(self._probabilities)
 
-    def network(self) -> models.EncoderDecoder:
+    def network(self) -> Network:
         """The network before the first step; all of it is compiled at once."""
         return nnx.jit(lambda: network(self.configuration))()
 
@@ -155,9 +158,9 @@ class Run:
         )
         return jax.device_put(state, self.replicated)
 
-    def model(self, state: State) -> models.EncoderDecoder:
+    def model(self, state: State) -> Network:
         """The network with this state's weights and statistics, to be evaluated."""
-        model = nnx.merge(self.graph, state.parameters, state.statistics, copy=True)
+        model = nnx.merge(self.graph, state.parameters, self._keys, state.statistics, copy=True)
         model.eval()
         return model
 
@@ -195,9 +198,9 @@ class Run:
         """Scenes of digits and of parts of photographs that training never sees."""
         return self._scenes(TESTING, scenes.load("test"), count)
 
-    def logits(self, model: models.EncoderDecoder, images: jax.Array) -> jax.Array:
-        """What the network makes of images between 0 and 1."""
-        return model(images - 0.5)
+    def logits(self, model: Network, images: jax.Array) -> jax.Array:
+        """What the network makes of images between 0 and 1, in float32."""
+        return model(images - 0.5).astype(jnp.float32)
 
     def _step(self, state: State, *fed: jax.Array) -> State:
         key = jax.random.fold_in(jax.random.fold_in(self.key, TRAINING), state.step)
@@ -207,10 +210,10 @@ class Run:
         class_weights = self.class_weights
 
         def loss(parameters: Any) -> tuple[jax.Array, Any]:
-            model = nnx.merge(self.graph, parameters, state.statistics, copy=True)
+            model = nnx.merge(self.graph, parameters, self._keys, state.statistics, copy=True)
             model.train()
             value = cross_entropy(self.logits(model, images), labels, class_weights)
-            _, _, statistics = cast(Any, nnx.split(model, nnx.Param, ...))
+            *_, statistics = cast(Any, nnx.split(model, nnx.Param, nnx.RngKey, ...))
             return value, statistics
 
         (value, statistics), gradient = jax.value_and_grad(loss, has_aux=True)(state.parameters)
@@ -253,17 +256,18 @@ def devices_for(batch: int, devices: list[jax.Device]) -> list[jax.Device]:
     return devices[: max(n for n in range(1, len(devices) + 1) if batch % n == 0)]
 
 
-def network(configuration: Configuration) -> models.SegNetBasic:
+def network(
+    asked: Configuration, classes: int = scenes.CLASSES, dtype: DType | None = None
+) -> Network:
     """The network, its weights drawn from the seed."""
-    return models.SegNetBasic(
-        3,
-        scenes.CLASSES,
-        features=configuration.features,
-        kernel_size=configuration.kernel_size,
-        stages=configuration.stages,
-        decoder=configuration.decoder,
-        rngs=nnx.Rngs(configuration.seed),
-    )
+    options: dict[str, Any] = {"decoder": asked.decoder, "dtype": dtype}
+    options["rngs"] = nnx.Rngs(asked.seed)
+    if asked.network == "segnet":
+        return models.SegNet(3, classes, **options)
+    if asked.network == "enet":
+        return models.ENet(3, classes, **options)
+    options |= {name: getattr(asked, name) for name in ("features", "kernel_size", "stages")}
+    return models.SegNetBasic(3, classes, **options)
 
 
 def parameter_count(configuration: Configuration) -> int:

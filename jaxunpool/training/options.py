@@ -23,8 +23,9 @@ MOST_STEPS = 10**7
 
 @dataclasses.dataclass(frozen=True)
 class Configuration:
-    """What determines the weights that a run ends with."""
+    """What determines the weights that a run ends with; `network` is one of `NETWORKS`."""
 
+    network: str = "basic"
     decoder: Decoder = "indices"
     steps: int = 900
     batch: int = 16
@@ -45,7 +46,6 @@ class ImagesConfiguration(Configuration):
     """The same for a user's own images.
 
     Attributes:
-        network: one of `NETWORKS`.
         precision: `"float32"`, or `"bfloat16"` for all but weights, statistics and loss.
         fit: how images come to `size`: `"crop"` or `"resize"`.
         augment: some of `AUGMENTATIONS`.
@@ -56,7 +56,6 @@ class ImagesConfiguration(Configuration):
         colours: of the classes, red, green and blue.
     """
 
-    network: str = "basic"
     precision: str = "float32"
     fit: str = "crop"
     augment: Sequence[str] = ("flip", "colour")
@@ -67,13 +66,15 @@ class ImagesConfiguration(Configuration):
     colours: Sequence[Sequence[int]] = ()
 
 
-NETWORKS = ("basic", "segnet")
+NETWORKS = ("basic", "segnet", "enet")
 AUGMENTATIONS = ("flip", "colour")
 IMAGES = ImagesConfiguration(steps=1000, batch=8, size=128, stages=4)
-# Widths, depth and kernels are VGG16's; the rate is a tenth of the small network's.
-SEGNET = dataclasses.replace(
-    IMAGES, network="segnet", features=64, kernel_size=3, stages=5, learning_rate=1e-3
-)
+# Their papers say how wide, how deep and with what kernels these are: not for options to change.
+FIXED: dict[str, dict[str, Any]] = {
+    "segnet": {"features": 64, "kernel_size": 3, "stages": 5},
+    "enet": {"features": 16, "kernel_size": 3, "stages": 3},
+}
+RATES = {"segnet": 1e-3, "enet": 5e-3}
 LARGEST = 4096  # of a crop
 
 
@@ -125,9 +126,12 @@ def parser(
 
 
 def configuration(
-    options: argparse.Namespace, decoder: Decoder, defaults: Configuration
+    options: argparse.Namespace, decoder: Decoder, defaults: Configuration, network: str = "basic"
 ) -> Configuration:
     """The configuration that was asked for, or a UsageError if it cannot be trained."""
+    fixed = FIXED.get(network, {})
+    rate = RATES.get(network, defaults.learning_rate)
+    defaults = dataclasses.replace(defaults, network=network, learning_rate=rate, **fixed)
     from jaxunpool.training import scenes
 
     given = {name: getattr(options, name) for name in HELP if getattr(options, name) is not None}
@@ -135,11 +139,9 @@ def configuration(
     smallest, largest = 1, LARGEST
     if not isinstance(asked, ImagesConfiguration):
         smallest, largest = scenes.CELL, scenes.largest()
-    elif asked.network == "segnet":
-        for name in ("features", "kernel_size", "stages"):
-            got, fixed = getattr(asked, name), getattr(SEGNET, name)
-            expected = f"{fixed}, which is SegNet's"
-            _require(got == fixed, name.replace("_", "-"), got, expected)
+    for name, value in fixed.items():
+        got, expected = getattr(asked, name), f"{value}, which is {network}'s"
+        _require(got == value, name.replace("_", "-"), got, expected)
     deepest = int(math.log2(largest))
     _require(asked.stages <= deepest, "stages", asked.stages, f"at most {deepest}")
     _require(asked.steps <= MOST_STEPS, "steps", asked.steps, f"at most {MOST_STEPS}")

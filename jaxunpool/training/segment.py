@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from flax import nnx
 
 from jaxunpool import models
+from jaxunpool.nnx import ConvTranspose
 from jaxunpool.training import figures
 from jaxunpool.training.dataset import Colour, resized
-from jaxunpool.training.loop import Run, State
+from jaxunpool.training.loop import Network, Run, State
 from jaxunpool.training.options import ImagesConfiguration
 
 TILE = 1024  # rows and columns
@@ -79,16 +81,24 @@ class Segmenter:
         return [(top, slice(a, b)) for top, a, b in zip(starts, [0, *ends], ends)]
 
 
-def reach(model: models.EncoderDecoder) -> int:
+def reach(model: Network) -> int:
     """How many pixels away the network sees, at most."""
-    pixels = model.last.kernel_size[0] // 2
-    depth = len(model.encoder.stages)
-    levels = [*enumerate(model.encoder.stages), *zip(reversed(range(depth)), model.stages)]
-    for level, blocks in levels:
-        convolutions = sum(block.conv.kernel_size[0] // 2 for block in blocks)
-        # A window or its way back is two wide; to interpolate is to look one further.
-        pixels += (convolutions + 2) * 2**level
-    return pixels
+    # ENet halves the size before the other convolutions of a stage, and its decoder after them.
+    first = int(isinstance(model, models.ENet))
+    deepest = len(model.encoder.stages) - 1 + first
+    levels = [*enumerate(model.encoder.stages, first), *zip(range(deepest, -1, -1), model.stages)]
+    # A window or its way back is two wide; to interpolate is to look one further.
+    pixels = sum((_beside(blocks) + 2) * 2**level for level, blocks in levels)
+    return pixels + _beside(model.last) * 2**first
+
+
+def _beside(layers: nnx.Module) -> int:
+    """How many elements away a sequence of convolutions sees, along the axis of most."""
+    found = np.zeros(2, int)
+    for _, layer in nnx.iter_modules(layers):
+        if isinstance(layer, nnx.Conv | ConvTranspose):
+            found += np.array(layer.kernel_size) // 2 * getattr(layer, "kernel_dilation", 1)
+    return int(found.max())
 
 
 def colours(run: Run) -> tuple[Colour, ...]:

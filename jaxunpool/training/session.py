@@ -26,8 +26,8 @@ from rich.progress import (
 from jaxunpool import models
 from jaxunpool.apps.command import UsageError, read_json, report, require_extra
 from jaxunpool.training.checkpoints import CONFIGURATION, Folder
-from jaxunpool.training.loop import Run, State
-from jaxunpool.training.options import FOR_IMAGES, Configuration, ImagesConfiguration
+from jaxunpool.training.loop import Network, Run, State
+from jaxunpool.training.options import FOR_IMAGES, NETWORKS, Configuration, ImagesConfiguration
 
 
 class StoppedError(Exception):
@@ -130,7 +130,7 @@ class Monitor:
             self.console.print(f"{configuration.decoder}: {step}/{configuration.steps}  {scores}")
 
 
-def load(path: str | os.PathLike[str]) -> models.EncoderDecoder:
+def load(path: str | os.PathLike[str]) -> Network:
     """The network of a run's last checkpoint, ready to predict.
 
     Args:
@@ -154,7 +154,7 @@ def restore(path: pathlib.Path) -> Trained:
     names = [{field.name for field in dataclasses.fields(kind)} for kind in kinds]
     if not isinstance(found, dict) or {*found} not in names:
         raise UsageError(f"{path}: holds no run")
-    if found["decoder"] not in models.DECODERS:
+    if found["decoder"] not in models.DECODERS or found["network"] not in NETWORKS:
         raise UsageError(f"{path}: holds no run")
     configuration = kinds[names.index({*found})](**found)
     run: Run

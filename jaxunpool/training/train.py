@@ -1,4 +1,4 @@
-"""Train a small SegNet to find handwritten digits in photographs, or a SegNet on your own images.
+"""Train a SegNet or ENet to find handwritten digits in photographs, or on your own images.
 
 You can stop it at any time. Start it again with the same options, and it continues from its last
 checkpoint and ends with the same weights.
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 DEFAULTS = options.Configuration()
 METRICS = "metrics.json"
 CHOICES = {
-    "network": (options.NETWORKS, "a small SegNet-Basic, or SegNet with VGG16's encoder"),
     "precision": (("float32", "bfloat16"), "type of the network's computations"),
     "fit": (("crop", "resize"), "how to bring images to --size: random crops, or resized images"),
     "balance": (("median", "none"), "weights of the classes: by median frequency, or equal"),
@@ -73,6 +72,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default=DEFAULTS.decoder,
         metavar="DECODER",
         help=f"how the decoder unpools: {', '.join(DECODERS)} (default {DEFAULTS.decoder})",
+    )
+    parser.add_argument(
+        "--network",
+        "--model",
+        choices=options.NETWORKS,
+        default=DEFAULTS.network,
+        help="a small SegNet-Basic, SegNet with VGG16's encoder, or ENet"
+        f" (default {DEFAULTS.network}); the last two have features, kernels and stages of their"
+        " own",
     )
     images = parser.add_argument_group("your own images", "Sizes and meanings: docs/training.md.")
     defaults = options.IMAGES
@@ -122,7 +130,7 @@ def train(asked: argparse.Namespace) -> int:
     console = Console(highlight=False, soft_wrap=True)
     make: Callable[[], Run] | None = None
     if asked.images is None:
-        configuration = options.configuration(asked, asked.decoder, DEFAULTS)
+        configuration = options.configuration(asked, asked.decoder, DEFAULTS, asked.network)
     else:
         configuration, make = of_images(asked, console)
     monitor = session.Monitor(console)
@@ -155,9 +163,10 @@ def of_images(
         if "none" in asked.augment and len(asked.augment) > 1:
             raise UsageError(f"argument --augment: expected none alone, got {asked.augment}")
         chosen["augment"] = [name for name in options.AUGMENTATIONS if name in asked.augment]
-    defaults = options.SEGNET if asked.network == "segnet" else options.IMAGES
+    if asked.weights and asked.network == "enet":
+        raise UsageError("argument --weights: is for basic and segnet, not for enet")
     configuration = options.configuration(
-        asked, asked.decoder, dataclasses.replace(defaults, **chosen)
+        asked, asked.decoder, dataclasses.replace(options.IMAGES, **chosen), asked.network
     )
     assert isinstance(configuration, options.ImagesConfiguration)
     weights, of_weights = read_weights(asked.weights) if asked.weights else (None, None)
