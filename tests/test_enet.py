@@ -127,27 +127,32 @@ ENTRIES = {
 }
 
 
+def name_of(path):
+    """PyTorch's name of a variable."""
+    return ".".join(map(str, (*path[:-1], ENTRIES[path[-1]])))
+
+
 def moved(model, arrays):
     """A copy of the model's state with PyTorch's arrays, found by name."""
     state = nnx.state(model, (nnx.Param, nnx.BatchStat))
     flat = {}
     for path, variable in nnx.to_flat_state(state):
-        name = ".".join(map(str, (*path[:-1], ENTRIES[path[-1]])))
+        name = name_of(path)
         value = ours_from(path, np.asarray(arrays[name]))
         assert value.shape == variable.shape, name
         flat[path] = variable.replace(jnp.asarray(value, jnp.float64))
     return nnx.from_flat_state(flat)
 
 
-def compare(classes, sizes, torch_options, *, modes=(True, False), blocks=True):
-    """Logits, gradients, means and, on request, what each block gives; to rounding in float64.
+def compare(classes, size, torch_options, modes=(True, False), *, blocks=True, gradients=True):
+    """Logits, gradients, means and what each block gives, to rounding in float64.
 
     Args:
         classes: of both networks.
-        sizes: of the images.
+        size: of the images.
         torch_options: what makes PyTorch's as large as ours.
         modes: whether to train.
-        blocks: compare these too.
+        blocks, gradients: whether to compare these.
     """
     torch = pytest.importorskip("torch")
     import torch_enet
@@ -173,50 +178,60 @@ def compare(classes, sizes, torch_options, *, modes=(True, False), blocks=True):
                 model = nnx.merge(graph, weights, rest, copy=True)
                 model.train() if train else model.eval()
                 logits = model(x)
-                statistics = nnx.state(model, nnx.BatchStat)
+                # A copy: what follows writes into the model's own.
+                statistics = jax.tree.map(jnp.copy, nnx.state(model, nnx.BatchStat))
                 each = seen(model, x) if blocks else []
                 return jnp.vdot(logits, w), (logits, each, statistics)
 
+            if not gradients:
+                return (nnx.State({}), x), loss(weights, x)[1]
             return jax.grad(loss, (0, 1), has_aux=True)(weights, x)
 
-        for size in sizes:
-            for train in modes:
-                theirs.load_state_dict({k: torch.from_numpy(v) for k, v in start.items()})
-                theirs.train(train)
-                theirs.zero_grad()
-                x = rng.standard_normal((2, *size, 3))
-                w = rng.standard_normal((2, *size, classes))
-                tx = torch.from_numpy(x.transpose(0, 3, 1, 2)).requires_grad_()
-                logits = theirs(tx)
-                (logits * torch.from_numpy(w.transpose(0, 3, 1, 2))).sum().backward()
-                (dw, dx), (found, each, statistics) = run(weights, x, w, train)
-                last = lambda each: each.detach().numpy().transpose(0, 2, 3, 1)
-                pairs = {"logits": (found, last(logits)), "image": (dx, last(tx.grad))}
-                assert len(each) == len(theirs.seen) * blocks
-                for i, (a, b) in enumerate(zip(each, theirs.seen)):
-                    pairs[f"block {i}"] = (a, last(b))
-                gradients = {k: v.grad.numpy() for k, v in theirs.named_parameters()}
-                for path, value in nnx.to_flat_state(dw):
-                    name = ".".join(map(str, (*path[:-1], ENTRIES[path[-1]])))
-                    pairs[f"gradient of {name}"] = (value[...], ours_from(path, gradients[name]))
-                after = {k: v.numpy() for k, v in theirs.state_dict().items()}
-                for path, value in nnx.to_flat_state(statistics):
-                    name = ".".join(map(str, (*path[:-1], ENTRIES[path[-1]])))
-                    if path[-1] == "mean":  # PyTorch's variance is the unbiased one
-                        pairs[name] = (value[...], after[name])
-                for name, (a, b) in pairs.items():
-                    scale = np.abs(b).max()
-                    np.testing.assert_allclose(a, b, atol=1e-9 * max(scale, 1e-3), err_msg=name)
+        for train in modes:
+            theirs.load_state_dict({k: torch.from_numpy(v) for k, v in start.items()})
+            theirs.train(train)
+            theirs.zero_grad()
+            x = rng.standard_normal((2, *size, 3))
+            w = rng.standard_normal((2, *size, classes))
+            tx = torch.from_numpy(x.transpose(0, 3, 1, 2)).requires_grad_()
+            logits = theirs(tx)
+            (logits * torch.from_numpy(w.transpose(0, 3, 1, 2))).sum().backward()
+            (dw, dx), (found, each, statistics) = run(weights, x, w, train)
+            last = lambda each: each.detach().numpy().transpose(0, 2, 3, 1)
+            pairs = {"logits": (found, last(logits))}
+            if gradients:
+                pairs["image"] = dx, last(tx.grad)
+            assert len(each) == len(theirs.seen) * blocks
+            for i, (a, b) in enumerate(zip(each, theirs.seen)):
+                pairs[f"block {i}"] = a, last(b)
+            parameters = dict(theirs.named_parameters())
+            for path, value in nnx.to_flat_state(dw):
+                gradient = ours_from(path, parameters[name_of(path)].grad.numpy())
+                pairs[f"gradient of {name_of(path)}"] = value[...], gradient
+            after = theirs.state_dict()
+            for path, value in nnx.to_flat_state(statistics):
+                if path[-1] == "mean":  # PyTorch's variance is the unbiased one
+                    pairs[name_of(path)] = value[...], after[name_of(path)].numpy()
+            for name, (a, b) in pairs.items():
+                atol = 1e-9 * max(np.abs(b).max(), 1e-3)
+                np.testing.assert_allclose(a, b, atol=atol, err_msg=name)
 
 
 @pytest.mark.usefixtures("small")
-def test_small_enet_is_pytorchs():
-    compare(2, [(23, 30)], SMALL, modes=(True,), blocks=False)
+def test_logits_are_pytorchs():
+    compare(2, (23, 30), SMALL, (False,), blocks=False, gradients=False)
 
 
 @pytest.mark.thorough
-def test_enet_is_pytorchs():
-    compare(12, [(64, 96), (45, 61)], {})
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("size", [(23, 30), (32, 24)])
+def test_every_block_is_pytorchs(size):
+    compare(2, size, SMALL)
+
+
+@pytest.mark.thorough
+def test_the_papers_network_is_pytorchs():
+    compare(12, (45, 61), {}, (True,), blocks=False)
 
 
 # Training
@@ -226,7 +241,23 @@ TINY = {"steps": 3, "batch": 2, "size": 24, "network": "enet", "decoder": "indic
 
 
 @pytest.mark.usefixtures("small")
-def test_a_resumed_run_drops_what_it_would_have_dropped(tmp_path):
+def test_the_network_of_a_run():
+    pytest.importorskip("optax")
+    from jaxunpool.training import loop
+    from jaxunpool.training.options import Configuration
+
+    model = nnx.eval_shape(lambda: loop.network(Configuration(**TINY), 7))
+    assert isinstance(model, models.ENet)
+    assert model.last.kernel.shape == (3, 3, 8, 7)
+    assert list(loop.kernels(nnx.state(model, nnx.Param))) == [
+        *("encoder 1", "encoder 2", "encoder 3"),
+        *("decoder 1", "decoder 2", "classifier"),
+    ]
+
+
+@pytest.mark.thorough
+@pytest.mark.usefixtures("small")
+def test_a_resumed_run_drops_what_it_would_have_dropped():
     """Counts of the dropout are part of the state, and of its checkpoint."""
     for package in ("optax", "orbax.checkpoint", "sklearn", "rich"):
         pytest.importorskip(package)
@@ -235,10 +266,6 @@ def test_a_resumed_run_drops_what_it_would_have_dropped(tmp_path):
 
     with jax.enable_x64(False):
         run = loop.Run(Configuration(**TINY), jax.devices()[:1])
-        assert run.layers == (
-            *("encoder 1", "encoder 2", "encoder 3"),
-            *("decoder 1", "decoder 2", "classifier"),
-        )
         start = run.start()
         first = run.step(start)
         packed = checkpoints.pack(first)

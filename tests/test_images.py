@@ -365,6 +365,8 @@ OPTIONS = {
     "--augment none flip": "argument --augment: expected none alone, got ['none', 'flip']",
     "--size 8": "argument --size: expected 16 to 4096, got 8",
     "--network segnet --stages 3": "argument --stages: expected 5, which is segnet's, got 3",
+    "--model enet --features 8": "argument --features: expected 16, which is enet's, got 8",
+    "--model enet --weights vgg.npz": "argument --weights: is for basic and segnet, not for enet",
     "--weights vgg.pth": "argument --weights: expected a .npz or .safetensors file, got vgg.pth",
     "--weights vgg.npz": "argument --weights: vgg.npz: cannot be read (",
     "--palette none.txt": "argument --palette: none.txt: No such file or directory",
