@@ -6,6 +6,7 @@ from jaxunpool.adaptive import (
     adaptive_max_pool,
     adaptive_max_pool_with_indices,
 )
+from jaxunpool.at import pool_at
 from jaxunpool.average import avg_pool, avg_unpool, global_avg_pool
 from jaxunpool.conv import conv_general_dilated
 from jaxunpool.conv_transpose import conv_transpose
@@ -65,6 +66,7 @@ __all__ = [
     "min_pool",
     "min_pool_with_indices",
     "nearest_unpool",
+    "pool_at",
     "validate_indices",
 ]
 __dir__ = listing(globals())

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunpool.core import primitives
-from jaxunpool.core.arguments import Sizes, as_floats, pooling_window, unpooling_window, whole_plane
+from jaxunpool.core.arguments import Sizes, as_averaged, pooling_window, unpooling_window, whole_plane
 from jaxunpool.core.backends import Implementation
 from jaxunpool.core.geometry import DataFormat, Padding, check_choice, check_flag
 from jaxunpool.core.messages import public
@@ -57,7 +57,7 @@ def avg_pool(
         Array([[ 2.5,  4.5],
                [10.5, 12.5]], dtype=float32)
     """
-    x = as_floats("x", x)
+    x = as_averaged("x", x)
     geometry = pooling_window(
         x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation
     )
@@ -111,7 +111,7 @@ def avg_unpool(
         Array([[3., 3., 5., 5., 0.],
                [3., 3., 5., 5., 0.]], dtype=float32)
     """
-    y = as_floats("y", y)
+    y = as_averaged("y", y)
     check_choice("mode", mode, get_args(AvgUnpoolMode))
     geometry = unpooling_window(
         y,
@@ -156,7 +156,7 @@ def global_avg_pool(
         >>> global_avg_pool(jnp.arange(16.0).reshape(1, 4, 4, 1)).shape
         (1, 1, 1, 1)
     """
-    x = as_floats("x", x)
+    x = as_averaged("x", x)
     plane = whole_plane(x, spatial_ndim, data_format)
     return _mean_over(x, plane.axes)
 

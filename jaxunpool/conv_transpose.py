@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
-from jaxunpool.core.arguments import Sizes, as_floats
+from jaxunpool.core.arguments import Sizes, as_factors
+from jaxunpool.core.carriers import in_parts
 from jaxunpool.core.convolution import Convolution, Ints, Pairs, as_precision, on_known_mesh, plain
 from jaxunpool.core.geometry import (
     DATA_FORMATS,
@@ -82,7 +85,7 @@ def conv_transpose(
         >>> conv_transpose(x, kernel, strides=2, padding=1, output_padding=1).shape
         (1, 4, 4, 4)
     """
-    x, kernel = as_floats("x", x), as_floats("kernel", kernel)
+    x, kernel = as_factors("x", x), as_factors("kernel", kernel)
     check_choice("data_format", data_format, DATA_FORMATS)
     n = kernel.ndim - 2
     if not 1 <= n <= 3:
@@ -122,7 +125,7 @@ def conv_transpose(
     results, ends = _results(sizes, spans, strides, padding, extra, output_shape)
     check_axes(f"strides={strides}", results)
     if bias is not None:
-        bias = as_floats("bias", bias)
+        bias = as_factors("bias", bias)
         if bias.shape != (outputs * groups,):
             raise ValueError(f"bias: expected shape {(outputs * groups,)}, got {bias.shape}")
         if bias.dtype != x.dtype:
@@ -138,7 +141,8 @@ def conv_transpose(
         results, window, strides, ends, spacing, layout, groups, as_precision(precision)
     )
     known = on_known_mesh(x, kernel)
-    y = plain("u", conv, kernel, x) if known else conv.bind("u", kernel, x)
+    run = functools.partial(plain, "u", conv) if known else functools.partial(conv.bind, "u")
+    y = (in_parts(run) if jnp.iscomplexobj(x) else run)(kernel, x)
     if bias is not None:
         y = y + bias.reshape((1,) * (n + 1) + (-1,) if is_last else (1, -1) + (1,) * n)
     return y.reshape((*batch, *y.shape[1:]))

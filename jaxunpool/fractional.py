@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from jaxunpool.core import irregular
-from jaxunpool.core.arguments import Sizes, as_poolable
+from jaxunpool.core.arguments import Sizes, as_ordered
 from jaxunpool.core.backends import Implementation, check_implementation
 from jaxunpool.core.geometry import (
     DATA_FORMATS,
@@ -137,7 +137,7 @@ def fractional_max_pool_with_indices(
         >>> jaxunpool.max_unpool(y, indices)[..., 0]
         Array([0, 0, 2, 0, 4, 0, 6], dtype=int32)
     """
-    x = as_poolable("x", x)
+    x = as_ordered("x", x)
     check_choice("data_format", data_format, DATA_FORMATS)
     check_implementation(implementation)
     _check_source(window_shape, output_shape, key, random_samples, sequences)

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import jax
 import numpy as np
 
-from jaxunpool.core.arguments import Sizes, as_floats, as_poolable, check_scale
+from jaxunpool.core.arguments import Sizes, as_averaged, as_values, check_scale
 from jaxunpool.core.backends import Implementation, check_implementation
 from jaxunpool.core.geometry import (
     DATA_FORMATS,
@@ -98,7 +98,7 @@ def interpolate(
         Array([[0., 1., 3., 4.]], dtype=float32)
     """
     check_choice("mode", mode, get_args(Mode))
-    x = (as_poolable if mode.startswith("nearest") else as_floats)("x", x)
+    x = (as_values if mode.startswith("nearest") else as_averaged)("x", x)
     check_choice("data_format", data_format, DATA_FORMATS)
     check_implementation(implementation)
     rule = _check_coordinates(mode, align_corners, antialias, coordinates)
@@ -123,7 +123,7 @@ def interpolate(
             for size, output, factor in zip(plane.input_shape, outputs, scales)
         )
     maps = [
-        _map(size, output, factor, mode, antialias, rule, x.dtype == np.float64)
+        _map(size, output, factor, mode, antialias, rule, x.dtype in (np.float64, np.complex128))
         for size, output, factor in zip(plane.input_shape, outputs, scales)
     ]
     return resample(x, maps, plane.axes, implementation)

@@ -44,6 +44,7 @@ __all__ = [
     "MinPoolWithIndices",
     "NearestUnpool",
     "Paired",
+    "PoolAt",
 ]
 
 class AdaptiveAvgPool(nn.Module):
@@ -756,4 +757,26 @@ class Paired(nn.Module):
         name: Any = None,
     ) -> None: ...
     def __call__(self, x: Any) -> Any: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class PoolAt(nn.Module):
+    """The element of `x` that each index names."""
+
+    spatial_ndim: int | None
+    data_format: DataFormat | None
+    implementation: Implementation | None
+    def __init__(
+        self,
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        spatial_ndim: int | None = None,
+        data_format: DataFormat | None = None,
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(
+        self,
+        x: jax.typing.ArrayLike,
+        indices: PoolIndices | PackedIndices | jax.typing.ArrayLike,
+    ) -> jax.Array: ...
     def __getattr__(self, name: str) -> Any: ...

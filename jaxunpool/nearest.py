@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import jax
 
 from jaxunpool.core import primitives
-from jaxunpool.core.arguments import Sizes, as_floats, as_poolable, unpooling_window
+from jaxunpool.core.arguments import Sizes, as_averaged, as_values, unpooling_window
 from jaxunpool.core.backends import Implementation
 from jaxunpool.core.geometry import DataFormat, Padding, check_choice
 from jaxunpool.core.messages import public
@@ -56,7 +56,7 @@ def nearest_unpool(
                [3, 3, 0, 4, 4]], dtype=int32)
     """
     check_choice("duplicates", duplicates, get_args(NearestDuplicates))
-    y = as_floats("y", y) if duplicates == "mean" else as_poolable("y", y)
+    y = as_averaged("y", y) if duplicates == "mean" else as_values("y", y)
     geometry = unpooling_window(
         y,
         window_shape,

@@ -44,6 +44,7 @@ __all__ = [
     "MinPoolWithIndices",
     "NearestUnpool",
     "Paired",
+    "PoolAt",
 ]
 
 class AdaptiveAvgPool(nnx.Module):
@@ -542,4 +543,21 @@ class Paired(nnx.Module):
         unpool: Callable[..., Any] = ...,
     ) -> None: ...
     def __call__(self, x: Any) -> Any: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class PoolAt(nnx.Module):
+    """The element of `x` that each index names."""
+
+    def __init__(
+        self,
+        *,
+        spatial_ndim: int | None = None,
+        data_format: DataFormat | None = None,
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(
+        self,
+        x: jax.typing.ArrayLike,
+        indices: PoolIndices | PackedIndices | jax.typing.ArrayLike,
+    ) -> jax.Array: ...
     def __getattr__(self, name: str) -> Any: ...

@@ -175,6 +175,7 @@ TABLE = {
     "nearest_unpool": Entry(
         lambda y: jup.nearest_unpool(y, **WINDOW, output_shape=unpooled_sizes(y)), "y"
     ),
+    "pool_at": Entry(lambda x: jup.pool_at(square(x), indices_of(x))),
     "validate_indices": Entry(validated, differentiable=False),
 }
 

@@ -90,6 +90,41 @@ WRONG_CALLS = {
         NotImplementedError,
         "'mosaic_gpu' has no kernel for this select: .*int32.*'xla'",
     ),
+    # reading
+    "at text": (call("pool_at", "x", INDICES), TypeError, "x: expected an array"),
+    "at another array": (
+        call("pool_at", X[:, 1:], INDICES),
+        ValueError,
+        r"x: expected the shape \(2, 6, 7, 3\) that the indices are for, got \(2, 5, 7, 3\): Pool",
+    ),
+    "at raw channels": (
+        call("pool_at", X, FLAT[..., :1]),
+        ValueError,
+        r"indices: expected the shape of x, \(2, 6, 7, 3\), but .* 2 .*, got \(2, 3, 3, 1\)",
+    ),
+    "at raw rank": (call("pool_at", X, FLAT[0]), ValueError, "indices: expected the shape of x"),
+    "at floats": (call("pool_at", X, FLAT * 1.0), TypeError, "indices: expected integers"),
+    "at axes": (
+        call("pool_at", X, INDICES, spatial_ndim=1),
+        ValueError,
+        "spatial_ndim=1: the PoolIndices were made for 2",
+    ),
+    "at raw axes": (call("pool_at", X, FLAT, spatial_ndim=4), ValueError, "spatial_ndim=4"),
+    "at layout": (
+        call("pool_at", X, INDICES, data_format="channels_first"),
+        ValueError,
+        "data_format='channels_first': the PoolIndices were made with 'channels_last'",
+    ),
+    "at layout of raw": (
+        call("pool_at", X, FLAT, data_format="NCHW"),
+        ValueError,
+        "data_format='NCHW'",
+    ),
+    "at implementation": (
+        call("pool_at", X, INDICES, implementation="cuda"),
+        ValueError,
+        "implementation='cuda'",
+    ),
     # unpooling
     "y text": (unpool("y", INDICES), TypeError, "y: expected an array"),
     "y bool": (unpool(np.ones(Y.shape, bool), INDICES), TypeError, "y: .*got bool"),

@@ -51,6 +51,8 @@ def operators():
         "max_unpool, flat, last": (Y, flat_unpool),
         "max_unpool, flat, sum": (Y, partial(flat_unpool, duplicates="sum")),
         "max_unpool_like": (Y, like),
+        "pool_at": (X, lambda x, **o: jup.pool_at(x, indices(), **o)),
+        "pool_at, flat": (X, lambda x, **o: jup.pool_at(x, indices().flat, **o)),
         "avg_pool": (X, partial(jup.avg_pool, **WINDOW)),
         "avg_pool, dilated": (X, partial(jup.avg_pool, window_shape=2, strides=1, dilation=3)),
         "avg_pool, without padding": (

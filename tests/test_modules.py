@@ -72,6 +72,7 @@ TABLE = {
     "min_pool": Case((X,), WINDOW | {"dilation": 2}),
     "min_pool_with_indices": Case((X,), WINDOW),
     "nearest_unpool": Case((Y,), WINDOW, SIZE),
+    "pool_at": Case((X, INDICES), {"implementation": "xla"}),
 }
 TESTED_APART = {"conv_transpose", "inverse"}
 NO_MODULE = {"backends", "explain", "validate_indices"}  # they return no arrays

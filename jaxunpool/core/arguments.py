@@ -30,25 +30,66 @@ from jaxunpool.core.messages import shown
 Sizes = int | Sequence[int]
 
 
-def as_poolable(name: str, x: Any) -> jax.Array:
-    """`x` as an array of integers or of floats of 16, 32 or 64 bits, or a TypeError."""
+def as_values(name: str, x: Any) -> jax.Array:
+    """`x` as an array of numbers or booleans, or a TypeError."""
     x = as_array(name, x)
-    if not (is_float(x) or jnp.issubdtype(x.dtype, jnp.integer)):
-        raise TypeError(f"{name}: expected integers or floats of 16 bits or more, got {x.dtype}")
+    if x.dtype == jnp.float8_e8m0fnu:
+        raise TypeError(f"{name}: expected a type that has a zero, got {x.dtype}")
+    if not (is_bool(x) or jnp.issubdtype(x.dtype, jnp.number)) or _is_tiny_float(x):
+        raise TypeError(f"{name}: expected numbers or booleans, got {x.dtype}")
     return x
 
 
+def as_ordered(name: str, x: Any) -> jax.Array:
+    """`x` as an array of booleans, integers or floats, or a TypeError."""
+    x = as_values(name, x)
+    if jnp.iscomplexobj(x):
+        raise TypeError(
+            f"{name}: expected booleans, integers or floats, got {x.dtype}, which has no order;"
+            " pool_at reads the elements at the maxima of another array, such as the magnitudes"
+        )
+    return x
+
+
+def as_averaged(name: str, x: Any) -> jax.Array:
+    """`x` as an array of floats or complex numbers: the rest in the type of its `jnp.mean`."""
+    x = as_values(name, x)
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        return x
+    return x.astype(jax.eval_shape(jnp.mean, jax.ShapeDtypeStruct((1,), x.dtype)).dtype)
+
+
 def as_floats(name: str, x: Any) -> jax.Array:
-    """`x` as an array of floats of 16, 32 or 64 bits, or a TypeError."""
+    """`x` as an array of floats, or a TypeError."""
+    x = as_values(name, x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"{name}: expected floats, got {x.dtype}")
+    return x
+
+
+def as_factors(name: str, x: Any) -> jax.Array:
+    """`x` as an array of floats of 16 bits or more or complex numbers, or a TypeError."""
     x = as_array(name, x)
-    if not is_float(x):
-        raise TypeError(f"{name}: expected floats of 16 bits or more, got {x.dtype}")
+    if not (is_float(x) or jnp.iscomplexobj(x)):
+        raise TypeError(
+            f"{name}: expected floats of 16 bits or more, or complex numbers, got {x.dtype}"
+        )
     return x
 
 
 def is_float(x: jax.Array) -> bool:
     """Whether these are floats of 16 bits or more."""
     return jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize > 1
+
+
+def is_bool(x: jax.Array) -> bool:
+    """Whether these are booleans."""
+    return x.dtype == jnp.bool_
+
+
+def _is_tiny_float(x: jax.Array) -> bool:
+    """Whether these are floats of less than 8 bits."""
+    return jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits < 8
 
 
 def check_norm_type(value: Any) -> None:

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 from jaxunpool.core.calls import UNPOOL, Call
+from jaxunpool.core.carriers import carried, carrier
 from jaxunpool.core.geometry import WindowGeometry, check_choice
 from jaxunpool.kernels.common import PER_WINDOW
 
@@ -202,9 +203,8 @@ def unsupported(call: Call, arrays: Sequence[Any], backend: str) -> str | None:
     options = call.options
     if call.primitive in ("reduce", "replicate"):
         options["pattern"] = len(arrays) > 1
-    return folder(backend).unsupported(
-        call.primitive, call.geometry, shape, arrays[0].dtype, **options
-    )
+    dtype = carrier(call, arrays[0].dtype)
+    return folder(backend).unsupported(call.primitive, call.geometry, shape, dtype, **options)
 
 
 def kernel(call: Call, arrays: Sequence[Any], backend: str) -> Callable[..., Any]:
@@ -221,8 +221,9 @@ def kernel(call: Call, arrays: Sequence[Any], backend: str) -> Callable[..., Any
         name += "_flat"
     run = getattr(folder(backend), name)
     if call.weighting is None:
-        return functools.partial(run, **options)
-    return lambda array, pattern=None: run(array, pattern, **options)
+        return carried(functools.partial(run, **options), call, arrays[0].dtype)
+    weighted = lambda array, pattern=None: run(array, pattern, **options)
+    return carried(weighted, call, arrays[0].dtype)
 
 
 def finds_winners(backend: str) -> bool:

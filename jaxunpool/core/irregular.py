@@ -20,6 +20,7 @@ from jax.interpreters import batching, mlir
 from jaxunpool.core import backends, lowering, primitives
 from jaxunpool.core.backends import Implementation, check_plain
 from jaxunpool.core.calls import Call
+from jaxunpool.core.carriers import carried
 from jaxunpool.core.geometry import Plane, WindowGeometry
 from jaxunpool.kernels import varying
 from jaxunpool.kernels.common import comparable
@@ -89,7 +90,8 @@ def plain(x: jax.Array, *bounds: jax.Array, call: Call, widths: tuple[int, ...])
     plane = call.geometry
     starts, stops = bounds[: plane.ndim], bounds[plane.ndim :]
     if stops:
-        return list(_compare(x, starts, stops, widths, plane))
+        compare = lambda x: _compare(x, starts, stops, widths, plane)
+        return list(carried(compare, call, x.dtype)(x))
     return list(_pick(x, starts, widths, plane, call.implementation))
 
 

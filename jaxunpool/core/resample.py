@@ -438,12 +438,17 @@ RESAMPLE = Primitive("jaxunpool_resample")
 
 @RESAMPLE.def_impl
 def _run(x: jax.Array, *, plan: Plan, transposed: bool) -> jax.Array:
+    if jnp.iscomplexobj(x):
+        return lax.complex(*(_apply(part, plan, transposed) for part in (lax.real(x), lax.imag(x))))
+    if x.dtype == jnp.bool_:  # copies
+        return _apply(x.astype(jnp.uint8), plan, transposed).astype(jnp.bool_)
     return _apply(x, plan, transposed)
 
 
 @RESAMPLE.def_abstract_eval
 def _type(x: Any, *, plan: Plan, transposed: bool) -> Any:
-    return jax.make_jaxpr(_apply, static_argnums=(1, 2))(x, plan, transposed).out_avals[0]
+    run = functools.partial(_run, plan=plan, transposed=transposed)
+    return jax.make_jaxpr(run)(x).out_avals[0]
 
 
 def _batch(arrays: Any, dims: Any, **plan: Any) -> Any:
