@@ -166,7 +166,8 @@ def conv_transpose(x, kernel, strides, padding, extra, dilation):
         (size - 1) * s + d * (k - 1) + 1 + e + 2 * p  # room for what is cut off
         for size, s, d, k, e, p in zip(sizes, strides, dilation, window, extra, padding)
     ]
-    u = np.zeros((x.shape[0], kernel.shape[1], *full))
+    wide = np.result_type(x, kernel, np.float64)
+    u = np.zeros((x.shape[0], kernel.shape[1], *full), wide)
     for position in np.ndindex(*sizes):
         for tap in np.ndindex(*window):
             to = tuple(p * s + t * d for p, s, t, d in zip(position, strides, tap, dilation))

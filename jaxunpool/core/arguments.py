@@ -56,7 +56,7 @@ def as_averaged(name: str, x: Any) -> jax.Array:
     x = as_values(name, x)
     if jnp.issubdtype(x.dtype, jnp.inexact):
         return x
-    return x.astype(jax.eval_shape(jnp.mean, jax.ShapeDtypeStruct((1,), x.dtype)).dtype)
+    return x.astype(jnp.float64 if x.dtype.itemsize == 8 else jnp.float32)
 
 
 def as_floats(name: str, x: Any) -> jax.Array:
