@@ -44,7 +44,7 @@ def adaptive_max_pool(
     in `max_pool`.
 
     Args:
-        x: floats or integers, as in `max_pool`.
+        x: floats, integers or booleans, as in `max_pool`.
         output_shape: spatial sizes of the result. None as one of them keeps the size of `x`. An int
             is the size along each of `x.ndim - 2` spatial axes.
         data_format, implementation: as in `max_pool`.
@@ -124,11 +124,11 @@ def adaptive_avg_pool(
     windows are those of `adaptive_max_pool`; 16-bit floats are added in float32 and rounded once.
 
     Args:
-        x: floats, as in `avg_pool`.
+        x: numbers or booleans, as in `avg_pool`.
         output_shape, data_format, implementation: as in `adaptive_max_pool`.
 
     Returns:
-        An array of x's type.
+        An array of the type that `avg_pool` returns.
 
     Raises:
         ValueError, TypeError, NotImplementedError: as in `max_pool`.

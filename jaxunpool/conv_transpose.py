@@ -54,8 +54,9 @@ def conv_transpose(
     `(size - 1) * strides - low - high + dilation * (k - 1) + output_padding + 1` elements.
 
     Args:
-        x: floats of shape `(*batch, *spatial, in_channels)`, with 1 to 3 spatial axes and any
-            number of batch axes; `(*batch, in_channels, *spatial)` for `"channels_first"`.
+        x: floats or complex numbers of shape `(*batch, *spatial, in_channels)`, with 1 to 3 spatial
+            axes and any number of batch axes; for `"channels_first"` of shape
+            `(*batch, in_channels, *spatial)`.
         kernel: `(*window, in_channels, out_channels // groups)`; for `"channels_first"` PyTorch's
             `(in_channels, out_channels // groups, *window)`. It is not flipped: its element 0 adds
             to the first element that a value reaches. Its rank gives the number of spatial axes.

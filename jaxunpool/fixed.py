@@ -44,9 +44,10 @@ def fixed_unpool(
     raster order. The pattern has a gradient too, so it can be trained.
 
     Args:
-        y: floats or integers, the pooled array or one of its shape.
-        pattern: an array with one axis per spatial axis of `y`, the window; integers if `y` holds
-            integers. It is cast to y's type, and the same for all channels.
+        y: numbers or booleans, the pooled array or one of its shape.
+        pattern: an array with one axis per spatial axis of `y`, the window. It is cast to y's type,
+            and the same for all channels. It holds integers if `y` does, no complex numbers unless
+            `y` does, and booleans if `y` does: their products are added by a logical or.
         strides, padding, dilation, ceil_mode, data_format, implementation: as in `max_pool`.
         output_shape: spatial sizes of the result, as in `avg_unpool`.
 
@@ -112,7 +113,7 @@ def bed_of_nails_unpool(
     `lax.pad`, with its derivatives (slices), on every platform.
 
     Args:
-        y: floats or integers, the pooled array or one of its shape.
+        y: numbers or booleans, the pooled array or one of its shape.
         window_shape, strides, padding, dilation, ceil_mode, data_format, implementation: as in
             `max_pool`, for the pooling to undo.
         position: the position in the window, one int per spatial axis, or one int for all axes.
@@ -159,9 +160,12 @@ def bed_of_nails_unpool(
 
 def _check_kind(values: Any, factors: Any) -> None:
     """A TypeError for a pattern that the cast to y's type would change."""
-    rank = lambda dtype: next(i for i, kind in enumerate(KINDS) if jnp.issubdtype(dtype, kind))
-    if rank(factors) > rank(values):
-        expected = list(KINDS.values())[rank(values)]
+    ranks = [
+        next(rank for rank, kind in enumerate(KINDS) if jnp.issubdtype(dtype, kind))
+        for dtype in (factors, values)
+    ]
+    if ranks[0] > ranks[1]:
+        expected = list(KINDS.values())[ranks[1]]
         raise TypeError(f"pattern: expected {expected}, as y holds {values}, got {factors}")
 
 

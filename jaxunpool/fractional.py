@@ -59,7 +59,7 @@ def fractional_max_pool(
     as in `max_pool`.
 
     Args:
-        x: floats or integers, as in `max_pool`.
+        x: floats, integers or booleans, as in `max_pool`.
         window_shape: sizes of the windows; or None: windows go from one element of a sequence to
             the next.
         output_shape: spatial sizes of the result. An int is the size along each of `x.ndim - 2`

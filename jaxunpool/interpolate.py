@@ -69,9 +69,8 @@ def interpolate(
     given number, PyTorch is closer for float64.)
 
     Args:
-        x: floats (for the nearest modes also integers, such as labels) of shape
-            `(*batch, *spatial, channels)`, with 1 to 3 spatial axes and any number of batch axes;
-            `(*batch, channels, *spatial)` for `"channels_first"`.
+        x: numbers or booleans of shape `(*batch, *spatial, channels)`, with 1 to 3 spatial axes and
+            any number of batch axes; `(*batch, channels, *spatial)` for `"channels_first"`.
         output_shape: spatial sizes of the result. An int is the size along each of `x.ndim - 2`
             spatial axes.
         scale: instead of `output_shape`, PyTorch's `scale_factor`. Sizes are multiplied by it and
@@ -88,7 +87,7 @@ def interpolate(
         implementation: None or `"xla"`; both are plain JAX, with forward mode.
 
     Returns:
-        An array of x's type.
+        An array of x's type; but for the nearest modes, floats for integers and booleans.
 
     Raises:
         ValueError, TypeError: an argument is wrong; the message names it. Raised at trace time.

@@ -50,8 +50,9 @@ def max_pool(
     treats subnormal numbers as zero (except in float16), and so does this function.
 
     Args:
-        x: floats or integers of shape `(*batch, *spatial, channels)`, with 1 to 3 spatial axes and
-            any number of batch axes; `(*batch, channels, *spatial)` for `"channels_first"`.
+        x: floats, integers or booleans of shape `(*batch, *spatial, channels)`, with 1 to 3 spatial
+            axes and any number of batch axes; for `"channels_first"` of shape
+            `(*batch, channels, *spatial)`.
         window_shape: sizes of the window, one per spatial axis. An int is the size along each of
             `x.ndim - 2` spatial axes: pass a tuple if `x` has no batch axis.
         strides: distance between windows; the window by default.
@@ -186,16 +187,17 @@ def max_unpool(
     3d). Only the gradient differs if indices repeat: PyTorch's also goes to overwritten elements.
 
     Args:
-        y: floats or integers, the pooled array or one of its shape.
+        y: numbers or booleans, the pooled array or one of its shape.
         indices: `PoolIndices`, packed or not, or integers of y's shape. Integers are flat positions
             in the output plane, as in PyTorch; those outside the plane are dropped (see
             `validate_indices`). The gradient keeps packed indices packed.
         output_shape: spatial sizes of the result, for raw integers. An int is the size along each
             of `y.ndim - 2` spatial axes.
         duplicates: what happens if indices repeat. `"last"`: the last value in raster order is
-            kept, and only that one has a gradient. `"sum"`: all values are added. This is the
-            transpose of reading at the indices, and TensorFlow's `scatter_nd`. For raw indices XLA
-            chooses the order of the additions, which can differ from run to run on GPU.
+            kept, and only that one has a gradient. `"sum"`: all values are added (booleans by
+            a logical or). This is the transpose of `pool_at`, and TensorFlow's `scatter_nd`. For
+            raw indices XLA chooses the order of the additions, which can differ from run to run on
+            GPU.
         data_format: for raw integers; `"channels_last"` by default. `PoolIndices` know theirs.
         implementation: as in `max_pool`.
 
@@ -255,8 +257,8 @@ def max_unpool_like(
     `max_pool3d_grad` gives the value to all equal elements, not only to the first.
 
     Args:
-        pool_input: the array that was pooled: floats or integers.
-        unpool_input: what to unpool: floats or integers of the pooled array's shape.
+        pool_input: the array that was pooled: floats, integers or booleans.
+        unpool_input: what to unpool: numbers or booleans of the pooled array's shape.
         window_shape, strides, padding, dilation, ceil_mode, data_format, implementation:
             as in `max_pool`.
         duplicates: `"sum"`, as in the TensorFlow recipe, or `"last"`; see `max_unpool`.
@@ -351,7 +353,7 @@ def global_max_pool(
     """Maximum over all spatial axes: `max_pool` with the whole plane as its window.
 
     Args:
-        x: floats or integers, as in `max_pool`.
+        x: floats, integers or booleans, as in `max_pool`.
         spatial_ndim: number of spatial axes; `x.ndim - 2` by default.
         data_format, implementation: as in `max_pool`.
 

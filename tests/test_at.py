@@ -62,7 +62,11 @@ def test_is_the_transpose_of_max_unpool(rng, implementation):
     indices = jup.max_pool_with_indices(x, **WINDOW)[1]
     y = rng.standard_normal(indices.shape)
     options = {"implementation": implementation}
-    for some, size in ((indices, {}), (indices.pack(), {}), (indices.flat, {"output_shape": (7, 8)})):
+    for some, size in (
+        (indices, {}),
+        (indices.pack(), {}),
+        (indices.flat, {"output_shape": (7, 8)}),
+    ):
         at = functools.partial(jup.pool_at, indices=some, **options)
         unpooled = jup.max_unpool(y, some, duplicates="sum", **size, **options)
         pulled, transposed = jax.jit(

@@ -1,6 +1,7 @@
 """Every function of arrays with every type of JAX: the table of the guide, values, derivatives."""
 
 import functools
+import itertools
 import pathlib
 import re
 from collections.abc import Callable
@@ -92,7 +93,7 @@ def uneven(x: np.ndarray, bounds: Any) -> Any:
 
 
 ADAPTIVE = [oracle.adaptive_bounds(4, 3), oracle.adaptive_bounds(6, 4)]
-FRACTIONAL = [list(zip(edges[:-1], edges[1:])) for edges in SEQUENCES]
+FRACTIONAL = [list(itertools.pairwise(edges)) for edges in SEQUENCES]
 
 
 def means(x: np.ndarray, bounds: Any) -> np.ndarray:
@@ -203,9 +204,7 @@ CASES = {
         lambda x, i, _: jup.inverse(lambda x: jup.avg_pool(x, **WINDOW, **i), x)(x[:, :3, :5]),
         lambda x: copies(x[:, :3, :5], lambda *_: 1) / 4,
     ),
-    "lp_pool": Case(
-        lambda x, i, _: jup.lp_pool(x, 1, **WINDOW, **i), lambda x: sums(np.abs(x))
-    ),
+    "lp_pool": Case(lambda x, i, _: jup.lp_pool(x, 1, **WINDOW, **i), lambda x: sums(np.abs(x))),
     "max_pool": Case(lambda x, i, _: jup.max_pool(x, **WINDOW, **i), lambda x: pooled(x)[0]),
     "max_pool_with_argmax_and_mask": Case(
         lambda x, i, _: flattened(jup.max_pool_with_argmax_and_mask(x, **WINDOW, **i)),
@@ -265,7 +264,7 @@ def small(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Values that all types have and that averages of four keep exact: 0 to 2, signed if can be."""
     dtype = np.dtype(dtype)
     values = np.random.default_rng(0).integers(-2, 3, (2, *shape))
-    if dtype == bool:
+    if dtype.kind == "b":
         return values[0] > 0
     if dtype.kind == "c":
         return (values[0] + 1j * values[1]).astype(dtype)
@@ -319,9 +318,7 @@ def test_the_table_of_the_guide_is_complete():
 IMPLEMENTATIONS = [None, "xla", *([] if native_cpu.missing() else ["native_cpu"])]
 
 
-@pytest.mark.parametrize(
-    "dtype", only("bool", "float8_e4m3fn", "complex64", among=ALL)
-)
+@pytest.mark.parametrize("dtype", only("bool", "float8_e4m3fn", "complex64", among=ALL))
 def test_every_function_with_every_type(dtype):
     """The type of the result or a TypeError, the values of the definition, and the same bits."""
     served = [name for name in CASES if said(name, dtype) is not None]
@@ -441,7 +438,7 @@ def test_derivatives_of_complex_numbers(rng, name):
 
 
 def test_gradients_of_float8_are_added_in_float32():
-    """And rounded once: 1 + nine times 1/16 is 1.5625, which rounds to 1.5; one by one it stays 1."""
+    """And rounded once: 1 and nine times 1/16 are about 1.5; one by one they would stay 1."""
     x = jnp.zeros((10, 1), jnp.float8_e4m3fn)
     dy = jnp.asarray([1.0] + [1 / 16] * 9, jnp.float8_e4m3fn)[:, None]
     _, indices = jup.max_pool_with_indices(jnp.arange(10.0)[:, None], (10,))

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
+import jax
+
 from jaxunpool.core.calls import UNPOOL, Call
 from jaxunpool.core.carriers import carried, carrier
 from jaxunpool.core.geometry import WindowGeometry, check_choice
@@ -220,10 +222,12 @@ def kernel(call: Call, arrays: Sequence[Any], backend: str) -> Callable[..., Any
     if not isinstance(call.geometry, WindowGeometry):
         name += "_flat"
     run = getattr(folder(backend), name)
-    if call.weighting is None:
-        return carried(functools.partial(run, **options), call, arrays[0].dtype)
-    weighted = lambda array, pattern=None: run(array, pattern, **options)
-    return carried(weighted, call, arrays[0].dtype)
+
+    def weighted(array: jax.Array, pattern: jax.Array | None = None) -> jax.Array:
+        return run(array, pattern, **options)
+
+    of_type = functools.partial(run, **options) if call.weighting is None else weighted
+    return carried(of_type, call, arrays[0].dtype)
 
 
 def finds_winners(backend: str) -> bool:

@@ -90,8 +90,8 @@ def plain(x: jax.Array, *bounds: jax.Array, call: Call, widths: tuple[int, ...])
     plane = call.geometry
     starts, stops = bounds[: plane.ndim], bounds[plane.ndim :]
     if stops:
-        compare = lambda x: _compare(x, starts, stops, widths, plane)
-        return list(carried(compare, call, x.dtype)(x))
+        find = functools.partial(_compare, widths=widths, plane=plane)
+        return list(carried(find, call, x.dtype)(x, starts, stops))
     return list(_pick(x, starts, widths, plane, call.implementation))
 
 
