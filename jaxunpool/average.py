@@ -145,9 +145,9 @@ def global_avg_pool(
 ) -> jax.Array:
     """Mean over all spatial axes.
 
-    This is `jnp.mean`, with its gradient (float8 is added in float32). In exact arithmetic it equals `avg_pool` with the whole
-    plane as its window, and `torch.nn.functional.adaptive_avg_pool2d(x, 1)`. These add one element
-    after the other, so they lose digits on large planes.
+    This is `jnp.mean`, with its gradient; float8 is added in float32. In exact arithmetic it equals
+    `avg_pool` with the whole plane as its window, and `torch.nn.functional.adaptive_avg_pool2d(x,
+    1)`. These add one element after the other, so they lose digits on large planes.
 
     Args:
         x: numbers or booleans, as in `avg_pool`.
