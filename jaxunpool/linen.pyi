@@ -468,23 +468,27 @@ class Inverse(nn.Module):
 class LpPool(nn.Module):
     """The p-norm of each window, `sum(|x| ** p) ** (1 / p)`."""
 
-    norm_type: float
+    norm_type: float | jax.Array
     window_shape: Sizes
     strides: Sizes | None
     padding: Padding
+    learnable: bool
+    param_dtype: Any
     dilation: Sizes
     ceil_mode: bool
     data_format: DataFormat
     implementation: Implementation | None
     def __init__(
         self,
-        norm_type: float,
+        norm_type: float | jax.Array,
         window_shape: Sizes,
         strides: Sizes | None = None,
         padding: Padding = "VALID",
         parent: Any = ...,
         name: Any = None,
         *,
+        learnable: bool = False,
+        param_dtype: Any = ...,
         dilation: Sizes = 1,
         ceil_mode: bool = False,
         data_format: DataFormat = "channels_last",

@@ -352,7 +352,7 @@ class LpPool(nnx.Module):
 
     def __init__(
         self,
-        norm_type: float,
+        norm_type: float | jax.Array,
         window_shape: Sizes,
         strides: Sizes | None = None,
         padding: Padding = "VALID",

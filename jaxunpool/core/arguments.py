@@ -93,11 +93,14 @@ def _is_tiny_float(x: jax.Array) -> bool:
 
 
 def check_norm_type(value: Any) -> None:
-    """A TypeError or ValueError unless it is a number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        raise TypeError(f"norm_type: expected a number, got {shown(value)}")
-    if not value >= 1:
-        raise ValueError(f"norm_type={value!r}: expected at least 1")
+    """A TypeError or ValueError unless it is a number above 0, or a scalar array of numbers."""
+    is_array = not isinstance(value, np.number) and hasattr(value, "dtype")
+    if is_array and value.shape == () and jnp.issubdtype(value.dtype, jnp.floating):
+        return
+    if is_array or isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"norm_type: expected a number or a scalar array, got {shown(value)}")
+    if not value > 0:
+        raise ValueError(f"norm_type={value!r}: expected more than 0")
 
 
 def check_scale(value: Any) -> tuple[Any, ...]:

@@ -21,7 +21,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 # Settings: arguments that a program is made of, and that cannot be traced.
 STATIC = """
     align_corners antialias ceil_mode coordinates count_include_pad data_format dilation duplicates
-    groups implementation include_batch_in_index mode norm_type output_padding output_shape
+    groups implementation include_batch_in_index mode output_padding output_shape
     overlapping padding position pseudo_random scale sequences spatial_ndim storage_order strides
     window_shape
 """.split()  # noqa: SIM905, as readable
