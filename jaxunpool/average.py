@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxunpool.core import primitives
 from jaxunpool.core.arguments import (
     Sizes,
     as_averaged,
+    check_divisor,
     pooling_window,
     unpooling_window,
     whole_plane,
@@ -20,6 +22,7 @@ from jaxunpool.core.backends import Implementation
 from jaxunpool.core.carriers import is_float8
 from jaxunpool.core.geometry import DataFormat, Padding, check_choice, check_flag
 from jaxunpool.core.messages import public
+from jaxunpool.kernels.common import accumulator
 
 AvgUnpoolMode = Literal["mean", "adjoint"]
 
@@ -34,6 +37,7 @@ def avg_pool(
     dilation: Sizes = 1,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
+    divisor_override: int | None = None,
     data_format: DataFormat = "channels_last",
     implementation: Implementation = None,
 ) -> jax.Array:
@@ -51,6 +55,8 @@ def avg_pool(
         count_include_pad: True divides by the number of elements of the window, padding included;
             False by the number of those that are not padding. Elements beyond the padding
             (`ceil_mode`) never count.
+        divisor_override: PyTorch's: an int other than 0 that sums are divided by instead. 1 gives
+            the sum of each window.
 
     Returns:
         An array of x's type, one element per window. For integers and booleans, floats, as from
@@ -69,7 +75,12 @@ def avg_pool(
     geometry = pooling_window(
         x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation
     )
-    return primitives.reduce(x, geometry, implementation, _mean(count_include_pad))
+    mean = _mean(count_include_pad)
+    if divisor_override is None:
+        return primitives.reduce(x, geometry, implementation, mean)
+    divisor = check_divisor("divisor_override", divisor_override)
+    total = primitives.reduce(_widened(x), geometry, implementation)
+    return _quotient(total, divisor, x.dtype)
 
 
 @public
@@ -174,6 +185,21 @@ def _mean_over(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     if is_float8(x.dtype):  # which `jnp.mean` adds in their own type
         return jnp.mean(x, axes, dtype=jnp.float32, keepdims=True).astype(x.dtype)
     return jnp.mean(x, axes, keepdims=True)
+
+
+@jax.jit
+def _widened(x: jax.Array) -> jax.Array:
+    return x.astype(accumulator(x.dtype))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _quotient(total: jax.Array, divisor: int, dtype: Any) -> jax.Array:
+    """`total / divisor`, rounded once, in a type."""
+    if jnp.iscomplexobj(total):
+        parts = lax.real(total), lax.imag(total)
+        return lax.complex(*(_quotient(part, divisor, part.dtype) for part in parts))
+    # Behind a barrier: XLA turns division by a constant into a product.
+    return (total / lax.optimization_barrier(jnp.asarray(divisor, total.dtype))).astype(dtype)
 
 
 def _mean(count_include_pad: bool) -> str:

@@ -63,12 +63,12 @@ def conv_transpose(
         bias: `(out_channels,)`, or None.
         strides, dilation: per spatial axis, or one int for all.
         padding: number of elements to cut off at both ends (PyTorch's `padding`): an int, or per
-            axis an int or a `(low, high)` pair. `"SAME"`: the padding of the convolution that maps
-            the result to `x`; the result has `size * strides` elements unless `output_shape` is
-            given. `"VALID"`: none; it has
+            axis an int or a `(low, high)` pair. `"SAME"`, or `"SAME_LOWER"` with an odd element at
+            the low end: the padding of the convolution that maps the result to `x`; the result has
+            `size * strides` elements unless `output_shape` is given. `"VALID"`: none; it has
             `size * strides + max(dilation * (k - 1) + 1 - strides, 0)` elements.
         output_padding: number of extra elements at the high end; less than the stride or the
-            dilation. Not for `"SAME"` and `"VALID"`.
+            dilation. Not for padding by name.
         output_shape: spatial sizes of the result (PyTorch's `output_size`). The convolution must
             map these sizes to those of `x`. `output_padding` then has no effect.
         groups: the number of groups that the channels are divided into.
@@ -154,7 +154,7 @@ def _results(
 ) -> tuple[Ints, Pairs]:
     """The spatial sizes of the result, and what the convolution from it to `x` pads."""
     n = len(sizes)
-    expected = f"expected 'VALID', 'SAME', an int, {n} ints or {n} (low, high) pairs"
+    expected = f"expected 'VALID', 'SAME', 'SAME_LOWER', an int, {n} ints or {n} pairs"
     wanted = as_sequence(output_shape)
     if wanted is not None:
         wanted = per_axis("output_shape", wanted, n, minimum=1)

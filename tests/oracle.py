@@ -15,10 +15,11 @@ def pads_and_outputs(sizes, window, strides, padding, dilation, ceil_mode):
     pads, outputs = [], []
     for i, size in enumerate(sizes):
         extent = dilation[i] * (window[i] - 1) + 1
-        if padding == "SAME":
+        if padding in ("SAME", "SAME_LOWER"):
             out = math.ceil(size / strides[i])
             total = max((out - 1) * strides[i] + extent - size, 0)
             pad = (total // 2, total - total // 2)
+            pad = pad if padding == "SAME" else pad[::-1]
         else:
             pad = (0, 0) if padding == "VALID" else padding[i]
             exact = (size + sum(pad) - extent) / strides[i] + 1

@@ -126,6 +126,7 @@ VALUES = [
     ("max_pool", {"window_shape": 2, "data_format": "channels-last"}, "'channels_last'"),
     ("max_pool", {"window_shape": 2, "padding": "FULL"}, "the window's size - 1"),
     ("max_pool", {"window_shape": 2, "padding": "SAME_UPPER"}, "'SAME'"),
+    ("max_pool", {"window_shape": 2, "padding": "SAMELOWER"}, "'SAME_LOWER'"),
     ("max_pool", {"window_shape": 2, "padding": "reflect"}, "jnp.pad before the call"),
     ("max_pool", {"window_shape": 2, "implementation": "cpu"}, "'native_cpu'"),
     ("avg_unpool", {"window_shape": 2, "mode": "average"}, "'mean'"),

@@ -103,6 +103,13 @@ def check_norm_type(value: Any) -> None:
         raise ValueError(f"norm_type={value!r}: expected more than 0")
 
 
+def check_divisor(name: str, value: Any) -> int:
+    """An int other than 0, or a TypeError or ValueError."""
+    if as_int(name, value) == 0:
+        raise ValueError(f"{name}=0: expected an int other than 0")
+    return int(value)
+
+
 def check_scale(value: Any) -> tuple[Any, ...]:
     """The numbers in a scale, or a TypeError or ValueError."""
     factors = tuple(value) if isinstance(value, Sequence) else (value,)
@@ -145,7 +152,11 @@ def setting_check(name: str, hint: Any) -> Callable[[Any], Any] | None:
 # Sizes and distances, and the least that they can be.
 _LEAST = {"window_shape": 1, "strides": 1, "dilation": 1, "output_shape": 1, "groups": 1}
 _LEAST |= {"position": 0, "output_padding": 0, "spatial_ndim": 1}
-_NUMBERS: dict[str, Callable[[Any], Any]] = {"norm_type": check_norm_type, "scale": check_scale}
+_NUMBERS: dict[str, Callable[[Any], Any]] = {
+    "divisor_override": functools.partial(check_divisor, "divisor_override"),
+    "norm_type": check_norm_type,
+    "scale": check_scale,
+}
 
 
 def _check_sizes(name: str, value: Any, minimum: int, keeps: bool) -> None:
@@ -165,7 +176,7 @@ def _check_sizes(name: str, value: Any, minimum: int, keeps: bool) -> None:
 
 def _check_padding(value: Any) -> None:
     """What `WindowGeometry` says of padding, as far as it depends on no window."""
-    expected = "expected 'VALID', 'SAME', an int, or a (low, high) pair per spatial axis"
+    expected = "expected 'VALID', 'SAME', 'SAME_LOWER', an int, or a pair per spatial axis"
     if isinstance(value, str):
         padding_rule(value, expected)
         return
