@@ -14,7 +14,11 @@ from jaxunpool.core.explain import backends, explain
 from jaxunpool.core.geometry import Plane, WindowGeometry
 from jaxunpool.core.listing import listing
 from jaxunpool.fixed import bed_of_nails_unpool, fixed_unpool
-from jaxunpool.fractional import fractional_max_pool, fractional_max_pool_with_indices
+from jaxunpool.fractional import (
+    fractional_avg_pool,
+    fractional_max_pool,
+    fractional_max_pool_with_indices,
+)
 from jaxunpool.indices import PackedIndices, PoolIndices, validate_indices
 from jaxunpool.interpolate import interpolate
 from jaxunpool.inverse import inverse
@@ -48,6 +52,7 @@ __all__ = [
     "conv_transpose",
     "explain",
     "fixed_unpool",
+    "fractional_avg_pool",
     "fractional_max_pool",
     "fractional_max_pool_with_indices",
     "global_avg_pool",

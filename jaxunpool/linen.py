@@ -109,7 +109,7 @@ class _Convolution(_Module):
 _BASES = {
     "pattern": _Patterned,
     "norm_type": _Normed,
-    "random_samples": _Random,
+    "key": _Random,
     "kernel": _Convolution,
     "": _Module,
 }

@@ -57,7 +57,8 @@ def max_pool(
             `x.ndim - 2` spatial axes: pass a tuple if `x` has no batch axis.
         strides: distance between windows; the window by default.
         padding: `"VALID"`, `"SAME"` (TensorFlow's rule), `"SAME_LOWER"` (the same, with an odd
-            element at the low end: ONNX's rule), an int, or per axis an int or a `(low, high)` pair.
+            element at the low end: ONNX's rule), an int, or per axis an int or a `(low, high)`
+            pair.
         dilation: distance between neighbouring elements of a window.
         ceil_mode: the last window may extend beyond the end, as in PyTorch.
         data_format: `"channels_last"` or `"channels_first"`.

@@ -133,6 +133,9 @@ TABLE = {
         integers=False,
     ),
     "fixed_unpool": Entry(lambda y: jup.fixed_unpool(y, ones((2, 3), y.dtype)), "y"),
+    "fractional_avg_pool": Entry(
+        lambda x: jup.fractional_avg_pool(x, pooled_sizes(x), key=KEY), integers=False
+    ),
     "fractional_max_pool": Entry(
         lambda x: jup.fractional_max_pool(x, None, pooled_sizes(x), key=KEY)
     ),

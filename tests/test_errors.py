@@ -308,6 +308,20 @@ TWO = (2, 2)
 HALVES = np.full((2, 3, 2), 0.5, np.float32)
 MORE = [
     ("avg_pool", (KEYS, TWO), {}, TypeError, "x: expected numbers .*got key"),
+    ("avg_pool", (X, TWO), {"divisor_override": 0}, ValueError, "divisor_override=0: expected"),
+    ("avg_pool", (X, TWO), {"divisor_override": 2.5}, TypeError, "divisor_override: .*got 2.5"),
+    ("fractional_avg_pool", (X, TWO), {}, ValueError, "key, random_samples, sequences: expected"),
+    ("fractional_avg_pool", (X,), {"key": KEY}, ValueError, "output_shape=None: .*output_ratio"),
+    ("fractional_avg_pool", (X, TWO), {"key": KEY, "output_ratio": 0.5},
+     ValueError, "output_ratio=0.5: not together with output_shape"),
+    ("fractional_avg_pool", (X,), {"key": KEY, "output_ratio": 1.5},
+     ValueError, "output_ratio=1.5: expected numbers above 0 and up to 1"),
+    ("fractional_avg_pool", (X,), {"key": KEY, "output_ratio": "half"},
+     TypeError, "output_ratio: expected a number"),
+    ("fractional_avg_pool", (X,), {"key": KEY, "output_ratio": 0.1},
+     ValueError, r"output_ratio=0.1: leaves nothing of \(6, 7\)"),
+    ("fractional_avg_pool", (X, TWO), {"key": KEY, "implementation": "native_cpu"},
+     NotImplementedError, "implementation='native_cpu': averaging over uneven windows"),
     ("avg_pool", ("x", TWO), {}, TypeError, "x: expected an array, got str"),
     ("avg_pool", (X, (7, 2)), {}, ValueError, r"window_shape=\(7, 2\).*larger"),
     ("avg_pool", (X, TWO), {"count_include_pad": 1}, TypeError, "count_include_pad: .*got 1"),
@@ -558,6 +572,7 @@ OF_LONG_AXES = {
     "bed_of_nails_unpool": lambda y: jup.bed_of_nails_unpool(y, (2,)),
     "conv_transpose": lambda x: jup.conv_transpose(x, FILTER, strides=2),
     "fixed_unpool": lambda y: jup.fixed_unpool(y, np.ones(2, int)),
+    "fractional_avg_pool": lambda x: jup.fractional_avg_pool(x, (4,), key=KEY),
     "fractional_max_pool": lambda x: jup.fractional_max_pool(x, (2,), (4,), key=KEY),
     "fractional_max_pool_with_indices": lambda x: jup.fractional_max_pool_with_indices(
         x, None, (4,), key=KEY

@@ -59,6 +59,16 @@ def operators():
             X,
             partial(jup.avg_pool, **WINDOW, count_include_pad=False),
         ),
+        "avg_pool, divided": (X, partial(jup.avg_pool, **WINDOW, divisor_override=7)),
+        "fractional_avg_pool": (
+            X,
+            partial(
+                jup.fractional_avg_pool,
+                output_shape=(4, 5),
+                key=jax.random.key(0),
+                overlapping=True,
+            ),
+        ),
         "avg_pool, large": (X, partial(jup.avg_pool, window_shape=(6, 6), strides=1)),
         "global_avg_pool": (X, lambda x, implementation: jup.global_avg_pool(x)),
         "avg_unpool, mean": (Y, partial(jup.avg_unpool, **WINDOW)),

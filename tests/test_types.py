@@ -166,6 +166,10 @@ CASES = {
         lambda y: copies(y, lambda _, position, offset: float(offset in (0, 3))),
         Y,
     ),
+    "fractional_avg_pool": Case(
+        lambda x, i, _: jup.fractional_avg_pool(x[:, :, :4], sequences=[(0, 2, 4), (0, 1, 2, 4)]),
+        lambda x: means(x, [[(0, 2), (2, 4)], [(0, 1), (1, 2), (2, 4)]]),
+    ),
     "fractional_max_pool": Case(
         lambda x, i, _: jup.fractional_max_pool(x, None, sequences=SEQUENCES),
         lambda x: uneven(x, FRACTIONAL)[0],

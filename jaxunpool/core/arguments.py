@@ -121,6 +121,22 @@ def check_scale(value: Any) -> tuple[Any, ...]:
     return factors
 
 
+def check_ratio(value: Any) -> tuple[Any, ...]:
+    """The numbers in an output ratio, or a TypeError or ValueError."""
+    factors = tuple(value) if isinstance(value, Sequence) else (value,)
+    for factor in factors:
+        if isinstance(factor, bool) or not isinstance(factor, int | float | np.number):
+            raise TypeError(
+                f"output_ratio: expected a number or one per spatial axis, got {shown(value)}"
+            )
+        if not 0 < factor <= 1:
+            raise ValueError(
+                f"output_ratio={shown(value)}: expected numbers above 0 and up to 1 (TensorFlow's"
+                " pooling_ratio is the reciprocal)"
+            )
+    return factors
+
+
 def setting_check(name: str, hint: Any) -> Callable[[Any], Any] | None:
     """What checks a setting before there is an array; None where nothing can be said of it.
 
@@ -155,6 +171,7 @@ _LEAST |= {"position": 0, "output_padding": 0, "spatial_ndim": 1}
 _NUMBERS: dict[str, Callable[[Any], Any]] = {
     "divisor_override": functools.partial(check_divisor, "divisor_override"),
     "norm_type": check_norm_type,
+    "output_ratio": check_ratio,
     "scale": check_scale,
 }
 

@@ -66,6 +66,10 @@ def _as_type(x: jax.Array, dtype: Any) -> jax.Array:
     return x.astype(dtype)
 
 
+def _is_complex(array: Any) -> bool:
+    return jnp.issubdtype(getattr(array, "dtype", jnp.bool_), jnp.complexfloating)
+
+
 def _is_of(array: Any, dtype: np.dtype) -> bool:
     return getattr(array, "dtype", None) == dtype
 
@@ -75,7 +79,7 @@ def in_parts(run: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
     def on_parts(x: jax.Array, *others: Any) -> jax.Array:
         parts = lax.real(x), lax.imag(x)
-        if not any(jnp.iscomplexobj(other) for other in others):
+        if not any(_is_complex(other) for other in others):
             return lax.complex(*(run(part, *others) for part in parts))
         (pattern,) = others
         factors = lax.real(pattern), lax.imag(pattern)

@@ -607,7 +607,9 @@ def per_axis(name: str, value: Any, n: int, minimum: int) -> tuple[int, ...]:
 def padding_rule(padding: str, expected: str) -> PaddingName:
     """`"VALID"`, `"SAME"` or `"SAME_LOWER"` for a word of any case, or a ValueError."""
     if padding.upper() not in PADDING_NAMES:
-        raise ValueError(f"padding={shown(padding)}: {expected}{named_padding(padding, PADDING_NAMES)}")
+        raise ValueError(
+            f"padding={shown(padding)}: {expected}{named_padding(padding, PADDING_NAMES)}"
+        )
     return padding.upper()  # type: ignore[return-value]
 
 
@@ -649,14 +651,14 @@ def _resolve_padding(
         )
         pairs = ((total // 2, total - total // 2) for total in totals)
         return tuple(pair[::-1] if rule == "SAME_LOWER" else pair for pair in pairs)
-    pairs = padding_pairs(padding, n, expected)
-    for (low, high), span in zip(pairs, spans):
+    given = padding_pairs(padding, n, expected)
+    for (low, high), span in zip(given, spans):
         if not (0 <= low < span and 0 <= high < span):
             raise ValueError(
                 f"padding={padding!r}: expected at least 0 and less than the window's span"
                 f" {span}, got {(low, high)}"
             )
-    return pairs
+    return given
 
 
 def _output_size(size: int, span: int, stride: int, pad: tuple[int, int], ceil_mode: bool) -> int:

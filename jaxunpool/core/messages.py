@@ -52,7 +52,7 @@ _ARGUMENTS = {
     "window_dilation": ("dilation",),
     "output_size": _SIZE,
     "output_ratio": _SIZE,
-    "pooling_ratio": _SIZE,
+    "pooling_ratio": ("output_ratio", *_SIZE),
     "shape": _SIZE,
     "scale_factor": ("scale", "window_shape"),
     "scales": ("scale", "window_shape"),
