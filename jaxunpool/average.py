@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jaxunpool.core import primitives
 from jaxunpool.core.arguments import (
@@ -22,7 +21,6 @@ from jaxunpool.core.backends import Implementation
 from jaxunpool.core.carriers import is_float8
 from jaxunpool.core.geometry import DataFormat, Padding, check_choice, check_flag
 from jaxunpool.core.messages import public
-from jaxunpool.kernels.common import accumulator
 
 AvgUnpoolMode = Literal["mean", "adjoint"]
 
@@ -79,8 +77,7 @@ def avg_pool(
     if divisor_override is None:
         return primitives.reduce(x, geometry, implementation, mean)
     divisor = check_divisor("divisor_override", divisor_override)
-    total = primitives.reduce(_widened(x), geometry, implementation)
-    return _quotient(total, divisor, x.dtype)
+    return primitives.reduce(x, geometry, implementation, divisor=divisor)
 
 
 @public
@@ -185,21 +182,6 @@ def _mean_over(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     if is_float8(x.dtype):  # which `jnp.mean` adds in their own type
         return jnp.mean(x, axes, dtype=jnp.float32, keepdims=True).astype(x.dtype)
     return jnp.mean(x, axes, keepdims=True)
-
-
-@jax.jit
-def _widened(x: jax.Array) -> jax.Array:
-    return x.astype(accumulator(x.dtype))
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _quotient(total: jax.Array, divisor: int, dtype: Any) -> jax.Array:
-    """`total / divisor`, rounded once, in a type."""
-    if jnp.iscomplexobj(total):
-        parts = lax.real(total), lax.imag(total)
-        return lax.complex(*(_quotient(part, divisor, part.dtype) for part in parts))
-    # Behind a barrier: XLA turns division by a constant into a product.
-    return (total / lax.optimization_barrier(jnp.asarray(divisor, total.dtype))).astype(dtype)
 
 
 def _mean(count_include_pad: bool) -> str:

@@ -188,9 +188,9 @@ def fractional_avg_pool(
 ) -> jax.Array:
     """Mean over windows at randomly spaced positions.
 
-    Equal to `tf.nn.fractional_avg_pool` up to the order of additions; pass its sequences as
-    `sequences`. The windows are those of `fractional_max_pool` without a `window_shape`. Floats of
-    8 and 16 bits are added in float32 and rounded once.
+    Equal to `tf.nn.fractional_avg_pool` up to rounding; pass its sequences as `sequences`. The
+    windows are those of `fractional_max_pool` without a `window_shape`. Floats of 8 and 16 bits are
+    added in float32.
 
     Args:
         x: numbers or booleans, as in `avg_pool`.

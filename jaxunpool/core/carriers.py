@@ -6,7 +6,8 @@
 | float8   | bfloat16  | uint8, the same bits              | float32, rounded once             |
 | complex  |           | real and imaginary part apart     | real and imaginary part apart     |
 
-All of it is exact but for the one rounding of a sum. So backends agree to the bit here too.
+All of it is exact but for the one rounding of a sum. So backends agree to the bit here too. A sum
+that is divided by a number is carried likewise: 16-bit floats by float32.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from jax import lax
 
 from jaxunpool.core.calls import Call
+from jaxunpool.kernels.common import accumulator, divide
 
 
 def is_float8(dtype: Any) -> bool:
@@ -33,7 +35,7 @@ def carrier(call: Call, dtype: Any) -> np.dtype:
     if jnp.issubdtype(dtype, jnp.complexfloating):
         return jnp.finfo(dtype).dtype
     if dtype != jnp.bool_ and not is_float8(dtype):
-        return dtype
+        return dtype if call.divisor is None else jnp.dtype(accumulator(dtype))
     if call.primitive in ("select", "uneven"):
         return jnp.dtype(jnp.uint8 if dtype == jnp.bool_ else jnp.bfloat16)
     if call.primitive == "gather" or call.duplicates == "last":
@@ -44,6 +46,8 @@ def carrier(call: Call, dtype: Any) -> np.dtype:
 def carried(run: Callable[..., Any], call: Call, dtype: Any) -> Callable[..., Any]:
     """A kernel of the carrier as one of the type itself: a function of the same arrays."""
     dtype, known = jnp.dtype(dtype), carrier(call, dtype)
+    if call.divisor is not None:
+        run = _divided(run, call)
     if known == dtype:
         return run
     if jnp.issubdtype(dtype, jnp.complexfloating):
@@ -60,6 +64,13 @@ def carried(run: Callable[..., Any], call: Call, dtype: Any) -> Callable[..., An
         return convert(results, dtype)
 
     return on_carrier
+
+
+def _divided(run: Callable[..., jax.Array], call: Call) -> Callable[..., jax.Array]:
+    """A sum that is divided by a number; its transpose copies what is divided."""
+    if call.primitive == "reduce":
+        return lambda x: divide(run(x), call.divisor)
+    return lambda x: run(divide(x, call.divisor))
 
 
 def _as_type(x: jax.Array, dtype: Any) -> jax.Array:

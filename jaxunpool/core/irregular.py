@@ -1,7 +1,8 @@
 """Maxima and means over windows that are not evenly spaced: each has a start and a stop.
 
-For maxima, windows of one size are pooled at every position first (stride 1, no gather) and then picked out at
-their starts; windows of several sizes are compared element by element, one axis after the other.
+For maxima, windows of one size are pooled at every position first (stride 1, no gather) and then
+picked out at their starts; windows of several sizes are compared element by element, one axis after
+the other.
 """
 
 from __future__ import annotations
@@ -171,8 +172,7 @@ def _mean(
     for start, stop, width, axis in zip(starts, stops, widths, plane.axes):
         total = _sums(total, start, stop, width, axis)
     counts = functools.reduce(operator.mul, [b - a for a, b in zip(starts, stops)])
-    # Behind a barrier: XLA turns division by a constant into a product.
-    return (total / lax.optimization_barrier(counts.astype(total.dtype))).astype(x.dtype)
+    return (total / counts.astype(total.dtype)).astype(x.dtype)
 
 
 def _sums(x: jax.Array, start: jax.Array, stop: jax.Array, width: int, axis: int) -> jax.Array:

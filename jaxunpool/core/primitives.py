@@ -134,7 +134,8 @@ def _weighted_transpose(ct: Any, *arrays: Any, call: Call, lead: int) -> Any:
         name = {"u": "replicate", "p": "reduce", "w": "correlate"}[kind]
         weighting = None if kind == "w" else call.weighting or "sum"
         there = [have[k] for k in TAKES[name] if k in have]
-        result = bind(call.to(name, weighting=weighting), *there, lead=lead)
+        other = call.to(name, weighting=weighting, divisor=call.divisor)
+        result = bind(other, *there, lead=lead)
         return result.astype(have[kind].aval.dtype)
 
     return [solve(k) if ad.is_undefined_primal(a) else None for k, a in zip(kinds, arrays)]
@@ -294,10 +295,11 @@ def reduce(
     geometry: WindowGeometry,
     implementation: Implementation,
     weighting: str = "sum",
-    pattern: jax.Array | None = None,
+    divisor: int | None = None,
 ) -> jax.Array:
-    """Weighted sum over each window."""
-    return bind(Call("reduce", geometry, implementation, weighting=weighting), u, pattern)
+    """Weighted sum over each window, divided by a number."""
+    call = Call("reduce", geometry, implementation, weighting=weighting, divisor=divisor)
+    return bind(call, u)
 
 
 def replicate(
