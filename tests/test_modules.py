@@ -54,7 +54,7 @@ TABLE = {
     "avg_unpool": Case((Y,), WINDOW | {"mode": "adjoint"}, SIZE),
     "bed_of_nails_unpool": Case((Y,), WINDOW | {"position": (0, 1)}, SIZE),
     "fixed_unpool": Case((Y,), {"pattern": np.array([[1, 0.5], [0.25, -1]])}),
-    "fractional_avg_pool": Case((X,), {"output_ratio": 0.6}, {"key": KEY}),
+    "fractional_avg_pool": Case((X,), {"output_shape": (4, 5)}, {"key": KEY}),
     "fractional_max_pool": Case((X,), {"window_shape": None, "output_shape": (4, 5)}, {"key": KEY}),
     "fractional_max_pool_with_indices": Case(
         (X,), {"window_shape": (2, 2)}, {"output_shape": (4, 5), "key": KEY}
