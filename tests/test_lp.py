@@ -100,20 +100,20 @@ def test_what_cannot_divide(window):
 def test_second_derivatives_at_zero():
     """Those of the Euclidean norm are right; where they would be infinite, they are zero."""
     x = jnp.array([0.0, 4.0])[:, None]
-    curvature = lambda p: jax.hessian(lambda x: jup.lp_pool(x, p, (2,)).sum())(x)[0, 0, 0, 0]
-    assert curvature(2) == 0.25
-    for p in (1.5, 3, jnp.asarray(1.5)):
-        assert curvature(p) == 0
+    exponents = (2, 1.5, 3, jnp.asarray(1.5))
+    norms = lambda x: jnp.stack([jup.lp_pool(x, p, (2,)).sum() for p in exponents])
+    curvatures = jax.jit(jax.hessian(norms))(x)[:, 0, 0, 0, 0]
+    np.testing.assert_array_equal(curvatures, [0.25, 0, 0, 0])
     assert jax.grad(lambda x: jup.lp_pool(x, 0.5, (2,)).sum())(x).tolist() == [[0], [1]]
 
 
-@pytest.mark.parametrize("window", only((2, 2), among=[(2, 2), (3, 3)]))
-def test_an_exponent_that_is_an_array(rng, window):
+@pytest.mark.parametrize("size", only(2, among=[2, 3]))
+def test_an_exponent_that_is_an_array(rng, size):
     """The value of the number, and a gradient, which is the difference of values."""
     x = jnp.asarray(rng.standard_normal((2, 6, 6, 3)).astype(np.float64)).at[:, 0].set(0)
-    pool = jax.jit(lambda x, p: jup.lp_pool(x, p, window, 2, 1))
+    pool = jax.jit(lambda x, p: jup.lp_pool(x, p, (size, size), 2, 1))
     for p in (0.5, 3.0):
-        np.testing.assert_allclose(pool(x, p), jup.lp_pool(x, p, window, 2, 1), rtol=1e-12)
+        np.testing.assert_allclose(pool(x, p), jup.lp_pool(x, p, (size, size), 2, 1), rtol=1e-12)
     slope = jax.jit(jax.grad(lambda p: pool(x, p).sum()))
     found = slope(3.0), slope(0.7)
     wanted = [(pool(x, p + 1e-6).sum() - pool(x, p - 1e-6).sum()) / 2e-6 for p in (3.0, 0.7)]
@@ -139,7 +139,7 @@ def test_modules_learn_the_exponent(rng):
 
 def test_derivatives(rng):
     x = jnp.asarray(rng.standard_normal((5, 6, 2)))
-    pool = functools.partial(jup.lp_pool, window_shape=(3, 2), strides=2)
+    pool = functools.partial(jup.lp_pool, window_shape=(2, 2), strides=1)
     run = lambda x, how=None: sum(pool(x, p, implementation=how) for p in (2, 4.5))
     (gradient,) = derivatives.check(run, x)
     (expected,) = derivatives.check(functools.partial(run, how="xla"), x, forward=True)
