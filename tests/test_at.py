@@ -27,7 +27,7 @@ def read(x, flat):
     return np.where(inside, found.reshape(flat.shape), np.zeros((), x.dtype))
 
 
-@hypothesis.settings(max_examples=examples(7, 60))
+@hypothesis.settings(max_examples=examples(4, 60))
 @hypothesis.given(
     pooling=poolings(),
     dtype=st.sampled_from(FLOATS + INTEGERS),
