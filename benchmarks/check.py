@@ -84,7 +84,7 @@ class Findings:
 
 def calls() -> Iterator[Checked]:
     """What is checked, what counts most first."""
-    options: dict[str, Sequence[dict[str, str]]] = {
+    options: dict[str, Sequence[dict[str, Any]]] = {
         "scatter": [{"duplicates": "sum"}, {"duplicates": "last"}],
         "reduce": [{"weighting": "mean"}],
         "replicate": [{"weighting": "cover"}],

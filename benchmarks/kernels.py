@@ -31,7 +31,7 @@ PRIMITIVES = ("select", "gather", "scatter", "reduce", "replicate")
 # Max unpooling is "last", which where windows overlap is another program than "sum".
 LAST = "scatter last"
 OPERATIONS = (*PRIMITIVES, LAST)
-OPTIONS: dict[str, dict[str, str]] = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "scatter": {"duplicates": "sum"},
     LAST: {"duplicates": "last"},
     "reduce": {"weighting": "mean"},

@@ -163,7 +163,7 @@ def windows_table(rows: list[Row]) -> str:
 
 NAMES = ("batch", "rows", "columns", "channels")  # dimensions of an array, axes of the mesh
 # As users know them, and the primitive that each is.
-OPERATIONS = {
+OPERATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "max pool with indices": ("select", {}),
     "its gradient": ("scatter", {"duplicates": "sum"}),
     "max unpool": ("scatter", {"duplicates": "last"}),

@@ -6,6 +6,7 @@ from jaxunpool.adaptive import (
     adaptive_max_pool,
     adaptive_max_pool_with_indices,
 )
+from jaxunpool.at import pool_at
 from jaxunpool.average import avg_pool, avg_unpool, global_avg_pool
 from jaxunpool.conv import conv_general_dilated
 from jaxunpool.conv_transpose import conv_transpose
@@ -13,7 +14,11 @@ from jaxunpool.core.explain import backends, explain
 from jaxunpool.core.geometry import Plane, WindowGeometry
 from jaxunpool.core.listing import listing
 from jaxunpool.fixed import bed_of_nails_unpool, fixed_unpool
-from jaxunpool.fractional import fractional_max_pool, fractional_max_pool_with_indices
+from jaxunpool.fractional import (
+    fractional_avg_pool,
+    fractional_max_pool,
+    fractional_max_pool_with_indices,
+)
 from jaxunpool.indices import PackedIndices, PoolIndices, validate_indices
 from jaxunpool.interpolate import interpolate
 from jaxunpool.inverse import inverse
@@ -47,6 +52,7 @@ __all__ = [
     "conv_transpose",
     "explain",
     "fixed_unpool",
+    "fractional_avg_pool",
     "fractional_max_pool",
     "fractional_max_pool_with_indices",
     "global_avg_pool",
@@ -65,6 +71,7 @@ __all__ = [
     "min_pool",
     "min_pool_with_indices",
     "nearest_unpool",
+    "pool_at",
     "validate_indices",
 ]
 __dir__ = listing(globals())

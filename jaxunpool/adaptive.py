@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from jaxunpool.core import irregular, primitives
-from jaxunpool.core.arguments import as_floats, as_poolable
+from jaxunpool.core.arguments import as_averaged, as_ordered
 from jaxunpool.core.backends import Implementation, check_implementation
 from jaxunpool.core.geometry import (
     DATA_FORMATS,
@@ -44,7 +44,7 @@ def adaptive_max_pool(
     in `max_pool`.
 
     Args:
-        x: floats or integers, as in `max_pool`.
+        x: floats, integers or booleans, as in `max_pool`.
         output_shape: spatial sizes of the result. None as one of them keeps the size of `x`. An int
             is the size along each of `x.ndim - 2` spatial axes.
         data_format, implementation: as in `max_pool`.
@@ -93,7 +93,7 @@ def adaptive_max_pool_with_indices(
         >>> jaxunpool.max_unpool(y, indices)[..., 0]
         Array([0, 1, 0, 3, 4], dtype=int32)
     """
-    x = as_poolable("x", x)
+    x = as_ordered("x", x)
     plane, outputs = _parts(x, output_shape, data_format, implementation)
     geometry = _even_windows(x, plane, outputs)
     if geometry is not None:
@@ -124,11 +124,11 @@ def adaptive_avg_pool(
     windows are those of `adaptive_max_pool`; 16-bit floats are added in float32 and rounded once.
 
     Args:
-        x: floats, as in `avg_pool`.
+        x: numbers or booleans, as in `avg_pool`.
         output_shape, data_format, implementation: as in `adaptive_max_pool`.
 
     Returns:
-        An array of x's type.
+        An array of the type that `avg_pool` returns.
 
     Raises:
         ValueError, TypeError, NotImplementedError: as in `max_pool`.
@@ -137,7 +137,7 @@ def adaptive_avg_pool(
         >>> adaptive_avg_pool(jnp.arange(5.0).reshape(5, 1), (3,))[..., 0]
         Array([0.5, 2. , 3.5], dtype=float32)
     """
-    x = as_floats("x", x)
+    x = as_averaged("x", x)
     plane, outputs = _parts(x, output_shape, data_format, implementation)
     geometry = _even_windows(x, plane, outputs)
     if geometry is not None:

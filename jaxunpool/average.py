@@ -9,8 +9,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxunpool.core import primitives
-from jaxunpool.core.arguments import Sizes, as_floats, pooling_window, unpooling_window, whole_plane
+from jaxunpool.core.arguments import (
+    Sizes,
+    as_averaged,
+    check_divisor,
+    pooling_window,
+    unpooling_window,
+    whole_plane,
+)
 from jaxunpool.core.backends import Implementation
+from jaxunpool.core.carriers import is_float8
 from jaxunpool.core.geometry import DataFormat, Padding, check_choice, check_flag
 from jaxunpool.core.messages import public
 
@@ -27,26 +35,30 @@ def avg_pool(
     dilation: Sizes = 1,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
+    divisor_override: int | None = None,
     data_format: DataFormat = "channels_last",
     implementation: Implementation = None,
 ) -> jax.Array:
     """Mean of each window.
 
     Equal to `torch.nn.functional.avg_pool1d/2d/3d` and to `flax.linen.avg_pool`, up to the order of
-    additions. Here they run in raster order of the window; 16-bit floats are added in float32 and
-    rounded once. For TensorFlow's `"SAME"` pooling, pass `count_include_pad=False`.
+    additions. Here they run in raster order of the window; floats of 8 and 16 bits are added in
+    float32 and rounded once. For TensorFlow's `"SAME"` pooling, pass `count_include_pad=False`.
 
     Args:
-        x: floats of shape `(*batch, *spatial, channels)`, with 1 to 3 spatial axes and any number
-            of batch axes; `(*batch, channels, *spatial)` for `"channels_first"`.
+        x: numbers or booleans of shape `(*batch, *spatial, channels)`, with 1 to 3 spatial axes and
+            any number of batch axes; `(*batch, channels, *spatial)` for `"channels_first"`.
         window_shape, strides, padding, dilation, ceil_mode, data_format, implementation:
             as in `max_pool`.
         count_include_pad: True divides by the number of elements of the window, padding included;
             False by the number of those that are not padding. Elements beyond the padding
             (`ceil_mode`) never count.
+        divisor_override: PyTorch's: an int other than 0 that sums are divided by instead. 1 gives
+            the sum of each window.
 
     Returns:
-        An array of x's type, one element per window.
+        An array of x's type, one element per window. For integers and booleans, floats, as from
+        `jnp.mean`.
 
     Raises:
         ValueError, TypeError: an argument is wrong; the message names it. Raised at trace time.
@@ -57,11 +69,15 @@ def avg_pool(
         Array([[ 2.5,  4.5],
                [10.5, 12.5]], dtype=float32)
     """
-    x = as_floats("x", x)
+    x = as_averaged("x", x)
     geometry = pooling_window(
         x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation
     )
-    return primitives.reduce(x, geometry, implementation, _mean(count_include_pad))
+    mean = _mean(count_include_pad)
+    if divisor_override is None:
+        return primitives.reduce(x, geometry, implementation, mean)
+    divisor = check_divisor("divisor_override", divisor_override)
+    return primitives.reduce(x, geometry, implementation, divisor=divisor)
 
 
 @public
@@ -88,7 +104,7 @@ def avg_unpool(
     With `"adjoint"`, it is the exact transpose of `avg_pool`, which is also its gradient.
 
     Args:
-        y: floats, the pooled array or one of its shape.
+        y: numbers or booleans, the pooled array or one of its shape.
         window_shape, strides, padding, dilation, ceil_mode, count_include_pad, data_format,
             implementation: as in the `avg_pool` to undo. `count_include_pad` matters only for
             `"adjoint"`. (If `avg_pool` counts padding, averages at the edge are smaller; `"mean"`
@@ -98,7 +114,7 @@ def avg_unpool(
             with as many windows. By default the size that the windows cover exactly.
 
     Returns:
-        An array of y's type.
+        An array of y's type; floats for integers and booleans.
 
     Raises:
         ValueError, TypeError: an argument is wrong; the message names it. Raised at trace time.
@@ -111,7 +127,7 @@ def avg_unpool(
         Array([[3., 3., 5., 5., 0.],
                [3., 3., 5., 5., 0.]], dtype=float32)
     """
-    y = as_floats("y", y)
+    y = as_averaged("y", y)
     check_choice("mode", mode, get_args(AvgUnpoolMode))
     geometry = unpooling_window(
         y,
@@ -137,17 +153,17 @@ def global_avg_pool(
 ) -> jax.Array:
     """Mean over all spatial axes.
 
-    This is `jnp.mean`, with its gradient. In exact arithmetic it equals `avg_pool` with the whole
-    plane as its window, and `torch.nn.functional.adaptive_avg_pool2d(x, 1)`. These add one element
-    after the other, so they lose digits on large planes.
+    This is `jnp.mean`, with its gradient; float8 is added in float32. In exact arithmetic it equals
+    `avg_pool` with the whole plane as its window, and `torch.nn.functional.adaptive_avg_pool2d(x,
+    1)`. These add one element after the other, so they lose digits on large planes.
 
     Args:
-        x: floats, as in `avg_pool`.
+        x: numbers or booleans, as in `avg_pool`.
         spatial_ndim: number of spatial axes; `x.ndim - 2` by default.
         data_format: `"channels_last"` or `"channels_first"`.
 
     Returns:
-        An array of x's type with spatial sizes 1.
+        An array with spatial sizes 1, of the type that `jnp.mean` returns.
 
     Raises:
         ValueError, TypeError: an argument is wrong; the message names it. Raised at trace time.
@@ -156,13 +172,15 @@ def global_avg_pool(
         >>> global_avg_pool(jnp.arange(16.0).reshape(1, 4, 4, 1)).shape
         (1, 1, 1, 1)
     """
-    x = as_floats("x", x)
+    x = as_averaged("x", x)
     plane = whole_plane(x, spatial_ndim, data_format)
     return _mean_over(x, plane.axes)
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def _mean_over(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    if is_float8(x.dtype):  # which `jnp.mean` adds in their own type
+        return jnp.mean(x, axes, dtype=jnp.float32, keepdims=True).astype(x.dtype)
     return jnp.mean(x, axes, keepdims=True)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
-from jaxunpool.core.arguments import Sizes, as_floats
+from jaxunpool.core.arguments import Sizes, as_factors
+from jaxunpool.core.carriers import in_parts
 from jaxunpool.core.convolution import Convolution, Ints, Pairs, as_precision, on_known_mesh, plain
 from jaxunpool.core.geometry import (
     DATA_FORMATS,
@@ -51,20 +54,21 @@ def conv_transpose(
     `(size - 1) * strides - low - high + dilation * (k - 1) + output_padding + 1` elements.
 
     Args:
-        x: floats of shape `(*batch, *spatial, in_channels)`, with 1 to 3 spatial axes and any
-            number of batch axes; `(*batch, in_channels, *spatial)` for `"channels_first"`.
+        x: floats or complex numbers of shape `(*batch, *spatial, in_channels)`, with 1 to 3 spatial
+            axes and any number of batch axes; for `"channels_first"` of shape
+            `(*batch, in_channels, *spatial)`.
         kernel: `(*window, in_channels, out_channels // groups)`; for `"channels_first"` PyTorch's
             `(in_channels, out_channels // groups, *window)`. It is not flipped: its element 0 adds
             to the first element that a value reaches. Its rank gives the number of spatial axes.
         bias: `(out_channels,)`, or None.
         strides, dilation: per spatial axis, or one int for all.
         padding: number of elements to cut off at both ends (PyTorch's `padding`): an int, or per
-            axis an int or a `(low, high)` pair. `"SAME"`: the padding of the convolution that maps
-            the result to `x`; the result has `size * strides` elements unless `output_shape` is
-            given. `"VALID"`: none; it has
+            axis an int or a `(low, high)` pair. `"SAME"`, or `"SAME_LOWER"` with an odd element at
+            the low end: the padding of the convolution that maps the result to `x`; the result has
+            `size * strides` elements unless `output_shape` is given. `"VALID"`: none; it has
             `size * strides + max(dilation * (k - 1) + 1 - strides, 0)` elements.
         output_padding: number of extra elements at the high end; less than the stride or the
-            dilation. Not for `"SAME"` and `"VALID"`.
+            dilation. Not for padding by name.
         output_shape: spatial sizes of the result (PyTorch's `output_size`). The convolution must
             map these sizes to those of `x`. `output_padding` then has no effect.
         groups: the number of groups that the channels are divided into.
@@ -82,7 +86,7 @@ def conv_transpose(
         >>> conv_transpose(x, kernel, strides=2, padding=1, output_padding=1).shape
         (1, 4, 4, 4)
     """
-    x, kernel = as_floats("x", x), as_floats("kernel", kernel)
+    x, kernel = as_factors("x", x), as_factors("kernel", kernel)
     check_choice("data_format", data_format, DATA_FORMATS)
     n = kernel.ndim - 2
     if not 1 <= n <= 3:
@@ -122,7 +126,7 @@ def conv_transpose(
     results, ends = _results(sizes, spans, strides, padding, extra, output_shape)
     check_axes(f"strides={strides}", results)
     if bias is not None:
-        bias = as_floats("bias", bias)
+        bias = as_factors("bias", bias)
         if bias.shape != (outputs * groups,):
             raise ValueError(f"bias: expected shape {(outputs * groups,)}, got {bias.shape}")
         if bias.dtype != x.dtype:
@@ -138,7 +142,8 @@ def conv_transpose(
         results, window, strides, ends, spacing, layout, groups, as_precision(precision)
     )
     known = on_known_mesh(x, kernel)
-    y = plain("u", conv, kernel, x) if known else conv.bind("u", kernel, x)
+    run = functools.partial(plain, "u", conv) if known else functools.partial(conv.bind, "u")
+    y = (in_parts(run) if jnp.iscomplexobj(x) else run)(kernel, x)
     if bias is not None:
         y = y + bias.reshape((1,) * (n + 1) + (-1,) if is_last else (1, -1) + (1,) * n)
     return y.reshape((*batch, *y.shape[1:]))
@@ -149,7 +154,7 @@ def _results(
 ) -> tuple[Ints, Pairs]:
     """The spatial sizes of the result, and what the convolution from it to `x` pads."""
     n = len(sizes)
-    expected = f"expected 'VALID', 'SAME', an int, {n} ints or {n} (low, high) pairs"
+    expected = f"expected 'VALID', 'SAME', 'SAME_LOWER', an int, {n} ints or {n} pairs"
     wanted = as_sequence(output_shape)
     if wanted is not None:
         wanted = per_axis("output_shape", wanted, n, minimum=1)

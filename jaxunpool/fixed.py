@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxunpool.core import primitives
-from jaxunpool.core.arguments import Sizes, as_poolable, unpooling_window
+from jaxunpool.core.arguments import Sizes, as_values, unpooling_window
 from jaxunpool.core.backends import Implementation
 from jaxunpool.core.geometry import DataFormat, Padding, as_sequence, per_axis
 from jaxunpool.core.messages import public, shown
+
+# From the narrowest to the widest.
+KINDS = {
+    jnp.bool_: "booleans",
+    jnp.integer: "integers",
+    jnp.floating: "real numbers",
+    jnp.complexfloating: "numbers",
+}
 
 
 @public
@@ -35,9 +44,10 @@ def fixed_unpool(
     raster order. The pattern has a gradient too, so it can be trained.
 
     Args:
-        y: floats or integers, the pooled array or one of its shape.
-        pattern: an array with one axis per spatial axis of `y`, the window; integers if `y` holds
-            integers. It is cast to y's type, and the same for all channels.
+        y: numbers or booleans, the pooled array or one of its shape.
+        pattern: an array with one axis per spatial axis of `y`, the window. It is cast to y's type,
+            and the same for all channels. It holds integers if `y` does, no complex numbers unless
+            `y` does, and booleans if `y` does: their products are added by a logical or.
         strides, padding, dilation, ceil_mode, data_format, implementation: as in `max_pool`.
         output_shape: spatial sizes of the result, as in `avg_unpool`.
 
@@ -56,9 +66,8 @@ def fixed_unpool(
                [ 3,  0,  4,  0],
                [ 0, -3,  0, -4]], dtype=int32)
     """
-    y, pattern = as_poolable("y", y), as_poolable("pattern", pattern)
-    if jnp.issubdtype(y.dtype, jnp.integer) and not jnp.issubdtype(pattern.dtype, jnp.integer):
-        raise TypeError(f"pattern: expected integers, as y holds {y.dtype}, got {pattern.dtype}")
+    y, pattern = as_values("y", y), as_values("pattern", pattern)
+    _check_kind(y.dtype, pattern.dtype)
     if not 1 <= pattern.ndim <= 3 or 0 in pattern.shape:
         raise ValueError(
             f"pattern: expected 1 to 3 axes, one per spatial axis, none of size 0, got shape"
@@ -104,7 +113,7 @@ def bed_of_nails_unpool(
     `lax.pad`, with its derivatives (slices), on every platform.
 
     Args:
-        y: floats or integers, the pooled array or one of its shape.
+        y: numbers or booleans, the pooled array or one of its shape.
         window_shape, strides, padding, dilation, ceil_mode, data_format, implementation: as in
             `max_pool`, for the pooling to undo.
         position: the position in the window, one int per spatial axis, or one int for all axes.
@@ -125,7 +134,7 @@ def bed_of_nails_unpool(
                [0, 3, 0, 4],
                [0, 0, 0, 0]], dtype=int32)
     """
-    y = as_poolable("y", y)
+    y = as_values("y", y)
     geometry = unpooling_window(
         y,
         window_shape,
@@ -147,6 +156,17 @@ def bed_of_nails_unpool(
         first, last = (axis.position(window, tap) for window in (0, axis.outputs - 1))
         pads[number] = (first, axis.size - last - 1, axis.stride - 1)
     return _pad(y, tuple(pads))
+
+
+def _check_kind(values: Any, factors: Any) -> None:
+    """A TypeError for a pattern that the cast to y's type would change."""
+    ranks = [
+        next(rank for rank, kind in enumerate(KINDS) if jnp.issubdtype(dtype, kind))
+        for dtype in (factors, values)
+    ]
+    if ranks[0] > ranks[1]:
+        expected = list(KINDS.values())[ranks[1]]
+        raise TypeError(f"pattern: expected {expected}, as y holds {values}, got {factors}")
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -1,4 +1,4 @@
-"""Fractional max pooling (Graham 2014): window positions advance by a random mix of two steps."""
+"""Fractional pooling (Graham 2014): window positions advance by a random mix of two steps."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from jax import lax
 
 from jaxunpool.core import irregular
-from jaxunpool.core.arguments import Sizes, as_poolable
-from jaxunpool.core.backends import Implementation, check_implementation
+from jaxunpool.core.arguments import Sizes, as_averaged, as_ordered, check_ratio
+from jaxunpool.core.backends import Implementation, check_implementation, check_plain
 from jaxunpool.core.geometry import (
     DATA_FORMATS,
     DataFormat,
@@ -37,6 +37,7 @@ def fractional_max_pool(
     window_shape: Sizes | None,
     output_shape: Sizes | None = None,
     *,
+    output_ratio: float | Sequence[float] | None = None,
     key: jax.Array | None = None,
     random_samples: jax.typing.ArrayLike | None = None,
     sequences: Sequence[Any] | None = None,
@@ -59,11 +60,14 @@ def fractional_max_pool(
     as in `max_pool`.
 
     Args:
-        x: floats or integers, as in `max_pool`.
+        x: floats, integers or booleans, as in `max_pool`.
         window_shape: sizes of the windows; or None: windows go from one element of a sequence to
             the next.
         output_shape: spatial sizes of the result. An int is the size along each of `x.ndim - 2`
-            spatial axes. None is allowed only with `sequences`.
+            spatial axes. None is allowed only with `output_ratio` or `sequences`.
+        output_ratio: instead of `output_shape`, PyTorch's: sizes are multiplied by it and rounded
+            down. A number above 0 and up to 1, or one per spatial axis. TensorFlow's
+            `pooling_ratio` is its reciprocal.
         key: a `jax.random` key; the same key gives the same windows.
         random_samples: instead of a key, if there is a window: numbers in [0, 1) of shape
             `(*batch, channels, spatial axes)`, PyTorch's `_random_samples`. They are in PyTorch's
@@ -94,6 +98,7 @@ def fractional_max_pool(
         x,
         window_shape,
         output_shape,
+        output_ratio=output_ratio,
         key=key,
         random_samples=random_samples,
         sequences=sequences,
@@ -110,6 +115,7 @@ def fractional_max_pool_with_indices(
     window_shape: Sizes | None,
     output_shape: Sizes | None = None,
     *,
+    output_ratio: float | Sequence[float] | None = None,
     key: jax.Array | None = None,
     random_samples: jax.typing.ArrayLike | None = None,
     sequences: Sequence[Any] | None = None,
@@ -121,8 +127,8 @@ def fractional_max_pool_with_indices(
     """Maximum of each randomly placed window, and its position.
 
     Args:
-        x, window_shape, output_shape, key, random_samples, sequences, pseudo_random, overlapping,
-            data_format, implementation: as in `fractional_max_pool`.
+        x, window_shape, output_shape, output_ratio, key, random_samples, sequences, pseudo_random,
+            overlapping, data_format, implementation: as in `fractional_max_pool`.
 
     Returns:
         The pooled array, and `PoolIndices` for `max_unpool`: flat int32 positions, equal to
@@ -137,9 +143,11 @@ def fractional_max_pool_with_indices(
         >>> jaxunpool.max_unpool(y, indices)[..., 0]
         Array([0, 0, 2, 0, 4, 0, 6], dtype=int32)
     """
-    x = as_poolable("x", x)
+    x = as_ordered("x", x)
     check_choice("data_format", data_format, DATA_FORMATS)
     check_implementation(implementation)
+    if output_ratio is not None:
+        output_shape = _shape_of_ratio(x, output_ratio, output_shape, sequences, data_format)
     _check_source(window_shape, output_shape, key, random_samples, sequences)
     for name, flag in (("pseudo_random", pseudo_random), ("overlapping", overlapping)):
         check_flag(name, flag)
@@ -158,20 +166,108 @@ def fractional_max_pool_with_indices(
         starts, stops = [_for_planes(start, plane, i) for i, start in enumerate(starts)], None
         widths = list(window)
     else:
-        if sequences is None:
-            edges = _random_edges(key, plane.input_shape, outputs, pseudo_random)
-            widths = [-(-size // output) for size, output in zip(plane.input_shape, outputs)]
-        else:
-            given = [
-                _sequence(s, n, i, overlapping)
-                for i, (s, n) in enumerate(zip(sequences, plane.input_shape))
-            ]
-            widths = [int(np.diff(edge).max()) for edge in given]
-            edges = list(map(jnp.asarray, given))  # under jit, constants of its program
-        starts, stops = _bounds(edges, plane, bool(overlapping), x.ndim)
-        widths = [width + bool(overlapping) for width in widths]
+        starts, stops, widths = _without_window(
+            key, sequences, plane, outputs, pseudo_random, bool(overlapping), x.ndim
+        )
     y, flat = irregular.select(x, starts, stops, widths, plane, implementation)
     return y, PoolIndices(flat, plane)
+
+
+@public
+def fractional_avg_pool(
+    x: jax.typing.ArrayLike,
+    output_shape: Sizes | None = None,
+    *,
+    output_ratio: float | Sequence[float] | None = None,
+    key: jax.Array | None = None,
+    sequences: Sequence[Any] | None = None,
+    pseudo_random: bool = True,
+    overlapping: bool = False,
+    data_format: DataFormat = "channels_last",
+    implementation: Implementation = None,
+) -> jax.Array:
+    """Mean over windows at randomly spaced positions.
+
+    Equal to `tf.nn.fractional_avg_pool` up to rounding; pass its sequences as `sequences`. The
+    windows are those of `fractional_max_pool` without a `window_shape`. Floats of 8 and 16 bits are
+    added in float32.
+
+    Args:
+        x: numbers or booleans, as in `avg_pool`.
+        output_shape, output_ratio, key, sequences, pseudo_random, overlapping, data_format: as in
+            `fractional_max_pool`.
+        implementation: None or `"xla"`; both are plain JAX, with forward mode.
+
+    Returns:
+        An array of the type that `avg_pool` returns.
+
+    Raises:
+        ValueError, TypeError: an argument is wrong; the message names it. Raised at trace time.
+
+    Example:
+        >>> x = jnp.arange(7.0).reshape(7, 1)
+        >>> fractional_avg_pool(x, sequences=[(0, 1, 3, 5, 7)])[..., 0]
+        Array([0. , 1.5, 3.5, 5.5], dtype=float32)
+        >>> fractional_avg_pool(x, output_ratio=(0.6,), key=jax.random.key(0)).shape
+        (4, 1)
+    """
+    x = as_averaged("x", x)
+    check_choice("data_format", data_format, DATA_FORMATS)
+    check_plain(check_implementation(implementation), "averaging over uneven windows")
+    if output_ratio is not None:
+        output_shape = _shape_of_ratio(x, output_ratio, output_shape, sequences, data_format)
+    _check_source(None, output_shape, key, None, sequences)
+    for name, flag in (("pseudo_random", pseudo_random), ("overlapping", overlapping)):
+        check_flag(name, flag)
+    plane, outputs = _sizes(x, None, output_shape, sequences, data_format)
+    starts, stops, widths = _without_window(
+        key, sequences, plane, outputs, pseudo_random, bool(overlapping), x.ndim
+    )
+    return irregular.mean(x, starts, stops, widths, plane)
+
+
+def _shape_of_ratio(
+    x: jax.Array, ratio: Any, output_shape: Any, sequences: Any, data_format: DataFormat
+) -> tuple[int, ...]:
+    """The spatial sizes that an `output_ratio` asks for."""
+    if output_shape is not None or sequences is not None:
+        other = "output_shape" if output_shape is not None else "sequences"
+        raise ValueError(f"output_ratio={shown(ratio)}: not together with {other}")
+    ratio = as_sequence(ratio)
+    factors = check_ratio(ratio)
+    n = spatial_ndim("x", x.shape, "output_ratio", factors if isinstance(ratio, Sequence) else 1)
+    sizes = spatial_sizes("x", x.shape, n, data_format)
+    found = tuple(
+        int(size * factor)
+        for size, factor in zip(sizes, factors if isinstance(ratio, Sequence) else factors * n)
+    )
+    if min(found) < 1:
+        raise ValueError(f"output_ratio={shown(ratio)}: leaves nothing of {sizes}, {found}")
+    return found
+
+
+def _without_window(
+    key: Any,
+    sequences: Any,
+    plane: Plane,
+    outputs: tuple[int, ...],
+    pseudo_random: bool,
+    overlapping: bool,
+    ndim: int,
+) -> tuple[list[jax.Array], list[jax.Array], list[int]]:
+    """Starts, stops and largest widths of windows from one element of a sequence to the next."""
+    if sequences is None:
+        edges = _random_edges(key, plane.input_shape, outputs, pseudo_random)
+        widths = [-(-size // output) for size, output in zip(plane.input_shape, outputs)]
+    else:
+        given = [
+            _sequence(s, n, i, overlapping)
+            for i, (s, n) in enumerate(zip(sequences, plane.input_shape))
+        ]
+        widths = [int(np.diff(edge).max()) for edge in given]
+        edges = list(map(jnp.asarray, given))  # under jit, constants of its program
+    starts, stops = _bounds(edges, plane, overlapping, ndim)
+    return starts, stops, [width + overlapping for width in widths]
 
 
 def _check_source(window: Any, output_shape: Any, key: Any, samples: Any, sequences: Any) -> None:
@@ -188,7 +284,9 @@ def _check_source(window: Any, output_shape: Any, key: Any, samples: Any, sequen
     if window is not None and sequences is not None:
         raise ValueError(f"window_shape={shown(window)}: expected None with sequences")
     if output_shape is None and sequences is None:
-        raise ValueError("output_shape=None: expected the spatial sizes of the result")
+        raise ValueError(
+            "output_shape=None: expected the spatial sizes of the result, or an output_ratio"
+        )
     if key is not None:
         try:
             jax.eval_shape(jax.random.bits, key)

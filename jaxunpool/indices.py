@@ -392,6 +392,33 @@ def as_pool_indices(indices: PoolIndices | PackedIndices) -> PoolIndices:
     return indices.unpack() if isinstance(indices, PackedIndices) else indices
 
 
+def check_owner(
+    indices: PoolIndices | PackedIndices, sizes: Any = None, data_format: str | None = None
+) -> None:
+    """PoolIndices carry their geometry: what is said besides (not None) may only repeat it."""
+    check_pool_indices(indices)
+    geometry = indices.geometry
+    if data_format not in (None, geometry.data_format):
+        raise ValueError(
+            f"data_format={data_format!r}: the PoolIndices were made with {geometry.data_format!r}"
+        )
+    if sizes is None:
+        return
+    given = per_axis("output_shape", as_sequence(sizes), geometry.ndim, minimum=1)
+    if given != geometry.input_shape:
+        raise ValueError(
+            f"output_shape={sizes!r}: the PoolIndices were made for an input of spatial"
+            f" size {geometry.input_shape}"
+        )
+
+
+def leaf_of(indices: PoolIndices | PackedIndices) -> tuple[jax.Array, Packing | None]:
+    """The array of checked indices, and how it is packed."""
+    if isinstance(indices, PackedIndices):
+        return jnp.asarray(indices.data), indices.packing
+    return narrow(indices.offsets), None
+
+
 def plane_sizes(name: str, shape: tuple[int, ...], output_shape: Any) -> tuple[int, ...]:
     """The spatial sizes that raw indices, or an array with them, of the given shape point into."""
     output_shape = as_sequence(output_shape)

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import jax
 import numpy as np
 
-from jaxunpool.core.arguments import Sizes, as_floats, as_poolable, check_scale
+from jaxunpool.core.arguments import Sizes, as_averaged, as_values, check_scale
 from jaxunpool.core.backends import Implementation, check_implementation
 from jaxunpool.core.geometry import (
     DATA_FORMATS,
@@ -69,9 +69,8 @@ def interpolate(
     given number, PyTorch is closer for float64.)
 
     Args:
-        x: floats (for the nearest modes also integers, such as labels) of shape
-            `(*batch, *spatial, channels)`, with 1 to 3 spatial axes and any number of batch axes;
-            `(*batch, channels, *spatial)` for `"channels_first"`.
+        x: numbers or booleans of shape `(*batch, *spatial, channels)`, with 1 to 3 spatial axes and
+            any number of batch axes; `(*batch, channels, *spatial)` for `"channels_first"`.
         output_shape: spatial sizes of the result. An int is the size along each of `x.ndim - 2`
             spatial axes.
         scale: instead of `output_shape`, PyTorch's `scale_factor`. Sizes are multiplied by it and
@@ -88,7 +87,7 @@ def interpolate(
         implementation: None or `"xla"`; both are plain JAX, with forward mode.
 
     Returns:
-        An array of x's type.
+        An array of x's type; but for the nearest modes, floats for integers and booleans.
 
     Raises:
         ValueError, TypeError: an argument is wrong; the message names it. Raised at trace time.
@@ -98,7 +97,7 @@ def interpolate(
         Array([[0., 1., 3., 4.]], dtype=float32)
     """
     check_choice("mode", mode, get_args(Mode))
-    x = (as_poolable if mode.startswith("nearest") else as_floats)("x", x)
+    x = (as_values if mode.startswith("nearest") else as_averaged)("x", x)
     check_choice("data_format", data_format, DATA_FORMATS)
     check_implementation(implementation)
     rule = _check_coordinates(mode, align_corners, antialias, coordinates)
@@ -123,7 +122,7 @@ def interpolate(
             for size, output, factor in zip(plane.input_shape, outputs, scales)
         )
     maps = [
-        _map(size, output, factor, mode, antialias, rule, x.dtype == np.float64)
+        _map(size, output, factor, mode, antialias, rule, x.dtype in (np.float64, np.complex128))
         for size, output, factor in zip(plane.input_shape, outputs, scales)
     ]
     return resample(x, maps, plane.axes, implementation)

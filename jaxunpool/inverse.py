@@ -23,7 +23,7 @@ def inverse(fn: Callable[[Any], Any], x: Any) -> Callable[[Any], Any]:
 
     Args:
         fn: a function of one argument; arguments and results are pytrees of arrays.
-        x: the point at which the Jacobian is taken: floats, or a pytree of them.
+        x: the point at which the Jacobian is taken: floats or complex numbers, or a pytree of them.
 
     Returns:
         A function. It takes a pytree with the structure, shapes and types of `fn(x)`, and returns

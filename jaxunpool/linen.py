@@ -32,19 +32,33 @@ class _Module(nn.Module):
         return arguments
 
 
-class _Patterned(_Module):
-    """`pattern` is a constant; `learnable` makes it the start of a parameter of `param_dtype`."""
+class _Learnable(_Module):
+    """One setting is a constant; `learnable` makes it the start of a parameter."""
+
+    weight: ClassVar[str]
 
     learnable: bool = modules.keyword(False)
     param_dtype: Any = modules.keyword(jnp.float32)
 
     def setup(self) -> None:
         if self.learnable:
-            start = jnp.asarray(self.pattern, self.param_dtype)
-            self.learned = self.param("pattern", lambda _: start)
+            start = jnp.asarray(getattr(self, self.weight), self.param_dtype)
+            self.learned = self.param(self.weight, lambda _: start)
 
     def _supply(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        return arguments | {"pattern": self.learned} if self.learnable else arguments
+        return arguments | {self.weight: self.learned} if self.learnable else arguments
+
+
+class _Patterned(_Learnable):
+    """`pattern` is a constant; `learnable` makes it the start of a parameter of `param_dtype`."""
+
+    weight = "pattern"
+
+
+class _Normed(_Learnable):
+    """`norm_type` is a constant; `learnable` makes it the start of a parameter of `param_dtype`."""
+
+    weight = "norm_type"
 
 
 class _Random(_Module):
@@ -92,7 +106,13 @@ class _Convolution(_Module):
 
 
 # The base of functions that have this argument. Editors see the classes in the stub beside this.
-_BASES = {"pattern": _Patterned, "random_samples": _Random, "kernel": _Convolution, "": _Module}
+_BASES = {
+    "pattern": _Patterned,
+    "norm_type": _Normed,
+    "key": _Random,
+    "kernel": _Convolution,
+    "": _Module,
+}
 _CLASSES = modules.classes(_BASES)
 globals().update(_CLASSES)
 __all__ = sorted([*_CLASSES, "Inverse", "Paired"])

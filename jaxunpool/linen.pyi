@@ -26,6 +26,7 @@ __all__ = [
     "BedOfNailsUnpool",
     "ConvTranspose",
     "FixedUnpool",
+    "FractionalAvgPool",
     "FractionalMaxPool",
     "FractionalMaxPoolWithIndices",
     "GlobalAvgPool",
@@ -44,6 +45,7 @@ __all__ = [
     "MinPoolWithIndices",
     "NearestUnpool",
     "Paired",
+    "PoolAt",
 ]
 
 class AdaptiveAvgPool(nn.Module):
@@ -124,6 +126,7 @@ class AvgPool(nn.Module):
     dilation: Sizes
     ceil_mode: bool
     count_include_pad: bool
+    divisor_override: int | None
     data_format: DataFormat
     implementation: Implementation | None
     def __init__(
@@ -137,6 +140,7 @@ class AvgPool(nn.Module):
         dilation: Sizes = 1,
         ceil_mode: bool = False,
         count_include_pad: bool = True,
+        divisor_override: int | None = None,
         data_format: DataFormat = "channels_last",
         implementation: Implementation | None = None,
     ) -> None: ...
@@ -299,12 +303,48 @@ class FixedUnpool(nn.Module):
     ) -> jax.Array: ...
     def __getattr__(self, name: str) -> Any: ...
 
+class FractionalAvgPool(nn.Module):
+    """Mean over windows at randomly spaced positions."""
+
+    output_shape: Sizes | None
+    deterministic: bool
+    output_ratio: float | Sequence[float] | None
+    sequences: Sequence[Any] | None
+    pseudo_random: bool
+    overlapping: bool
+    data_format: DataFormat
+    implementation: Implementation | None
+    def __init__(
+        self,
+        output_shape: Sizes | None = None,
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        deterministic: bool = False,
+        output_ratio: float | Sequence[float] | None = None,
+        sequences: Sequence[Any] | None = None,
+        pseudo_random: bool = True,
+        overlapping: bool = False,
+        data_format: DataFormat = "channels_last",
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(
+        self,
+        x: jax.typing.ArrayLike,
+        *,
+        key: jax.Array | None = None,
+        output_shape: Sizes | None = None,
+        deterministic: Any = None,
+    ) -> jax.Array: ...
+    def __getattr__(self, name: str) -> Any: ...
+
 class FractionalMaxPool(nn.Module):
     """Maximum over windows at randomly spaced positions."""
 
     window_shape: Sizes | None
     output_shape: Sizes | None
     deterministic: bool
+    output_ratio: float | Sequence[float] | None
     sequences: Sequence[Any] | None
     pseudo_random: bool
     overlapping: bool
@@ -318,6 +358,7 @@ class FractionalMaxPool(nn.Module):
         name: Any = None,
         *,
         deterministic: bool = False,
+        output_ratio: float | Sequence[float] | None = None,
         sequences: Sequence[Any] | None = None,
         pseudo_random: bool = True,
         overlapping: bool = False,
@@ -341,6 +382,7 @@ class FractionalMaxPoolWithIndices(nn.Module):
     window_shape: Sizes | None
     output_shape: Sizes | None
     deterministic: bool
+    output_ratio: float | Sequence[float] | None
     sequences: Sequence[Any] | None
     pseudo_random: bool
     overlapping: bool
@@ -354,6 +396,7 @@ class FractionalMaxPoolWithIndices(nn.Module):
         name: Any = None,
         *,
         deterministic: bool = False,
+        output_ratio: float | Sequence[float] | None = None,
         sequences: Sequence[Any] | None = None,
         pseudo_random: bool = True,
         overlapping: bool = False,
@@ -467,23 +510,27 @@ class Inverse(nn.Module):
 class LpPool(nn.Module):
     """The p-norm of each window, `sum(|x| ** p) ** (1 / p)`."""
 
-    norm_type: float
+    norm_type: float | jax.Array
     window_shape: Sizes
     strides: Sizes | None
     padding: Padding
+    learnable: bool
+    param_dtype: Any
     dilation: Sizes
     ceil_mode: bool
     data_format: DataFormat
     implementation: Implementation | None
     def __init__(
         self,
-        norm_type: float,
+        norm_type: float | jax.Array,
         window_shape: Sizes,
         strides: Sizes | None = None,
         padding: Padding = "VALID",
         parent: Any = ...,
         name: Any = None,
         *,
+        learnable: bool = False,
+        param_dtype: Any = ...,
         dilation: Sizes = 1,
         ceil_mode: bool = False,
         data_format: DataFormat = "channels_last",
@@ -756,4 +803,26 @@ class Paired(nn.Module):
         name: Any = None,
     ) -> None: ...
     def __call__(self, x: Any) -> Any: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class PoolAt(nn.Module):
+    """The element of `x` that each index names."""
+
+    spatial_ndim: int | None
+    data_format: DataFormat | None
+    implementation: Implementation | None
+    def __init__(
+        self,
+        parent: Any = ...,
+        name: Any = None,
+        *,
+        spatial_ndim: int | None = None,
+        data_format: DataFormat | None = None,
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(
+        self,
+        x: jax.typing.ArrayLike,
+        indices: PoolIndices | PackedIndices | jax.typing.ArrayLike,
+    ) -> jax.Array: ...
     def __getattr__(self, name: str) -> Any: ...

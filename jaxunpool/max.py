@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import jax
-import jax.numpy as jnp
 
 from jaxunpool.core import primitives
-from jaxunpool.core.arguments import Sizes, as_poolable, pooling_window, whole_plane
+from jaxunpool.core.arguments import Sizes, as_ordered, as_values, pooling_window, whole_plane
 from jaxunpool.core.backends import Implementation, check_implementation
 from jaxunpool.core.geometry import (
     DATA_FORMATS,
     DataFormat,
     Padding,
     Plane,
-    as_sequence,
     check_choice,
-    per_axis,
 )
 from jaxunpool.core.messages import public
 from jaxunpool.indices import (
     PackedIndices,
     PoolIndices,
     as_indices,
-    check_pool_indices,
-    narrow,
+    check_owner,
+    leaf_of,
     plane_sizes,
 )
 
@@ -53,13 +50,15 @@ def max_pool(
     treats subnormal numbers as zero (except in float16), and so does this function.
 
     Args:
-        x: floats or integers of shape `(*batch, *spatial, channels)`, with 1 to 3 spatial axes and
-            any number of batch axes; `(*batch, channels, *spatial)` for `"channels_first"`.
+        x: floats, integers or booleans of shape `(*batch, *spatial, channels)`, with 1 to 3 spatial
+            axes and any number of batch axes; for `"channels_first"` of shape
+            `(*batch, channels, *spatial)`.
         window_shape: sizes of the window, one per spatial axis. An int is the size along each of
             `x.ndim - 2` spatial axes: pass a tuple if `x` has no batch axis.
         strides: distance between windows; the window by default.
-        padding: `"VALID"`, `"SAME"` (TensorFlow's rule), an int, or per axis an int or a
-            `(low, high)` pair.
+        padding: `"VALID"`, `"SAME"` (TensorFlow's rule), `"SAME_LOWER"` (the same, with an odd
+            element at the low end: ONNX's rule), an int, or per axis an int or a `(low, high)`
+            pair.
         dilation: distance between neighbouring elements of a window.
         ceil_mode: the last window may extend beyond the end, as in PyTorch.
         data_format: `"channels_last"` or `"channels_first"`.
@@ -78,7 +77,7 @@ def max_pool(
         Array([[ 5.,  7.],
                [13., 15.]], dtype=float32)
     """
-    x = as_poolable("x", x)
+    x = as_ordered("x", x)
     geometry = pooling_window(
         x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation
     )
@@ -120,7 +119,7 @@ def max_pool_with_indices(
         Array([[3, 3],
                [3, 3]], dtype=uint8)
     """
-    x = as_poolable("x", x)
+    x = as_ordered("x", x)
     geometry = pooling_window(
         x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation
     )
@@ -164,7 +163,7 @@ def max_pool_with_packed_indices(
         >>> indices.nbytes, max_unpool(y, indices).shape
         (8, (4, 4, 8))
     """
-    x = as_poolable("x", x)
+    x = as_ordered("x", x)
     geometry = pooling_window(
         x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation
     )
@@ -189,16 +188,17 @@ def max_unpool(
     3d). Only the gradient differs if indices repeat: PyTorch's also goes to overwritten elements.
 
     Args:
-        y: floats or integers, the pooled array or one of its shape.
+        y: numbers or booleans, the pooled array or one of its shape.
         indices: `PoolIndices`, packed or not, or integers of y's shape. Integers are flat positions
             in the output plane, as in PyTorch; those outside the plane are dropped (see
             `validate_indices`). The gradient keeps packed indices packed.
         output_shape: spatial sizes of the result, for raw integers. An int is the size along each
             of `y.ndim - 2` spatial axes.
         duplicates: what happens if indices repeat. `"last"`: the last value in raster order is
-            kept, and only that one has a gradient. `"sum"`: all values are added. This is the
-            transpose of reading at the indices, and TensorFlow's `scatter_nd`. For raw indices XLA
-            chooses the order of the additions, which can differ from run to run on GPU.
+            kept, and only that one has a gradient. `"sum"`: all values are added (booleans by
+            a logical or). This is the transpose of `pool_at`, and TensorFlow's `scatter_nd`. For
+            raw indices XLA chooses the order of the additions, which can differ from run to run on
+            GPU.
         data_format: for raw integers; `"channels_last"` by default. `PoolIndices` know theirs.
         implementation: as in `max_pool`.
 
@@ -215,23 +215,18 @@ def max_unpool(
         Array([[0, 0],
                [0, 4]], dtype=int32)
     """
-    y = as_poolable("y", y)
+    y = as_values("y", y)
     check_choice("duplicates", duplicates, DUPLICATES)
     check_implementation(implementation)
     if data_format is not None:
         check_choice("data_format", data_format, DATA_FORMATS)
-    plane: Plane
-    packing, made_by = None, ""
+    made_by = ""
     if isinstance(indices, PoolIndices | PackedIndices):
-        check_pool_indices(indices)
-        _check_owner(indices, output_shape, data_format)
+        check_owner(indices, output_shape, data_format)
         plane, shape, made_by = indices.geometry, indices.shape, f", made by {indices!r}"
-        if isinstance(indices, PackedIndices):
-            values, packing = jnp.asarray(indices.data), indices.packing
-        else:
-            values = narrow(indices.offsets)
+        values, packing = leaf_of(indices)
     else:
-        values = as_indices("indices", indices)
+        values, packing = as_indices("indices", indices), None
         sizes = plane_sizes("y", y.shape, output_shape)
         plane = Plane(input_shape=sizes, data_format=data_format or "channels_last")
         shape = values.shape
@@ -263,8 +258,8 @@ def max_unpool_like(
     `max_pool3d_grad` gives the value to all equal elements, not only to the first.
 
     Args:
-        pool_input: the array that was pooled: floats or integers.
-        unpool_input: what to unpool: floats or integers of the pooled array's shape.
+        pool_input: the array that was pooled: floats, integers or booleans.
+        unpool_input: what to unpool: numbers or booleans of the pooled array's shape.
         window_shape, strides, padding, dilation, ceil_mode, data_format, implementation:
             as in `max_pool`.
         duplicates: `"sum"`, as in the TensorFlow recipe, or `"last"`; see `max_unpool`.
@@ -281,8 +276,8 @@ def max_unpool_like(
         Array([[ 0,  0, 60,  0],
                [50,  0,  0,  0]], dtype=int32)
     """
-    pool_input = as_poolable("pool_input", pool_input)
-    unpool_input = as_poolable("unpool_input", unpool_input)
+    pool_input = as_ordered("pool_input", pool_input)
+    unpool_input = as_values("unpool_input", unpool_input)
     check_choice("duplicates", duplicates, DUPLICATES)
     geometry = pooling_window(
         pool_input,
@@ -339,7 +334,7 @@ def max_pool_with_argmax_and_mask(
         Array([[False, False,  True, False],
                [ True, False, False, False]], dtype=bool)
     """
-    x = as_poolable("x", x)
+    x = as_ordered("x", x)
     geometry = pooling_window(
         x, window_shape, strides, padding, dilation, ceil_mode, data_format, implementation
     )
@@ -359,7 +354,7 @@ def global_max_pool(
     """Maximum over all spatial axes: `max_pool` with the whole plane as its window.
 
     Args:
-        x: floats or integers, as in `max_pool`.
+        x: floats, integers or booleans, as in `max_pool`.
         spatial_ndim: number of spatial axes; `x.ndim - 2` by default.
         data_format, implementation: as in `max_pool`.
 
@@ -373,7 +368,7 @@ def global_max_pool(
         >>> global_max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))
         Array([[[[15.]]]], dtype=float32)
     """
-    x = as_poolable("x", x)
+    x = as_ordered("x", x)
     window = whole_plane(x, spatial_ndim, data_format).input_shape
     return max_pool(x, window, data_format=data_format, implementation=implementation)
 
@@ -403,24 +398,6 @@ def global_max_pool_with_indices(
         >>> global_max_pool_with_indices(jnp.arange(16.0).reshape(1, 4, 4, 1))[1].flat
         Array([[[[15]]]], dtype=int32)
     """
-    x = as_poolable("x", x)
+    x = as_ordered("x", x)
     window = whole_plane(x, spatial_ndim, data_format).input_shape
     return max_pool_with_indices(x, window, data_format=data_format, implementation=implementation)
-
-
-def _check_owner(
-    indices: PoolIndices | PackedIndices, output_shape: Any, data_format: str | None
-) -> None:
-    """PoolIndices carry their geometry: what is said besides may only repeat it."""
-    geometry = indices.geometry
-    if data_format not in (None, geometry.data_format):
-        raise ValueError(
-            f"data_format={data_format!r}: the PoolIndices were made with {geometry.data_format!r}"
-        )
-    if output_shape is not None:
-        sizes = per_axis("output_shape", as_sequence(output_shape), geometry.ndim, minimum=1)
-        if sizes != geometry.input_shape:
-            raise ValueError(
-                f"output_shape={output_shape!r}: the PoolIndices were made for an input of spatial"
-                f" size {geometry.input_shape}"
-            )

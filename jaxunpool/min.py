@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxunpool.core.arguments import Sizes, as_poolable
+from jaxunpool.core.arguments import Sizes, as_ordered
 from jaxunpool.core.backends import Implementation
 from jaxunpool.core.geometry import DataFormat, Padding
 from jaxunpool.core.messages import public
@@ -50,7 +50,7 @@ def min_pool(
                [7]], dtype=uint8)
     """
     y = max_pool(
-        _reversed(as_poolable("x", x)),
+        _reversed(as_ordered("x", x)),
         window_shape,
         strides,
         padding,
@@ -96,7 +96,7 @@ def min_pool_with_indices(
                [0, 0]], dtype=int32)
     """
     y, indices = max_pool_with_indices(
-        _reversed(as_poolable("x", x)),
+        _reversed(as_ordered("x", x)),
         window_shape,
         strides,
         padding,

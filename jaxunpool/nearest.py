@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import jax
 
 from jaxunpool.core import primitives
-from jaxunpool.core.arguments import Sizes, as_floats, as_poolable, unpooling_window
+from jaxunpool.core.arguments import Sizes, as_averaged, as_values, unpooling_window
 from jaxunpool.core.backends import Implementation
 from jaxunpool.core.geometry import DataFormat, Padding, check_choice
 from jaxunpool.core.messages import public
@@ -36,7 +36,7 @@ def nearest_unpool(
     leave gaps of zeros. With smaller strides windows overlap, and `duplicates` decides.
 
     Args:
-        y: floats or integers (floats for `"mean"`), the pooled array or one of its shape.
+        y: numbers or booleans, the pooled array or one of its shape.
         window_shape, strides, padding, dilation, ceil_mode, data_format, implementation: as in
             `max_pool`, for the pooling to undo.
         output_shape: spatial sizes of the result, as in `avg_unpool`.
@@ -44,7 +44,7 @@ def nearest_unpool(
             has a gradient. `"mean"` takes the mean of the copies, as `avg_unpool` does.
 
     Returns:
-        An array of y's type.
+        An array of y's type; with `"mean"`, floats for integers and booleans.
 
     Raises:
         ValueError, TypeError: an argument is wrong; the message names it. Raised at trace time.
@@ -56,7 +56,7 @@ def nearest_unpool(
                [3, 3, 0, 4, 4]], dtype=int32)
     """
     check_choice("duplicates", duplicates, get_args(NearestDuplicates))
-    y = as_floats("y", y) if duplicates == "mean" else as_poolable("y", y)
+    y = as_averaged("y", y) if duplicates == "mean" else as_values("y", y)
     geometry = unpooling_window(
         y,
         window_shape,

@@ -46,14 +46,28 @@ class _Module(nnx.Module):
         return arguments
 
 
-class _Patterned(_Module):
-    """`pattern` is a constant, or an `nnx.Param` and learned."""
+class _Learnable(_Module):
+    """One setting is a constant, or an `nnx.Param` and learned."""
+
+    weight: ClassVar[str]
 
     def _supply(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        pattern = arguments["pattern"]
-        if isinstance(pattern, nnx.Variable):
-            pattern = pattern.get_value()
-        return arguments | {"pattern": pattern}
+        value = arguments[self.weight]
+        if isinstance(value, nnx.Variable):
+            value = value.get_value()
+        return arguments | {self.weight: value}
+
+
+class _Patterned(_Learnable):
+    """`pattern` is a constant, or an `nnx.Param` and learned."""
+
+    weight = "pattern"
+
+
+class _Normed(_Learnable):
+    """`norm_type` is a constant, or an `nnx.Param` and learned."""
+
+    weight = "norm_type"
 
 
 class _Random(_Module):
@@ -128,7 +142,13 @@ class _Convolution(_Module):
 
 
 # The base of functions that have this argument. Editors see the classes in the stub beside this.
-_BASES = {"pattern": _Patterned, "random_samples": _Random, "kernel": _Convolution, "": _Module}
+_BASES = {
+    "pattern": _Patterned,
+    "norm_type": _Normed,
+    "key": _Random,
+    "kernel": _Convolution,
+    "": _Module,
+}
 _CLASSES = modules.classes(_BASES)
 globals().update(_CLASSES)
 __all__ = sorted([*_CLASSES, "Inverse", "Paired"])

@@ -26,6 +26,7 @@ __all__ = [
     "BedOfNailsUnpool",
     "ConvTranspose",
     "FixedUnpool",
+    "FractionalAvgPool",
     "FractionalMaxPool",
     "FractionalMaxPoolWithIndices",
     "GlobalAvgPool",
@@ -44,6 +45,7 @@ __all__ = [
     "MinPoolWithIndices",
     "NearestUnpool",
     "Paired",
+    "PoolAt",
 ]
 
 class AdaptiveAvgPool(nnx.Module):
@@ -112,6 +114,7 @@ class AvgPool(nnx.Module):
         dilation: Sizes = 1,
         ceil_mode: bool = False,
         count_include_pad: bool = True,
+        divisor_override: int | None = None,
         data_format: DataFormat = "channels_last",
         implementation: Implementation | None = None,
     ) -> None: ...
@@ -222,6 +225,33 @@ class FixedUnpool(nnx.Module):
     ) -> jax.Array: ...
     def __getattr__(self, name: str) -> Any: ...
 
+class FractionalAvgPool(nnx.Module):
+    """Mean over windows at randomly spaced positions."""
+
+    def __init__(
+        self,
+        output_shape: Sizes | None = None,
+        *,
+        deterministic: bool = False,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+        output_ratio: float | Sequence[float] | None = None,
+        sequences: Sequence[Any] | None = None,
+        pseudo_random: bool = True,
+        overlapping: bool = False,
+        data_format: DataFormat = "channels_last",
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(
+        self,
+        x: jax.typing.ArrayLike,
+        *,
+        key: jax.Array | None = None,
+        output_shape: Sizes | None = None,
+        deterministic: Any = None,
+        rngs: Any = None,
+    ) -> jax.Array: ...
+    def __getattr__(self, name: str) -> Any: ...
+
 class FractionalMaxPool(nnx.Module):
     """Maximum over windows at randomly spaced positions."""
 
@@ -232,6 +262,7 @@ class FractionalMaxPool(nnx.Module):
         *,
         deterministic: bool = False,
         rngs: nnx.Rngs | nnx.RngStream | None = None,
+        output_ratio: float | Sequence[float] | None = None,
         sequences: Sequence[Any] | None = None,
         pseudo_random: bool = True,
         overlapping: bool = False,
@@ -260,6 +291,7 @@ class FractionalMaxPoolWithIndices(nnx.Module):
         *,
         deterministic: bool = False,
         rngs: nnx.Rngs | nnx.RngStream | None = None,
+        output_ratio: float | Sequence[float] | None = None,
         sequences: Sequence[Any] | None = None,
         pseudo_random: bool = True,
         overlapping: bool = False,
@@ -351,7 +383,7 @@ class LpPool(nnx.Module):
 
     def __init__(
         self,
-        norm_type: float,
+        norm_type: float | jax.Array,
         window_shape: Sizes,
         strides: Sizes | None = None,
         padding: Padding = "VALID",
@@ -542,4 +574,21 @@ class Paired(nnx.Module):
         unpool: Callable[..., Any] = ...,
     ) -> None: ...
     def __call__(self, x: Any) -> Any: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class PoolAt(nnx.Module):
+    """The element of `x` that each index names."""
+
+    def __init__(
+        self,
+        *,
+        spatial_ndim: int | None = None,
+        data_format: DataFormat | None = None,
+        implementation: Implementation | None = None,
+    ) -> None: ...
+    def __call__(
+        self,
+        x: jax.typing.ArrayLike,
+        indices: PoolIndices | PackedIndices | jax.typing.ArrayLike,
+    ) -> jax.Array: ...
     def __getattr__(self, name: str) -> Any: ...

@@ -133,6 +133,9 @@ TABLE = {
         integers=False,
     ),
     "fixed_unpool": Entry(lambda y: jup.fixed_unpool(y, ones((2, 3), y.dtype)), "y"),
+    "fractional_avg_pool": Entry(
+        lambda x: jup.fractional_avg_pool(x, pooled_sizes(x), key=KEY), integers=False
+    ),
     "fractional_max_pool": Entry(
         lambda x: jup.fractional_max_pool(x, None, pooled_sizes(x), key=KEY)
     ),
@@ -175,6 +178,7 @@ TABLE = {
     "nearest_unpool": Entry(
         lambda y: jup.nearest_unpool(y, **WINDOW, output_shape=unpooled_sizes(y)), "y"
     ),
+    "pool_at": Entry(lambda x: jup.pool_at(square(x), indices_of(x))),
     "validate_indices": Entry(validated, differentiable=False),
 }
 

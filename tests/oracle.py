@@ -15,10 +15,11 @@ def pads_and_outputs(sizes, window, strides, padding, dilation, ceil_mode):
     pads, outputs = [], []
     for i, size in enumerate(sizes):
         extent = dilation[i] * (window[i] - 1) + 1
-        if padding == "SAME":
+        if padding in ("SAME", "SAME_LOWER"):
             out = math.ceil(size / strides[i])
             total = max((out - 1) * strides[i] + extent - size, 0)
             pad = (total // 2, total - total // 2)
+            pad = pad if padding == "SAME" else pad[::-1]
         else:
             pad = (0, 0) if padding == "VALID" else padding[i]
             exact = (size + sum(pad) - extent) / strides[i] + 1
@@ -166,7 +167,8 @@ def conv_transpose(x, kernel, strides, padding, extra, dilation):
         (size - 1) * s + d * (k - 1) + 1 + e + 2 * p  # room for what is cut off
         for size, s, d, k, e, p in zip(sizes, strides, dilation, window, extra, padding)
     ]
-    u = np.zeros((x.shape[0], kernel.shape[1], *full))
+    wide = np.result_type(x, kernel, np.float64)
+    u = np.zeros((x.shape[0], kernel.shape[1], *full), wide)
     for position in np.ndindex(*sizes):
         for tap in np.ndindex(*window):
             to = tuple(p * s + t * d for p, s, t, d in zip(position, strides, tap, dilation))

@@ -82,7 +82,7 @@ def poolings(draw) -> Pooling:
         sizes=draw(per_axis(n, 1, (24, 10, 6)[n - 1])),
         window=window,
         strides=draw(per_axis(n, 1, 4)),
-        padding=draw(st.one_of(st.sampled_from(["VALID", "SAME"]), pads)),
+        padding=draw(st.one_of(st.sampled_from(["VALID", "SAME", "SAME_LOWER"]), pads)),
         dilation=dilation,
         ceil_mode=draw(st.booleans()),
         data_format=draw(st.sampled_from(["channels_last", "channels_first"])),

@@ -31,9 +31,17 @@ def call(name, *args, **kwargs):
 WRONG_CALLS = {
     # x
     "x text": (pool("photograph", 2), TypeError, "x: expected an array, got str"),
-    "x bool": (pool(np.ones((4, 4, 1), bool), (2, 2)), TypeError, "x: .*got bool"),
-    "x complex": (pool(np.ones((4, 4, 1), "c8"), (2, 2)), TypeError, "x: .*got complex64"),
-    "x float8": (pool(jnp.ones((4, 4, 1), "float8_e4m3fn"), (2, 2)), TypeError, "x: .*float8"),
+    "x complex": (
+        pool(np.ones((4, 4, 1), "c8"), (2, 2)),
+        TypeError,
+        "x: .*got complex64, which has no order; pool_at reads",
+    ),
+    "x without zero": (
+        pool(jnp.ones((4, 4, 1), "float8_e8m0fnu"), (2, 2)),
+        TypeError,
+        "x: expected a type that has a zero, got float8_e8m0fnu",
+    ),
+    "x float4": (pool(jnp.ones((4, 4, 1), "float4_e2m1fn"), (2, 2)), TypeError, "x: .*float4"),
     "x None": (pool(None, 2), TypeError, "x: expected an array"),
     "rank too low": (
         pool(X[0, 0], (2, 2)),
@@ -90,9 +98,44 @@ WRONG_CALLS = {
         NotImplementedError,
         "'mosaic_gpu' has no kernel for this select: .*int32.*'xla'",
     ),
+    # reading
+    "at text": (call("pool_at", "x", INDICES), TypeError, "x: expected an array"),
+    "at another array": (
+        call("pool_at", X[:, 1:], INDICES),
+        ValueError,
+        r"x: expected the shape \(2, 6, 7, 3\) that the indices are for, got \(2, 5, 7, 3\): Pool",
+    ),
+    "at raw channels": (
+        call("pool_at", X, FLAT[..., :1]),
+        ValueError,
+        r"indices: expected the shape of x, \(2, 6, 7, 3\), but .* 2 .*, got \(2, 3, 3, 1\)",
+    ),
+    "at raw rank": (call("pool_at", X, FLAT[0]), ValueError, "indices: expected the shape of x"),
+    "at floats": (call("pool_at", X, FLAT * 1.0), TypeError, "indices: expected integers"),
+    "at axes": (
+        call("pool_at", X, INDICES, spatial_ndim=1),
+        ValueError,
+        "spatial_ndim=1: the PoolIndices were made for 2",
+    ),
+    "at raw axes": (call("pool_at", X, FLAT, spatial_ndim=4), ValueError, "spatial_ndim=4"),
+    "at layout": (
+        call("pool_at", X, INDICES, data_format="channels_first"),
+        ValueError,
+        "data_format='channels_first': the PoolIndices were made with 'channels_last'",
+    ),
+    "at layout of raw": (
+        call("pool_at", X, FLAT, data_format="NCHW"),
+        ValueError,
+        "data_format='NCHW'",
+    ),
+    "at implementation": (
+        call("pool_at", X, INDICES, implementation="cuda"),
+        ValueError,
+        "implementation='cuda'",
+    ),
     # unpooling
     "y text": (unpool("y", INDICES), TypeError, "y: expected an array"),
-    "y bool": (unpool(np.ones(Y.shape, bool), INDICES), TypeError, "y: .*got bool"),
+    "y float4": (unpool(Y.astype("float4_e2m1fn"), INDICES), TypeError, "y: .*got float4"),
     "duplicates": (
         unpool(Y, INDICES, duplicates="first"),
         ValueError,
@@ -258,18 +301,33 @@ WRONG_CALLS = {
 KEY = jax.random.key(0)
 KERNEL = np.zeros((3, 3, 3, 4), np.float32)
 INTEGERS = np.zeros((4, 4, 1), np.int32)
+KEYS = jax.random.split(jax.random.key(0), 16).reshape(4, 4, 1)
 GEOMETRY = INDICES.geometry
 NCHW = np.moveaxis(np.asarray(FLAT), -1, 1)
 TWO = (2, 2)
 HALVES = np.full((2, 3, 2), 0.5, np.float32)
 MORE = [
-    ("avg_pool", (INTEGERS, TWO), {}, TypeError, "x: expected floats .*got int32"),
+    ("avg_pool", (KEYS, TWO), {}, TypeError, "x: expected numbers .*got key"),
+    ("avg_pool", (X, TWO), {"divisor_override": 0}, ValueError, "divisor_override=0: expected"),
+    ("avg_pool", (X, TWO), {"divisor_override": 2.5}, TypeError, "divisor_override: .*got 2.5"),
+    ("fractional_avg_pool", (X, TWO), {}, ValueError, "key, random_samples, sequences: expected"),
+    ("fractional_avg_pool", (X,), {"key": KEY}, ValueError, "output_shape=None: .*output_ratio"),
+    ("fractional_avg_pool", (X, TWO), {"key": KEY, "output_ratio": 0.5},
+     ValueError, "output_ratio=0.5: not together with output_shape"),
+    ("fractional_avg_pool", (X,), {"key": KEY, "output_ratio": 1.5},
+     ValueError, "output_ratio=1.5: expected numbers above 0 and up to 1"),
+    ("fractional_avg_pool", (X,), {"key": KEY, "output_ratio": "half"},
+     TypeError, "output_ratio: expected a number"),
+    ("fractional_avg_pool", (X,), {"key": KEY, "output_ratio": 0.1},
+     ValueError, r"output_ratio=0.1: leaves nothing of \(6, 7\)"),
+    ("fractional_avg_pool", (X, TWO), {"key": KEY, "implementation": "native_cpu"},
+     NotImplementedError, "implementation='native_cpu': averaging over uneven windows"),
     ("avg_pool", ("x", TWO), {}, TypeError, "x: expected an array, got str"),
     ("avg_pool", (X, (7, 2)), {}, ValueError, r"window_shape=\(7, 2\).*larger"),
     ("avg_pool", (X, TWO), {"count_include_pad": 1}, TypeError, "count_include_pad: .*got 1"),
     ("avg_pool", (X, TWO), {"implementation": "cuda"}, ValueError, "implementation='cuda'"),
     ("avg_pool", (X, TWO, 2, 2), {}, ValueError, "padding=2.*less than"),
-    ("avg_unpool", (INTEGERS, TWO), {}, TypeError, "y: expected floats .*got int32"),
+    ("avg_unpool", (KEYS, TWO), {}, TypeError, "y: expected numbers .*got key"),
     ("avg_unpool", (Y, TWO), {"mode": "sum"}, ValueError, "mode='sum'.*'mean', 'adjoint'"),
     ("avg_unpool", (Y, TWO), {"output_shape": (9, 7)}, ValueError,
      r"output_shape=\(9, 7\): .*\(4, 3\) windows, but y .*\(3, 3\)"),
@@ -277,12 +335,14 @@ MORE = [
     ("avg_unpool", (Y, TWO), {"output_shape": (6,)}, ValueError, r"output_shape=\(6,\)"),
     ("avg_unpool", (Y[0, 0], TWO), {}, ValueError, r"window_shape=\(2, 2\) does not fit y"),
     ("avg_unpool", (Y[:, :1, :1], (3, 3), 1, 2), {}, ValueError, "padding=2.*nothing but padding"),
-    ("nearest_unpool", (Y > 0, TWO), {}, TypeError, "y: .*got bool"),
-    ("nearest_unpool", (INTEGERS, TWO), {"duplicates": "mean"}, TypeError, "y: expected floats"),
+    ("nearest_unpool", (KEYS, TWO), {}, TypeError, "y: .*got key"),
+    ("nearest_unpool", (KEYS, TWO), {"duplicates": "mean"}, TypeError, "y: .*got key"),
     ("nearest_unpool", (Y, TWO), {"duplicates": "sum"}, ValueError, "duplicates='sum'.*'mean'"),
     ("nearest_unpool", (Y, TWO, 0), {}, ValueError, "strides=0: expected at least 1"),
     ("nearest_unpool", (Y, TWO), {"output_shape": (5, 7)}, ValueError, r"output_shape=\(5, 7\)"),
     ("fixed_unpool", (INTEGERS, np.ones(TWO)), {}, TypeError, "pattern: expected integers"),
+    ("fixed_unpool", (Y > 0, np.ones(TWO, int)), {}, TypeError, "pattern: expected booleans"),
+    ("fixed_unpool", (Y, np.ones(TWO, "c8")), {}, TypeError, "pattern: expected real numbers"),
     ("fixed_unpool", (Y, np.ones(())), {}, ValueError, "pattern: expected 1 to 3 axes"),
     ("fixed_unpool", (Y, np.ones((2, 0))), {}, ValueError, "pattern: .*none of size 0"),
     ("fixed_unpool", (Y, "pattern"), {}, TypeError, "pattern: expected an array, got str"),
@@ -297,7 +357,7 @@ MORE = [
     ("max_unpool_like", ("x", Y, TWO), {}, TypeError, "pool_input: expected an array"),
     ("max_unpool_like", (X, None, TWO), {}, TypeError, "unpool_input: expected an array"),
     ("max_unpool_like", (X, Y, TWO), {"duplicates": "mean"}, ValueError, "duplicates='mean'"),
-    ("max_pool_with_argmax_and_mask", (X > 0, TWO), {}, TypeError, "x: .*got bool"),
+    ("max_pool_with_argmax_and_mask", (X * 1j, TWO), {}, TypeError, "x: .*pool_at"),
     ("max_pool_with_argmax_and_mask", (X, 9), {}, ValueError, "window_shape=.*larger"),
     ("min_pool", (np.ones((4, 4, 1), "c8"), TWO), {}, TypeError, "x: .*got complex64"),
     ("min_pool", (X, TWO), {"padding": 2}, ValueError, "padding=2.*less than"),
@@ -311,16 +371,17 @@ MORE = [
     ("adaptive_max_pool", (X[:, :0], TWO), {}, ValueError, "x: spatial sizes"),
     ("adaptive_max_pool_with_indices", (X, None), {}, TypeError, "output_shape: .*got None"),
     ("adaptive_max_pool_with_indices", (X, TWO), {"data_format": 1}, ValueError, "data_format=1"),
-    ("adaptive_avg_pool", (INTEGERS, TWO), {}, TypeError, "x: expected floats"),
+    ("adaptive_avg_pool", (KEYS, TWO), {}, TypeError, "x: expected numbers"),
     ("adaptive_avg_pool", (X, "7"), {}, TypeError, "output_shape: expected an int, got '7'"),
-    ("global_avg_pool", (INTEGERS,), {}, TypeError, "x: expected floats"),
+    ("global_avg_pool", (KEYS,), {}, TypeError, "x: expected numbers"),
     ("global_avg_pool", (X[0, 0],), {}, ValueError, "spatial_ndim=None does not fit x"),
     ("global_avg_pool", (X,), {"spatial_ndim": 4}, ValueError, "spatial_ndim=4 does not fit"),
     ("global_max_pool", (X,), {"spatial_ndim": 1.5}, TypeError, "spatial_ndim: .*got 1.5"),
     ("global_max_pool", (None,), {}, TypeError, "x: expected an array"),
     ("global_max_pool_with_indices", (X,), {"data_format": "NCHW"}, ValueError, "data_format="),
-    ("lp_pool", (X, 0.5, TWO), {}, ValueError, "norm_type=0.5: expected at least 1"),
-    ("lp_pool", (X, "2", TWO), {}, TypeError, "norm_type: expected a number, got '2'"),
+    ("lp_pool", (X, 0, TWO), {}, ValueError, "norm_type=0: expected more than 0"),
+    ("lp_pool", (X, "2", TWO), {}, TypeError, "norm_type: expected a number .*got '2'"),
+    ("lp_pool", (X, jnp.ones(3), TWO), {}, TypeError, r"norm_type: .*got float\d\d\[3\]"),
     ("lp_pool", (X, np.nan, TWO), {}, ValueError, "norm_type=nan"),
     ("lp_pool", (INTEGERS, 2, TWO), {}, TypeError, "x: expected floats"),
     ("fractional_max_pool", (X, TWO, (4, 4)), {}, ValueError, "key, random_samples.*got none"),
@@ -364,7 +425,7 @@ MORE = [
     ("max_unpool_like", (X[0, 0], Y, TWO), {}, ValueError, "does not fit pool_input of shape"),
     ("max_pool", (X, TWO, 10**20), {}, ValueError, "strides=1000.*at most 2147483647"),
     ("interpolate", (X, None, 1e300), {}, ValueError, "scale=1e.300: gives no usable"),
-    ("interpolate", (INTEGERS, TWO), {"mode": "area"}, TypeError, "x: expected floats"),
+    ("interpolate", (KEYS, TWO), {"mode": "area"}, TypeError, "x: expected numbers"),
     ("interpolate", (X,), {}, ValueError, "output_shape=None, scale=None: expected one"),
     ("interpolate", (X, TWO, 2.0), {}, ValueError, r"output_shape=\(2, 2\), scale=2.0"),
     ("interpolate", (X, TWO), {"mode": "bilinear"}, ValueError, "mode='bilinear'.*'linear'"),
@@ -393,14 +454,14 @@ MORE = [
      ValueError, "groups=2: expected a divisor of the 3"),
     ("conv_transpose", (X, KERNEL), {"output_padding": 1},
      ValueError, "output_padding=1: .*less than"),
-    ("max_pool_with_packed_indices", (X > 0, TWO), {}, TypeError, "x: .*got bool"),
+    ("max_pool_with_packed_indices", (X * 1j, TWO), {}, TypeError, "x: .*got complex64"),
     ("max_pool_with_packed_indices", (X, (6, 3)), {}, ValueError,
      r"window_shape=\(6, 3\): expected at most 16 elements to pack, got 18"),
     ("conv_transpose", (X, KERNEL, None, 0), {}, ValueError, "strides=0"),
     ("conv_transpose", (X, KERNEL, None, 1, 4), {}, ValueError, "padding=4: leaves nothing"),
     ("conv_transpose", (X, KERNEL, None, 1, "FULL"), {}, ValueError, "padding='FULL': expected"),
     ("conv_transpose", (X, KERNEL, None, 1, ((0, 1), (2, 3), (0, 0))), {},
-     ValueError, r"padding=\(\(0, 1\), .*expected 'VALID', 'SAME', an int, 2 ints or 2 "),
+     ValueError, r"padding=\(\(0, 1\), .*expected 'VALID', 'SAME', 'SAME_LOWER', an int, 2 ints"),
     ("conv_transpose", (X, KERNEL, None, 1, (-1, 0)), {}, ValueError, r"padding=\(-1, 0\)"),
     ("conv_transpose", (X, KERNEL, None, 2, "SAME"), {"output_padding": 1},
      ValueError, "output_padding=1: not together with padding='SAME'"),
@@ -439,7 +500,8 @@ for number, (name, args, kwargs, exception, message) in enumerate(MORE):
 
 
 def test_every_public_function_has_a_wrong_call():
-    named = {name for name, *_ in MORE} | {"max_pool", "max_unpool", "validate_indices"}
+    named = {name for name, *_ in MORE}
+    named |= {"max_pool", "max_unpool", "pool_at", "validate_indices"}
     public = {name for name in jup.__all__ if callable(getattr(jup, name))}
     public |= {f"interop.{name}" for name in jup.interop.__all__}
     assert public - named == {"PackedIndices", "PoolIndices", "WindowGeometry", "backends"}
@@ -510,6 +572,7 @@ OF_LONG_AXES = {
     "bed_of_nails_unpool": lambda y: jup.bed_of_nails_unpool(y, (2,)),
     "conv_transpose": lambda x: jup.conv_transpose(x, FILTER, strides=2),
     "fixed_unpool": lambda y: jup.fixed_unpool(y, np.ones(2, int)),
+    "fractional_avg_pool": lambda x: jup.fractional_avg_pool(x, (4,), key=KEY),
     "fractional_max_pool": lambda x: jup.fractional_max_pool(x, (2,), (4,), key=KEY),
     "fractional_max_pool_with_indices": lambda x: jup.fractional_max_pool_with_indices(
         x, None, (4,), key=KEY
@@ -531,6 +594,7 @@ OF_LONG_AXES = {
     ),
     "max_unpool_like": lambda x: jup.max_unpool_like(x, x[:, :4], (2,)),
     "nearest_unpool": lambda y: jup.nearest_unpool(y, (2,)),
+    "pool_at": lambda x: jup.pool_at(x, jnp.zeros(x.shape, int)),
 }
 TAKE_INDICES = {"validate_indices"} | {f"interop.{name}" for name in jup.interop.__all__}
 ENLARGE = [name for name in OF_LONG_AXES if "unpool" in name and "like" not in name]
@@ -566,7 +630,7 @@ def test_indices_into_an_axis_longer_than_int32_are_refused_by_name():
         jup.validate_indices(np.zeros((1, 1, 1), int), output_shape=LONG)
 
 
-ODD = ("int2", "uint4", "bool", "float8_e4m3fn", "float8_e5m2", "complex64", "key")
+ODD = ("int2", "uint4", "key")  # tests/test_types.py has the others
 
 
 def small(shape, dtype):
@@ -592,8 +656,8 @@ def test_arrays_of_odd_types(dtype):
             refused.append(name)
             continue
         expected = jax.tree.leaves(run(small((1, 8, 1), "int32")))
-        assert found[0].dtype == x.dtype
+        assert found[0].dtype == (jnp.float32 if "avg" in name else x.dtype)
         for a, b in zip(found, expected, strict=True):
-            np.testing.assert_array_equal(a.astype(jnp.int32), b.astype(jnp.int32))
-    need_floats = [n for n in OF_LONG_AXES if "avg" in n] + ["conv_transpose", "inverse", "lp_pool"]
-    assert set(refused) == set(need_floats if "int" in dtype else OF_LONG_AXES)
+            np.testing.assert_array_equal(a.astype(jnp.float32), b.astype(jnp.float32))
+    need_floats = {"conv_transpose", "inverse", "lp_pool"}
+    assert set(refused) == (need_floats if "int" in dtype else set(OF_LONG_AXES))

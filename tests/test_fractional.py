@@ -118,6 +118,49 @@ def test_given_sequences(rng, overlapping):
     assert_same(indices.flat, flat.astype(np.int32))
 
 
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_averages_of_given_sequences(rng, overlapping):
+    """Means of boxes, in both layouts; rounded once from 16 bits; and the transpose."""
+    x = rng.standard_normal((2, 9, 14, 3))
+    rows, columns = [0, 1, 3, 5, 7, 9], [0, 2, 3, 14]  # one of them is in a loop
+    ends = lambda s, size: [(a, min(b + overlapping, size)) for a, b in itertools.pairwise(s)]
+    each = [[x[:, a:b, c:d].mean((1, 2)) for c, d in ends(columns, 14)] for a, b in ends(rows, 9)]
+    expected = np.moveaxis(np.array(each), 2, 0)
+    run = functools.partial(
+        jup.fractional_avg_pool, sequences=(np.array(rows), columns), overlapping=overlapping
+    )
+    np.testing.assert_allclose(run(x), expected, rtol=1e-12, atol=1e-14)
+    first = run(np.moveaxis(x, -1, 1), data_format="channels_first")
+    np.testing.assert_array_equal(np.moveaxis(first, 1, -1), run(x))
+    half = x.astype(np.float16)
+    np.testing.assert_array_equal(run(half), run(half.astype(np.float32)).astype(np.float16))
+    dy = rng.standard_normal(expected.shape)
+    (dx,) = jax.linear_transpose(run, x)(dy)
+    np.testing.assert_allclose(np.vdot(dx, x), np.vdot(dy, expected), rtol=1e-10)
+
+
+def test_averages_over_drawn_windows_are_those_of_the_maxima():
+    """The same key gives both the same windows."""
+    x = jnp.arange(25.0)[:, None]
+    for key in jax.random.split(jax.random.key(0), 5):
+        for options in ({}, {"pseudo_random": False}, {"overlapping": True}):
+            low = jup.fractional_max_pool(-x, None, (17,), key=key, **options)
+            high = jup.fractional_max_pool(x, None, (17,), key=key, **options)
+            found = jup.fractional_avg_pool(x, (17,), key=key, **options)
+            np.testing.assert_allclose(found, (high - low) / 2, rtol=1e-15)
+
+
+def test_sizes_from_a_ratio():
+    """PyTorch's: rounded down, along each axis."""
+    x = jnp.zeros((1, 10, 7, 2))
+    key = jax.random.key(0)
+    for ratio, sizes in ((0.5, (5, 3)), ((0.9, 0.3), (9, 2)), (1, (10, 7))):
+        for window in (None, (1, 1)):
+            run = functools.partial(jup.fractional_max_pool, window_shape=window, key=key)
+            assert run(x, output_ratio=ratio).shape == (1, *sizes, 2)
+        assert jup.fractional_avg_pool(x, output_ratio=ratio, key=key).shape == (1, *sizes, 2)
+
+
 def drawn_windows(key, size, output, **options):
     """First positions of the windows: the index of the maximum of a falling input."""
     x = -np.arange(float(size))[:, None]

@@ -19,7 +19,12 @@ def grid():
         range(1, 12), range(1, 6), range(1, 5), range(1, 4), (False, True)
     ):
         extent = dilation * (window - 1) + 1
-        for padding in ("VALID", "SAME", *((lo, hi) for lo in range(3) for hi in range(3))):
+        for padding in (
+            "VALID",
+            "SAME",
+            "SAME_LOWER",
+            *((lo, hi) for lo in range(3) for hi in range(3)),
+        ):
             if isinstance(padding, str) or max(padding) < extent:
                 yield size, window, stride, padding, dilation, ceil_mode
 

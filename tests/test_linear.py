@@ -204,6 +204,23 @@ def test_pooling_an_unpooled_average_gives_it_back(rng, window):
     np.testing.assert_allclose(again, y, rtol=1e-14)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.complex64])
+def test_sums_divided_by_a_given_number(rng, dtype):
+    """The sum of a window, padding included as zeros, divided and rounded once."""
+    x = rng.integers(-9, 10, (2, 7, 8, 3)).astype(dtype)
+    options = {"window_shape": (3, 2), "strides": 2, "padding": 1, "ceil_mode": True}
+    run = lambda x, divisor: jup.avg_pool(x, **options, divisor_override=divisor)
+    total = np.asarray(run(x, 1))
+    wide = np.complex128 if dtype == np.complex64 else np.float64
+    padded = np.pad(x.astype(wide), ((0, 0), (1, 2), (1, 1), (0, 0)))
+    expected = sum(padded[:, i : i + 7 : 2, j : j + 9 : 2] for i in range(3) for j in range(2))
+    np.testing.assert_array_equal(total, expected)
+    for divisor in (3, -7):
+        np.testing.assert_array_equal(run(x, divisor), (expected / divisor).astype(dtype))
+        by_jit = jax.jit(run, static_argnums=1)(x, divisor)
+        np.testing.assert_array_equal(by_jit, run(x, divisor))
+
+
 @pytest.mark.parametrize("include", [True, False])
 def test_dot_product_with_the_adjoint(rng, include):
     """<A x, y> = <x, A* y>, exactly: small integers, and counts that divide them."""

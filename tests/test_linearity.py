@@ -51,11 +51,23 @@ def operators():
         "max_unpool, flat, last": (Y, flat_unpool),
         "max_unpool, flat, sum": (Y, partial(flat_unpool, duplicates="sum")),
         "max_unpool_like": (Y, like),
+        "pool_at": (X, lambda x, **o: jup.pool_at(x, indices(), **o)),
+        "pool_at, flat": (X, lambda x, **o: jup.pool_at(x, indices().flat, **o)),
         "avg_pool": (X, partial(jup.avg_pool, **WINDOW)),
         "avg_pool, dilated": (X, partial(jup.avg_pool, window_shape=2, strides=1, dilation=3)),
         "avg_pool, without padding": (
             X,
             partial(jup.avg_pool, **WINDOW, count_include_pad=False),
+        ),
+        "avg_pool, divided": (X, partial(jup.avg_pool, **WINDOW, divisor_override=7)),
+        "fractional_avg_pool": (
+            X,
+            partial(
+                jup.fractional_avg_pool,
+                output_shape=(4, 5),
+                key=jax.random.key(0),
+                overlapping=True,
+            ),
         ),
         "avg_pool, large": (X, partial(jup.avg_pool, window_shape=(6, 6), strides=1)),
         "global_avg_pool": (X, lambda x, implementation: jup.global_avg_pool(x)),

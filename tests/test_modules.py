@@ -54,6 +54,7 @@ TABLE = {
     "avg_unpool": Case((Y,), WINDOW | {"mode": "adjoint"}, SIZE),
     "bed_of_nails_unpool": Case((Y,), WINDOW | {"position": (0, 1)}, SIZE),
     "fixed_unpool": Case((Y,), {"pattern": np.array([[1, 0.5], [0.25, -1]])}),
+    "fractional_avg_pool": Case((X,), {"output_shape": (4, 5)}, {"key": KEY}),
     "fractional_max_pool": Case((X,), {"window_shape": None, "output_shape": (4, 5)}, {"key": KEY}),
     "fractional_max_pool_with_indices": Case(
         (X,), {"window_shape": (2, 2)}, {"output_shape": (4, 5), "key": KEY}
@@ -72,6 +73,7 @@ TABLE = {
     "min_pool": Case((X,), WINDOW | {"dilation": 2}),
     "min_pool_with_indices": Case((X,), WINDOW),
     "nearest_unpool": Case((Y,), WINDOW, SIZE),
+    "pool_at": Case((X, INDICES), {"implementation": "xla"}),
 }
 TESTED_APART = {"conv_transpose", "inverse"}
 NO_MODULE = {"backends", "explain", "validate_indices"}  # they return no arrays

@@ -105,6 +105,10 @@ VARIANTS = {
     ),
     "interpolate, nearest": Entry(lambda x: jup.interpolate(x, scale=2)),
     "lp_pool, infinity": Entry(lambda x: jup.lp_pool(x, np.inf, **WINDOW), integers=False),
+    "lp_pool, 4": Entry(lambda x: jup.lp_pool(x, 4, **WINDOW), integers=False),
+    "lp_pool, learned": Entry(
+        lambda x: jup.lp_pool(x, 2 + ones((), x.dtype), (2, 2)), integers=False
+    ),
     "lp_pool, 1.5": Entry(lambda x: jup.lp_pool(x, 1.5, **WINDOW), integers=False),
     "max_unpool, dense": Entry(dense),
     "max_unpool, dense, sum": Entry(lambda x: dense(x, duplicates="sum")),

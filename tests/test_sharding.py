@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from namespace import TABLE, batch_for
-from strategies import poolings
+from strategies import only, poolings
 
 import jaxunpool as jup
 from jaxunpool.core import primitives
@@ -149,6 +149,28 @@ def test_neighbours_exchange_no_more_than_what_windows_share(mode, options, size
     assert set(found) == allowed
     for array in (*values, winners):
         assert array.sharding.is_equivalent_to(sharding, array.ndim)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "dtype", only("complex64", among=["bool", "float8_e4m3fn", "float8_e5m2", "complex64"])
+)
+def test_rows_of_every_kind_of_type(mode, dtype):
+    """Pooled, read and unpooled with halos that are exchanged, as those of floats are."""
+    values = np.random.default_rng(0).integers(-3, 4, (2, *SHAPE))
+    x = jnp.asarray(values[0] + 1j * values[1] if dtype == "complex64" else values[0]).astype(dtype)
+
+    def run(x):
+        ordered = jnp.abs(x) if jnp.iscomplexobj(x) else x
+        _, indices = jup.max_pool_with_indices(ordered, **OVERLAPPING)
+        y = jup.pool_at(x, indices)
+        unpooled = [jup.max_unpool(y, indices, duplicates=d) for d in ("last", "sum")]
+        return y, unpooled, jup.avg_pool(x, **OVERLAPPING)
+
+    placed = jax.device_put(x, NamedSharding(mesh_of((8,), mode), P(None, "one")))
+    compiled = cheaply(run).lower(placed).compile()
+    same(compiled(placed), cheaply(run)(x))
+    assert set(collectives(compiled)) == {"collective-permute"}
 
 
 @pytest.mark.thorough

@@ -76,6 +76,8 @@ def _window(rng: np.random.Generator) -> tuple[Any, dict[str, Any], dict[str, An
 def avg_pool(rng: np.random.Generator) -> Call:
     pooling, ours, theirs, n = _window(rng)
     counts = {"count_include_pad": bool(rng.integers(2))}
+    if n > 1 and rng.integers(2):  # not of PyTorch's avg_pool1d
+        counts["divisor_override"] = int(rng.integers(1, 9))
     return Call(
         functools.partial(jup.avg_pool, **ours, **counts),
         functools.partial(_torch("avg_pool", n), **theirs, **counts),

@@ -30,19 +30,50 @@ from jaxunpool.core.messages import shown
 Sizes = int | Sequence[int]
 
 
-def as_poolable(name: str, x: Any) -> jax.Array:
-    """`x` as an array of integers or of floats of 16, 32 or 64 bits, or a TypeError."""
+def as_values(name: str, x: Any) -> jax.Array:
+    """`x` as an array of numbers or booleans, or a TypeError."""
     x = as_array(name, x)
-    if not (is_float(x) or jnp.issubdtype(x.dtype, jnp.integer)):
-        raise TypeError(f"{name}: expected integers or floats of 16 bits or more, got {x.dtype}")
+    if x.dtype == jnp.float8_e8m0fnu:
+        raise TypeError(f"{name}: expected a type that has a zero, got {x.dtype}")
+    if not (is_bool(x) or jnp.issubdtype(x.dtype, jnp.number)) or _is_tiny_float(x):
+        raise TypeError(f"{name}: expected numbers or booleans, got {x.dtype}")
     return x
 
 
+def as_ordered(name: str, x: Any) -> jax.Array:
+    """`x` as an array of booleans, integers or floats, or a TypeError."""
+    x = as_values(name, x)
+    if jnp.iscomplexobj(x):
+        raise TypeError(
+            f"{name}: expected booleans, integers or floats, got {x.dtype}, which has no order;"
+            " pool_at reads the elements at the maxima of another array, such as the magnitudes"
+        )
+    return x
+
+
+def as_averaged(name: str, x: Any) -> jax.Array:
+    """`x` as an array of floats or complex numbers: the rest in the type of its `jnp.mean`."""
+    x = as_values(name, x)
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        return x
+    return x.astype(jnp.float64 if x.dtype.itemsize == 8 else jnp.float32)
+
+
 def as_floats(name: str, x: Any) -> jax.Array:
-    """`x` as an array of floats of 16, 32 or 64 bits, or a TypeError."""
+    """`x` as an array of floats, or a TypeError."""
+    x = as_values(name, x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"{name}: expected floats, got {x.dtype}")
+    return x
+
+
+def as_factors(name: str, x: Any) -> jax.Array:
+    """`x` as an array of floats of 16 bits or more or complex numbers, or a TypeError."""
     x = as_array(name, x)
-    if not is_float(x):
-        raise TypeError(f"{name}: expected floats of 16 bits or more, got {x.dtype}")
+    if not (is_float(x) or jnp.iscomplexobj(x)):
+        raise TypeError(
+            f"{name}: expected floats of 16 bits or more, or complex numbers, got {x.dtype}"
+        )
     return x
 
 
@@ -51,12 +82,32 @@ def is_float(x: jax.Array) -> bool:
     return jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize > 1
 
 
+def is_bool(x: jax.Array) -> bool:
+    """Whether these are booleans."""
+    return x.dtype == jnp.bool_
+
+
+def _is_tiny_float(x: jax.Array) -> bool:
+    """Whether these are floats of less than 8 bits."""
+    return jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits < 8
+
+
 def check_norm_type(value: Any) -> None:
-    """A TypeError or ValueError unless it is a number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        raise TypeError(f"norm_type: expected a number, got {shown(value)}")
-    if not value >= 1:
-        raise ValueError(f"norm_type={value!r}: expected at least 1")
+    """A TypeError or ValueError unless it is a number above 0, or a scalar array of numbers."""
+    is_array = not isinstance(value, np.number) and hasattr(value, "dtype")
+    if is_array and value.shape == () and jnp.issubdtype(value.dtype, jnp.floating):
+        return
+    if is_array or isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"norm_type: expected a number or a scalar array, got {shown(value)}")
+    if not value > 0:
+        raise ValueError(f"norm_type={value!r}: expected more than 0")
+
+
+def check_divisor(name: str, value: Any) -> int:
+    """An int other than 0, or a TypeError or ValueError."""
+    if as_int(name, value) == 0:
+        raise ValueError(f"{name}=0: expected an int other than 0")
+    return int(value)
 
 
 def check_scale(value: Any) -> tuple[Any, ...]:
@@ -67,6 +118,22 @@ def check_scale(value: Any) -> tuple[Any, ...]:
             raise TypeError(f"scale: expected a number or one per spatial axis, got {shown(value)}")
         if not 0 < factor < math.inf:
             raise ValueError(f"scale={value!r}: expected finite numbers above 0")
+    return factors
+
+
+def check_ratio(value: Any) -> tuple[Any, ...]:
+    """The numbers in an output ratio, or a TypeError or ValueError."""
+    factors = tuple(value) if isinstance(value, Sequence) else (value,)
+    for factor in factors:
+        if isinstance(factor, bool) or not isinstance(factor, int | float | np.number):
+            raise TypeError(
+                f"output_ratio: expected a number or one per spatial axis, got {shown(value)}"
+            )
+        if not 0 < factor <= 1:
+            raise ValueError(
+                f"output_ratio={shown(value)}: expected numbers above 0 and up to 1 (TensorFlow's"
+                " pooling_ratio is the reciprocal)"
+            )
     return factors
 
 
@@ -101,7 +168,12 @@ def setting_check(name: str, hint: Any) -> Callable[[Any], Any] | None:
 # Sizes and distances, and the least that they can be.
 _LEAST = {"window_shape": 1, "strides": 1, "dilation": 1, "output_shape": 1, "groups": 1}
 _LEAST |= {"position": 0, "output_padding": 0, "spatial_ndim": 1}
-_NUMBERS: dict[str, Callable[[Any], Any]] = {"norm_type": check_norm_type, "scale": check_scale}
+_NUMBERS: dict[str, Callable[[Any], Any]] = {
+    "divisor_override": functools.partial(check_divisor, "divisor_override"),
+    "norm_type": check_norm_type,
+    "output_ratio": check_ratio,
+    "scale": check_scale,
+}
 
 
 def _check_sizes(name: str, value: Any, minimum: int, keeps: bool) -> None:
@@ -121,7 +193,7 @@ def _check_sizes(name: str, value: Any, minimum: int, keeps: bool) -> None:
 
 def _check_padding(value: Any) -> None:
     """What `WindowGeometry` says of padding, as far as it depends on no window."""
-    expected = "expected 'VALID', 'SAME', an int, or a (low, high) pair per spatial axis"
+    expected = "expected 'VALID', 'SAME', 'SAME_LOWER', an int, or a pair per spatial axis"
     if isinstance(value, str):
         padding_rule(value, expected)
         return

@@ -13,7 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
+import jax
+
 from jaxunpool.core.calls import UNPOOL, Call
+from jaxunpool.core.carriers import carried, carrier
 from jaxunpool.core.geometry import WindowGeometry, check_choice
 from jaxunpool.kernels.common import PER_WINDOW
 
@@ -203,9 +206,8 @@ def unsupported(call: Call, arrays: Sequence[Any], backend: str) -> str | None:
     options = call.options
     if call.primitive in ("reduce", "replicate"):
         options["pattern"] = len(arrays) > 1
-    return folder(backend).unsupported(
-        call.primitive, call.geometry, shape, arrays[0].dtype, **options
-    )
+    dtype = carrier(call, arrays[0].dtype)
+    return folder(backend).unsupported(call.primitive, call.geometry, shape, dtype, **options)
 
 
 def kernel(call: Call, arrays: Sequence[Any], backend: str) -> Callable[..., Any]:
@@ -221,9 +223,12 @@ def kernel(call: Call, arrays: Sequence[Any], backend: str) -> Callable[..., Any
     if not isinstance(call.geometry, WindowGeometry):
         name += "_flat"
     run = getattr(folder(backend), name)
-    if call.weighting is None:
-        return functools.partial(run, **options)
-    return lambda array, pattern=None: run(array, pattern, **options)
+
+    def weighted(array: jax.Array, pattern: jax.Array | None = None) -> jax.Array:
+        return run(array, pattern, **options)
+
+    of_type = functools.partial(run, **options) if call.weighting is None else weighted
+    return carried(of_type, call, arrays[0].dtype)
 
 
 def finds_winners(backend: str) -> bool:

@@ -39,6 +39,7 @@ class Call:
         implementation: the one asked for; None to choose.
         duplicates: what `scatter` does where windows meet, and `gather` as its transpose.
         weighting: how `reduce` and `replicate` weigh elements.
+        divisor: what sums of `reduce`, and what `replicate` copies, are divided by.
     """
 
     primitive: str
@@ -46,6 +47,7 @@ class Call:
     implementation: str | None = None
     duplicates: str | None = None
     weighting: str | None = None
+    divisor: int | None = None
 
     def to(self, primitive: str, **options: Any) -> Call:
         """Another primitive on the same windows."""
@@ -73,7 +75,8 @@ class Call:
         return f"{said}, {g.data_format}"
 
     def __repr__(self) -> str:  # in a jaxpr
-        options = (self.implementation, self.duplicates, self.weighting)
+        divided = None if self.divisor is None else f"divided by {self.divisor}"
+        options = (self.implementation, self.duplicates, self.weighting, divided)
         return ", ".join([self.windows or "flat", *(o for o in options if o is not None)])
 
 

@@ -17,10 +17,11 @@ from jax import lax
 from jaxunpool.core.messages import named, named_padding, public, shown
 
 DataFormat = Literal["channels_last", "channels_first"]
-PaddingName = Literal["VALID", "SAME", "valid", "same"]
+PaddingName = Literal["VALID", "SAME", "SAME_LOWER", "valid", "same", "same_lower"]
 Padding = PaddingName | int | Sequence[int] | Sequence[tuple[int, int]]
 
 DATA_FORMATS = get_args(DataFormat)
+PADDING_NAMES = ("VALID", "SAME", "SAME_LOWER")
 MAX_INT32 = np.iinfo(np.int32).max
 
 
@@ -287,11 +288,12 @@ class WindowGeometry(Plane):
                 (or channels before the spatial ones under `"channels_first"`).
             window_shape: one size per spatial axis; an int means `len(shape) - 2` equal sizes.
             strides: the window by default.
-            padding: `"VALID"`, `"SAME"` (TensorFlow's rule), or per axis a `(low, high)` pair or
-                one int for both sides (PyTorch's rule for the output size).
+            padding: `"VALID"`, `"SAME"` (TensorFlow's rule), `"SAME_LOWER"` (the same, with an odd
+                element at the low end: ONNX's rule), or per axis a `(low, high)` pair or one int
+                for both sides (PyTorch's rule for the output size).
             dilation: distance between neighbouring elements of a window.
             ceil_mode: the last window may extend beyond the end, if it starts inside the input or
-                its low padding (PyTorch's rule). No effect with `"SAME"`.
+                its low padding (PyTorch's rule). No effect with `"SAME"` and `"SAME_LOWER"`.
             data_format: `"channels_last"` or `"channels_first"`.
             name: the name of the array in messages.
 
@@ -324,8 +326,8 @@ class WindowGeometry(Plane):
         Args:
             shape: shape of the pooled array.
             output_shape: spatial sizes of the unpooled array, which become the `input_shape` of the
-                result. By default the size that the windows cover exactly, or with `"SAME"` the
-                pooled size times the strides.
+                result. By default the size that the windows cover exactly, or with `"SAME"` and
+                `"SAME_LOWER"` the pooled size times the strides.
             window_shape, strides, padding, dilation, ceil_mode, data_format: as in `for_input`.
 
         Raises:
@@ -341,7 +343,7 @@ class WindowGeometry(Plane):
         n, padding, pooled = len(window.sizes), as_sequence(padding), window.sizes
         if output_shape is not None:
             sizes = per_axis("output_shape", as_sequence(output_shape), n, minimum=1)
-        elif isinstance(padding, str) and padding.upper() == "SAME":
+        elif is_same(padding):
             sizes = tuple(size * stride for size, stride in zip(pooled, window.strides))
         else:
             pads = _resolve_padding(padding, pooled, window.spans, window.strides)
@@ -372,8 +374,7 @@ class WindowGeometry(Plane):
             )
         padding = as_sequence(padding)
         pads = _resolve_padding(padding, sizes, window.spans, window.strides)
-        same = isinstance(padding, str) and padding.upper() == "SAME"
-        ceil_mode = (window.ceil_mode and not same,) * len(sizes)
+        ceil_mode = (window.ceil_mode and not is_same(padding),) * len(sizes)
         outputs = tuple(map(_output_size, sizes, window.spans, window.strides, pads, ceil_mode))
         if min(outputs) < 1:
             raise ValueError(
@@ -604,10 +605,17 @@ def per_axis(name: str, value: Any, n: int, minimum: int) -> tuple[int, ...]:
 
 
 def padding_rule(padding: str, expected: str) -> PaddingName:
-    """`"VALID"` or `"SAME"` for a word of any case, or a ValueError."""
-    if padding.upper() not in ("VALID", "SAME"):
-        raise ValueError(f"padding={shown(padding)}: {expected}{named_padding(padding)}")
+    """`"VALID"`, `"SAME"` or `"SAME_LOWER"` for a word of any case, or a ValueError."""
+    if padding.upper() not in PADDING_NAMES:
+        raise ValueError(
+            f"padding={shown(padding)}: {expected}{named_padding(padding, PADDING_NAMES)}"
+        )
     return padding.upper()  # type: ignore[return-value]
+
+
+def is_same(padding: Any) -> bool:
+    """Whether padding is one of the two rules that give `ceil(size / stride)` windows."""
+    return isinstance(padding, str) and padding.upper() in ("SAME", "SAME_LOWER")
 
 
 def padding_pairs(padding: Any, n: int, expected: str) -> tuple[tuple[int, int], ...]:
@@ -632,23 +640,25 @@ def _resolve_padding(
     padding: Any, sizes: tuple[int, ...], spans: tuple[int, ...], strides: tuple[int, ...]
 ) -> tuple[tuple[int, int], ...]:
     n = len(sizes)
-    expected = f"expected 'VALID', 'SAME', an int, or {n} (low, high) pairs"
+    expected = f"expected 'VALID', 'SAME', 'SAME_LOWER', an int, or {n} (low, high) pairs"
     if isinstance(padding, str):
-        if padding_rule(padding, expected) == "VALID":
+        rule = padding_rule(padding, expected)
+        if rule == "VALID":
             return ((0, 0),) * n
         totals = (
             max((-(-size // stride) - 1) * stride + span - size, 0)
             for size, span, stride in zip(sizes, spans, strides)
         )
-        return tuple((total // 2, total - total // 2) for total in totals)
-    pairs = padding_pairs(padding, n, expected)
-    for (low, high), span in zip(pairs, spans):
+        pairs = ((total // 2, total - total // 2) for total in totals)
+        return tuple(pair[::-1] if rule == "SAME_LOWER" else pair for pair in pairs)
+    given = padding_pairs(padding, n, expected)
+    for (low, high), span in zip(given, spans):
         if not (0 <= low < span and 0 <= high < span):
             raise ValueError(
                 f"padding={padding!r}: expected at least 0 and less than the window's span"
                 f" {span}, got {(low, high)}"
             )
-    return pairs
+    return given
 
 
 def _output_size(size: int, span: int, stride: int, pad: tuple[int, int], ceil_mode: bool) -> int:

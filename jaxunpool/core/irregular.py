@@ -1,13 +1,15 @@
-"""Maxima over windows that are not evenly spaced: each starts, and may stop, where it likes.
+"""Maxima and means over windows that are not evenly spaced: each has a start and a stop.
 
-Windows of one size are pooled at every position first (stride 1, no gather) and then picked out at
-their starts; windows of several sizes are compared element by element, one axis after the other.
+For maxima, windows of one size are pooled at every position first (stride 1, no gather) and then
+picked out at their starts; windows of several sizes are compared element by element, one axis after
+the other.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,9 +22,10 @@ from jax.interpreters import batching, mlir
 from jaxunpool.core import backends, lowering, primitives
 from jaxunpool.core.backends import Implementation, check_plain
 from jaxunpool.core.calls import Call
+from jaxunpool.core.carriers import carried, in_parts
 from jaxunpool.core.geometry import Plane, WindowGeometry
 from jaxunpool.kernels import varying
-from jaxunpool.kernels.common import comparable
+from jaxunpool.kernels.common import accumulator, comparable
 
 # Up to here the elements along one axis are unrolled; beyond, a loop keeps the program small.
 UNROLLED_WIDTH = 8
@@ -89,7 +92,8 @@ def plain(x: jax.Array, *bounds: jax.Array, call: Call, widths: tuple[int, ...])
     plane = call.geometry
     starts, stops = bounds[: plane.ndim], bounds[plane.ndim :]
     if stops:
-        return list(_compare(x, starts, stops, widths, plane))
+        find = functools.partial(_compare, widths=widths, plane=plane)
+        return list(carried(find, call, x.dtype)(x, starts, stops))
     return list(_pick(x, starts, widths, plane, call.implementation))
 
 
@@ -144,6 +148,43 @@ batching.primitive_batchers[UNEVEN] = _batch
 mlir.register_lowering(UNEVEN, _rule("other platforms"), inline=False)
 for _platform, _lowered in backends.PLATFORMS.items():
     mlir.register_lowering(UNEVEN, _rule(_platform), platform=_lowered, inline=False)
+
+
+def mean(
+    x: jax.Array,
+    starts: Sequence[jax.Array],
+    stops: Sequence[jax.Array],
+    widths: Sequence[int],
+    plane: Plane,
+) -> jax.Array:
+    """Mean of each window, from its start to its stop along each axis; see `select`."""
+    run = functools.partial(_mean, widths=tuple(widths), plane=plane)
+    of_type = in_parts(run) if jnp.iscomplexobj(x) else run
+    return of_type(x, tuple(starts), tuple(stops))
+
+
+@functools.partial(jax.jit, static_argnames=("widths", "plane"))
+def _mean(
+    x: jax.Array, starts: Bounds, stops: Bounds, *, widths: tuple[int, ...], plane: Plane
+) -> jax.Array:
+    """Sums along one axis after the other, divided once."""
+    total = x.astype(accumulator(x.dtype))
+    for start, stop, width, axis in zip(starts, stops, widths, plane.axes):
+        total = _sums(total, start, stop, width, axis)
+    counts = functools.reduce(operator.mul, [b - a for a, b in zip(starts, stops)])
+    return (total / counts.astype(total.dtype)).astype(x.dtype)
+
+
+def _sums(x: jax.Array, start: jax.Array, stop: jax.Array, width: int, axis: int) -> jax.Array:
+    """Sums from each start to its stop, along one axis."""
+
+    def element(tap: Any) -> jax.Array:
+        value = _take(x, jnp.minimum(start + tap, stop - 1).astype(jnp.int32), axis)
+        return jnp.where(start + tap < stop, value, jnp.zeros((), x.dtype))
+
+    if width > UNROLLED_WIDTH:
+        return lax.fori_loop(1, width, lambda tap, total: total + element(tap), element(0))
+    return functools.reduce(jnp.add, map(element, range(width)))
 
 
 def _pick(

@@ -20,10 +20,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Settings: arguments that a program is made of, and that cannot be traced.
 STATIC = """
-    align_corners antialias ceil_mode coordinates count_include_pad data_format dilation duplicates
-    groups implementation include_batch_in_index mode norm_type output_padding output_shape
-    overlapping padding position pseudo_random scale sequences spatial_ndim storage_order strides
-    window_shape
+    align_corners antialias ceil_mode coordinates count_include_pad data_format dilation
+    divisor_override duplicates groups implementation include_batch_in_index mode output_padding
+    output_ratio output_shape overlapping padding position pseudo_random scale sequences
+    spatial_ndim storage_order strides window_shape
 """.split()  # noqa: SIM905, as readable
 
 # Names of PyTorch, TensorFlow, Keras, ONNX, Flax and JAX. Of several names here, the function has
@@ -52,7 +52,7 @@ _ARGUMENTS = {
     "window_dilation": ("dilation",),
     "output_size": _SIZE,
     "output_ratio": _SIZE,
-    "pooling_ratio": _SIZE,
+    "pooling_ratio": ("output_ratio", *_SIZE),
     "shape": _SIZE,
     "scale_factor": ("scale", "window_shape"),
     "scales": ("scale", "window_shape"),
@@ -106,7 +106,6 @@ _VALUES = {
 }
 _PADDINGS = {
     "full": "is the window's size - 1 here, as an int",
-    "samelower": "is a (low, high) pair per axis here: 'SAME' adds an odd element at the high end",
     "causal": "is a pair (size - 1, 0) per axis here, with the window's size",
     **dict.fromkeys(
         ("reflect", "circular", "wrap", "edge", "replicate", "constant"),
@@ -150,10 +149,10 @@ def named(value: Any, choices: Collection[Any]) -> str:
     return "" if meant is None else f"; {shown(value)} is {meant!r} here"
 
 
-def named_padding(value: str) -> str:
+def named_padding(value: str, choices: Collection[str]) -> str:
     """The same of a word for padding."""
     note = _PADDINGS.get(_plain(value))
-    return f"; {shown(value)} {note}" if note else named(value, ("VALID", "SAME"))
+    return f"; {shown(value)} {note}" if note else named(value, choices)
 
 
 def _plain(text: str) -> str:

@@ -17,7 +17,7 @@ from flax.linen.dtypes import promote_dtype
 from flax.linen.kw_only_dataclasses import KW_ONLY
 
 import jaxunpool
-from jaxunpool.core.arguments import as_floats, setting_check
+from jaxunpool.core.arguments import as_factors, setting_check
 from jaxunpool.core.geometry import as_int
 from jaxunpool.core.messages import public, shown
 
@@ -160,7 +160,7 @@ def fixed_key() -> jax.Array:
 
 def channels(x: Any, kernel_size: Sequence[int], data_format: str) -> int:
     """Number of channels of an array that a kernel is for."""
-    n, shape = _rank(kernel_size), as_floats("x", x).shape
+    n, shape = _rank(kernel_size), as_factors("x", x).shape
     if len(shape) <= n:
         raise ValueError(f"x: expected {n} spatial axes and a channel axis, got shape {shape}")
     return shape[-1 if data_format == "channels_last" else -n - 1]
@@ -196,7 +196,7 @@ def convolved(
     arguments: dict[str, Any], kernel: jax.Array, bias: jax.Array | None, dtype: Any
 ) -> dict[str, Any]:
     """Arguments of `conv_transpose`: arrays of one type, the kernel in the layout it expects."""
-    x, kernel, bias = promote_dtype(as_floats("x", arguments["x"]), kernel, bias, dtype=dtype)
+    x, kernel, bias = promote_dtype(as_factors("x", arguments["x"]), kernel, bias, dtype=dtype)
     if arguments["data_format"] == "channels_first":
         kernel = jnp.moveaxis(kernel, (-2, -1), (0, 1))
     return arguments | {"x": x, "kernel": kernel, "bias": bias}

@@ -134,7 +134,8 @@ def _weighted_transpose(ct: Any, *arrays: Any, call: Call, lead: int) -> Any:
         name = {"u": "replicate", "p": "reduce", "w": "correlate"}[kind]
         weighting = None if kind == "w" else call.weighting or "sum"
         there = [have[k] for k in TAKES[name] if k in have]
-        result = bind(call.to(name, weighting=weighting), *there, lead=lead)
+        other = call.to(name, weighting=weighting, divisor=call.divisor)
+        result = bind(other, *there, lead=lead)
         return result.astype(have[kind].aval.dtype)
 
     return [solve(k) if ad.is_undefined_primal(a) else None for k, a in zip(kinds, arrays)]
@@ -224,6 +225,13 @@ def _at_packed(call: Call, packing: Packing, array: jax.Array, packed: jax.Array
     return bind(call, array, packing.unpack(packed))
 
 
+def _at(call: Call, array: jax.Array, indices: jax.Array, packing: Packing | None) -> jax.Array:
+    """A gather or scatter at indices that may be packed."""
+    if packing is None:
+        return bind(call, array, indices)
+    return _at_packed(call, packing, array, indices)
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _select_packed(call: Call, packing: Packing, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     y, offsets = bind(call, x)
@@ -252,10 +260,14 @@ def select_packed(
 
 
 def gather(
-    u: jax.Array, indices: jax.Array, plane: Plane, implementation: Implementation
+    u: jax.Array,
+    indices: jax.Array,
+    plane: Plane,
+    implementation: Implementation,
+    packing: Packing | None = None,
 ) -> jax.Array:
-    """The element each index names."""
-    return bind(Call("gather", plane, implementation, duplicates="sum"), u, indices)
+    """The element each index names, zero where it names none."""
+    return _at(Call("gather", plane, implementation, duplicates="sum"), u, indices, packing)
 
 
 def scatter(
@@ -268,9 +280,7 @@ def scatter(
 ) -> jax.Array:
     """Each value at the element its index names, zero elsewhere."""
     call = Call("scatter", plane, implementation, duplicates=duplicates)
-    if packing is None:
-        return bind(call, y, indices)
-    return _at_packed(call, packing, y, indices)
+    return _at(call, y, indices, packing)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -285,10 +295,11 @@ def reduce(
     geometry: WindowGeometry,
     implementation: Implementation,
     weighting: str = "sum",
-    pattern: jax.Array | None = None,
+    divisor: int | None = None,
 ) -> jax.Array:
-    """Weighted sum over each window."""
-    return bind(Call("reduce", geometry, implementation, weighting=weighting), u, pattern)
+    """Weighted sum over each window, divided by a number."""
+    call = Call("reduce", geometry, implementation, weighting=weighting, divisor=divisor)
+    return bind(call, u)
 
 
 def replicate(

@@ -28,6 +28,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxunpool.core import backends, lowering
 from jaxunpool.core.backends import Implementation, check_plain
 from jaxunpool.core.calls import Call
+from jaxunpool.core.carriers import carried, carrier
 from jaxunpool.core.geometry import Plane
 from jaxunpool.kernels.common import accumulator
 
@@ -423,7 +424,7 @@ def _tables(shape: Sequence[int], real: Any, plan: Plan, transposed: bool) -> li
     return tables
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
+@functools.partial(jax.jit, static_argnames=("plan", "transposed"))
 def _apply(x: jax.Array, plan: Plan, transposed: bool) -> jax.Array:
     y = x.astype(accumulator(x.dtype))
     for table in _tables(x.shape, y.dtype.type, plan, transposed):
@@ -479,7 +480,8 @@ def _program(x: jax.Array, **parameters: Any) -> jax.Array:
 
 @RESAMPLE.def_abstract_eval
 def _type(x: Any, *, plan: Plan, transposed: bool, implementation: Implementation) -> Any:
-    return jax.make_jaxpr(_apply, static_argnums=(1, 2))(x, plan, transposed).out_avals[0]
+    run = functools.partial(_plain, plan=plan, transposed=transposed)
+    return jax.make_jaxpr(run)(x).out_avals[0]
 
 
 def _batch(arrays: Any, dims: Any, **parameters: Any) -> Any:
@@ -503,7 +505,7 @@ def _rule(platform: str) -> Callable[..., Any]:
     ) -> Any:
         export = ctx.module_context.lowering_parameters.for_export
         chosen = choose(ctx.avals_in[0], plan, platform, implementation, export).implementation
-        run: Callable[..., jax.Array] = _apply
+        run: Callable[..., jax.Array] = _plain
         if chosen != "xla" and lowering.is_local(ctx):
             run = functools.partial(_kernel, chosen)
         program = functools.partial(run, plan=plan, transposed=transposed)
@@ -530,10 +532,17 @@ def _call(x: Any, plan: Plan, implementation: Implementation) -> Call:
     return Call("resample", plane, implementation)
 
 
+def _plain(x: jax.Array, plan: Plan, transposed: bool) -> jax.Array:
+    run = functools.partial(_apply, plan=plan, transposed=transposed)
+    return carried(run, _call(x, plan, "xla"), x.dtype)(x)
+
+
 def _kernel(backend: str, x: jax.Array, plan: Plan, transposed: bool) -> jax.Array:
-    real = accumulator(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else np.float32
+    call = _call(x, plan, None)
+    dtype = carrier(call, x.dtype)
+    real = accumulator(dtype) if jnp.issubdtype(dtype, jnp.floating) else np.float32
     tables = _tables(x.shape, np.dtype(real).type, plan, transposed)
-    return backends.kernel(_call(x, plan, None), [x], backend)(x, tables, transposed)
+    return backends.kernel(call, [x], backend)(x, tables, transposed)
 
 
 ad.deflinear2(RESAMPLE, _transpose)
