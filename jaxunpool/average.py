@@ -6,11 +6,11 @@ import functools
 from typing import Literal, get_args
 
 import jax
-import jax.numpy as jnp
 
 from jaxunpool.core import primitives
 from jaxunpool.core.arguments import Sizes, as_floats, pooling_window, unpooling_window, whole_plane
 from jaxunpool.core.backends import Implementation
+from jaxunpool.core.frozen import jnp
 from jaxunpool.core.geometry import DataFormat, Padding, check_choice, check_flag
 from jaxunpool.core.messages import public
 

@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 import jax
-from jax import lax
 
 from jaxunpool.core.arguments import Sizes, as_floats
 from jaxunpool.core.convolution import Convolution, Ints, Pairs, as_precision, on_known_mesh, plain
+from jaxunpool.core.frozen import lax
 from jaxunpool.core.geometry import (
     DATA_FORMATS,
     DataFormat,

@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 
 from jaxunpool.core import primitives
 from jaxunpool.core.arguments import Sizes, as_poolable, unpooling_window
 from jaxunpool.core.backends import Implementation
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import DataFormat, Padding, as_sequence, per_axis
 from jaxunpool.core.messages import public, shown
 

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxunpool.core import irregular
 from jaxunpool.core.arguments import Sizes, as_poolable
 from jaxunpool.core.backends import Implementation, check_implementation
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import (
     DATA_FORMATS,
     DataFormat,

@@ -26,10 +26,9 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import (
     MAX_INT32,
     Plane,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 import jax
-import jax.numpy as jnp
 
 from jaxunpool.core import primitives
 from jaxunpool.core.arguments import Sizes, as_poolable, pooling_window, whole_plane
 from jaxunpool.core.backends import Implementation, check_implementation
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import (
     DATA_FORMATS,
     DataFormat,
@@ -301,7 +301,7 @@ def max_unpool_like(
             f"unpool_input: expected the shape {expected} of the pooled pool_input, got"
             f" {unpool_input.shape}"
         )
-    _, offsets = primitives.select(jax.lax.stop_gradient(pool_input), geometry, implementation)
+    _, offsets = primitives.select(lax.stop_gradient(pool_input), geometry, implementation)
     return primitives.scatter(unpool_input, offsets, geometry, duplicates, implementation)
 
 

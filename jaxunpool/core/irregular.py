@@ -12,14 +12,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
 from jaxunpool.core import backends, lowering, primitives
 from jaxunpool.core.backends import Implementation, check_plain
 from jaxunpool.core.calls import Call
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import Plane, WindowGeometry
 from jaxunpool.kernels import varying
 from jaxunpool.kernels.common import comparable

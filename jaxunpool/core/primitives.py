@@ -27,7 +27,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.custom_derivatives import zero_from_primal
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -37,6 +36,7 @@ from jaxunpool.core import backends, lowering
 from jaxunpool.core.backends import PLATFORMS, Implementation
 from jaxunpool.core.calls import GIVES, TAKES, UNPOOL, Call
 from jaxunpool.core.eager import eager
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import Plane, WindowGeometry
 from jaxunpool.core.packing import Packing
 from jaxunpool.kernels import varying
@@ -228,7 +228,7 @@ def _at_packed(call: Call, packing: Packing, array: jax.Array, packed: jax.Array
 def _select_packed(call: Call, packing: Packing, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     y, offsets = bind(call, x)
     # So that XLA does not pack later, with what reads the maxima, and keep offsets till then.
-    return jax.lax.optimization_barrier((y, packing.pack(offsets)))
+    return lax.optimization_barrier((y, packing.pack(offsets)))
 
 
 @_select_packed.defjvp

@@ -19,13 +19,12 @@ from fractions import Fraction
 from typing import Any, ClassVar, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxunpool.core.backends import Implementation, check_plain
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.kernels.common import accumulator
 
 # Up to here the elements are slices in one fused program; beyond, a loop keeps it small.
@@ -437,7 +436,7 @@ RESAMPLE = Primitive("jaxunpool_resample")
 
 
 @RESAMPLE.def_impl
-def _run(x: jax.Array, *, plan: Plan, transposed: bool) -> jax.Array:
+def plain(x: jax.Array, *, plan: Plan, transposed: bool) -> jax.Array:
     return _apply(x, plan, transposed)
 
 
@@ -456,4 +455,4 @@ def _transpose(dy: Any, _: Any, *, plan: Plan, transposed: bool) -> Any:
 
 ad.deflinear2(RESAMPLE, _transpose)
 batching.primitive_batchers[RESAMPLE] = _batch
-mlir.register_lowering(RESAMPLE, mlir.lower_fun(_run, multiple_results=False), inline=False)
+mlir.register_lowering(RESAMPLE, mlir.lower_fun(plain, multiple_results=False), inline=False)

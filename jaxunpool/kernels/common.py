@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jaxunpool.core.frozen import jnp
 from jaxunpool.core.geometry import WindowGeometry
 
 PER_WINDOW = ("mean", "mean_inside")

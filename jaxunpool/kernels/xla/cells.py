@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
+from jaxunpool.core.frozen import jnp
 from jaxunpool.core.geometry import WindowGeometry, along
 from jaxunpool.kernels import varying
 from jaxunpool.kernels.xla import windows

@@ -6,8 +6,8 @@ import functools
 import operator
 
 import jax
-import jax.numpy as jnp
 
+from jaxunpool.core.frozen import jnp
 from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels import common
 from jaxunpool.kernels.common import accumulator

@@ -1,0 +1,36 @@
+"""The library's primitives as functions of plain JAX, for tools that do not know them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from jaxunpool.core import convolution, irregular, lowering, primitives, resample
+from jaxunpool.core.backends import check_runs_on
+from jaxunpool.core.calls import Call
+
+
+def formulations(platform: str) -> dict[str, Callable[..., Any]]:
+    """By name of the primitive, functions that take its arrays and its parameters.
+
+    Args:
+        platform: the name of the tool, for an implementation that was asked for and is not there.
+    """
+
+    def on_device(*arrays: jax.Array, call: Call, lead: int) -> Any:
+        check_runs_on(call, platform, export=True)
+        return lowering.on_device(platform, call, *arrays, lead=lead, export=True)
+
+    def convolve(*arrays: jax.Array, name: str, conv: convolution.Convolution) -> jax.Array:
+        return convolution.plain(name, conv, *arrays)
+
+    found: dict[str, Callable[..., Any]] = {
+        irregular.UNEVEN.name: irregular.plain,
+        resample.RESAMPLE.name: resample.plain,
+    }
+    found |= {primitive.name: on_device for primitive in primitives.PRIMITIVES.values()}
+    found |= {primitive.name: convolve for primitive in convolution.PRIMITIVES.values()}
+    return found
