@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import WindowGeometry
+from jaxunpool.kernels.common import comparable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,13 +96,15 @@ def _shifts(shape: tuple[int, ...], axis: int, bits: int) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=1)
 def _pack(values: jax.Array, how: Packing) -> jax.Array:
     count, axis = 8 // how.bits, values.ndim + how.axis
-    small = lax.min(values, jnp.asarray(how.largest, values.dtype)).astype(jnp.uint8)
+    values = values.astype(comparable(values.dtype))
+    small = lax.min(values, jnp.asarray(how.largest, values.dtype)).astype(jnp.int32)
     *_, size = shape = how.packed_shape(values.shape)[: axis + 1]
     widths = [(0, 0, 0)] * values.ndim
     widths[axis] = (0, size * count - how.size, 0)
-    apart = lax.pad(small, np.uint8(0), widths).reshape(*shape, count, *values.shape[axis + 1 :])
-    placed = apart << _shifts(apart.shape, axis + 1, how.bits)
-    return lax.reduce(placed, np.uint8(0), lax.bitwise_or, (axis + 1,))
+    apart = lax.pad(small, jnp.int32(0), widths).reshape(*shape, count, *values.shape[axis + 1 :])
+    parts = [lax.index_in_dim(apart, k, axis + 1, keepdims=False) for k in range(count)]
+    placed = [part * np.int32(1 << k * how.bits) for k, part in enumerate(parts)]
+    return functools.reduce(jnp.add, placed).astype(jnp.uint8)
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -277,7 +277,7 @@ def scatter(
 def mark(offsets: jax.Array, geometry: WindowGeometry, implementation: Implementation) -> jax.Array:
     """Which elements some offset names."""
     ones = jnp.ones(offsets.shape, jnp.uint8)
-    return scatter(ones, offsets, geometry, "last", implementation) > 0
+    return scatter(ones, offsets, geometry, "last", implementation).astype(jnp.int32) > 0
 
 
 def reduce(

@@ -25,6 +25,7 @@ from jax.interpreters import ad, batching, mlir
 
 from jaxunpool.core.backends import Implementation, check_plain
 from jaxunpool.core.frozen import jnp, lax
+from jaxunpool.core.geometry import MAX_INT32
 from jaxunpool.kernels.common import accumulator
 
 # Up to here the elements are slices in one fused program; beyond, a loop keeps it small.
@@ -234,7 +235,7 @@ class Kernel(AxisMap):
         taps = _column(most)
         elements = before[None] + 1 + taps
         # From the first element within reach: exact, as are the distances, which are small.
-        above = (np.uint32(self.unit) - rest).astype(exact) - exact(self._reach)
+        above = (rest.dtype.type(self.unit) - rest).astype(exact) - exact(self._reach)
         distances = taps.astype(exact) * exact(self.unit) + above[None]
         if self.a is None:
             weights = self._triangle(distances)
@@ -301,12 +302,31 @@ class Kernel(AxisMap):
 def divide(count: int, slope: int, offset: int, unit: int) -> tuple[jax.Array, jax.Array]:
     """Floor and remainder of `(slope * i + offset) / unit` for `i` below `count`, exactly.
 
-    `slope` and `unit` are below 2**32, the floors int32, the remainders uint32. As a division by
-    hand, one digit of `i` after the other, so that nothing needs more than 32 bits.
+    `slope` and `unit` are below 2**32, and the floors int32. The remainders are int32 where all
+    numbers on the way are, uint32 otherwise.
     """
-    numbers = lax.iota(jnp.uint32, count)
     whole_slope, slope = divmod(slope, unit)
     whole_offset, offset = divmod(offset, unit)
+    if max(slope * (count - 1) + offset, unit) > MAX_INT32:
+        quotient, rest = _divide_by_digits(count, slope, offset, unit)
+    else:  # not all tools that read programs can calculate with unsigned integers
+        dividend = lax.iota(jnp.int32, count) * np.int32(slope) + np.int32(offset)
+        quotient = lax.div(dividend, jnp.full_like(dividend, unit))
+        rest = dividend - quotient * np.int32(unit)
+    # Integer parts of either sign add up modulo 2**32.
+    numbers = lax.iota(jnp.int32, count)
+    wholes = (np.array(n % 2**32, np.uint32).view(np.int32) for n in (whole_slope, whole_offset))
+    return quotient + numbers * next(wholes) + next(wholes), rest
+
+
+def _divide_by_digits(
+    count: int, slope: int, offset: int, unit: int
+) -> tuple[jax.Array, jax.Array]:
+    """`divide` by hand, one digit of `i` after the other, so that nothing needs more than 32 bits.
+
+    `slope` and `offset` are less than `unit`. Remainders are uint32.
+    """
+    numbers = lax.iota(jnp.uint32, count)
     d, a = np.uint32(unit), np.uint32(slope)
     width = max(31 - unit.bit_length(), 1)  # of a digit, in bits
     digits = -(-(count - 1).bit_length() // width)
@@ -330,8 +350,6 @@ def divide(count: int, slope: int, offset: int, unit: int) -> tuple[jax.Array, j
     state = (jnp.zeros_like(numbers), jnp.zeros_like(numbers))
     quotient, rest = lax.fori_loop(0, digits, step, state)
     quotient, rest = add(quotient, rest, np.uint32(offset))
-    # Integer parts of either sign add up modulo 2**32.
-    quotient += numbers * np.uint32(whole_slope) + np.uint32(whole_offset % 2**32)
     return lax.bitcast_convert_type(quotient, jnp.int32), rest
 
 
@@ -343,8 +361,9 @@ def windows(size: int, output: int) -> tuple[jax.Array, jax.Array]:
     """
     start, rest = divide(output, size, 0, output)
     whole, part = divmod(size, output)
-    count = whole + (rest + np.uint32(part) > 0).astype(np.int32)
-    return start, count + (rest + np.uint32(part) > output).astype(np.int32)
+    integer = rest.dtype.type
+    count = whole + (rest >= integer(max(1 - part, 0))).astype(np.int32)  # rest + part > 0
+    return start, count + (rest > integer(output - part)).astype(np.int32)
 
 
 def widest_window(size: int, output: int) -> int:
