@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
@@ -227,12 +228,15 @@ _select_program = jax.jit(_select, static_argnums=(3, 4))
 
 
 def _select_fwd(x, starts, stops, widths, plane):
-    y, flat = _select(x, starts, stops, widths, plane)
+    starts, stops = jax.tree.map(lambda primal: primal.value, (starts, stops))
+    y, flat = _select(x.value, starts, stops, widths, plane)
     return (y, flat), flat
 
 
 def _select_bwd(widths, plane, flat, cotangents):
+    if isinstance(cotangents[0], SymbolicZero):
+        return None, None, None
     return primitives.scatter(cotangents[0], flat, plane, "sum", None), None, None
 
 
-_select.defvjp(_select_fwd, _select_bwd)
+_select.defvjp(_select_fwd, _select_bwd, symbolic_zeros=True)

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.custom_derivatives import zero_from_primal
+from jax.custom_derivatives import SymbolicZero, zero_from_primal
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
@@ -179,16 +179,19 @@ def _select(call: Call, x: jax.Array) -> list[jax.Array]:
     return bind(call, x)
 
 
-def _select_fwd(call: Call, x: jax.Array) -> Any:
-    y, offsets = bind(call, x)
+def _select_fwd(call: Call, x: Any) -> Any:
+    y, offsets = bind(call, x.value)
     return [y, offsets], offsets
 
 
 def _select_bwd(call: Call, offsets: jax.Array, cotangents: Any) -> Any:
+    if isinstance(cotangents[0], SymbolicZero):
+        return (None,)
     return (bind(call.to("scatter", duplicates="sum"), cotangents[0], offsets),)
 
 
-_select.defvjp(_select_fwd, _select_bwd)
+# Zeros stay symbolic, so that programs hold none for the offsets, in a type that few tools know.
+_select.defvjp(_select_fwd, _select_bwd, symbolic_zeros=True)
 # A program, so that an eager gradient makes the zeros of the offsets on the device.
 _select_program = jax.jit(_select, static_argnums=0)
 

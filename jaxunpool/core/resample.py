@@ -400,25 +400,48 @@ def resample(
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _apply(x: jax.Array, plan: Plan, transposed: bool) -> jax.Array:
+    return apply(x, tables(x.shape, x.dtype, plan, transposed), plan, transposed)
+
+
+class Table(NamedTuple):
+    """What a map reads along its axis.
+
+    Attributes:
+        elements, weights: `(taps, result)`.
+        divisors: what the output of the map is divided by, or None.
+        gapless: so many taps from the first on have no weight 0.
+    """
+
+    elements: jax.Array
+    weights: jax.Array
+    divisors: jax.Array | None
+    gapless: int
+
+
+def tables(shape: Sequence[int], dtype: Any, plan: Plan, transposed: bool) -> list[Table]:
+    """The tables of the maps in the order in which `apply` takes them."""
+    real = jnp.dtype(accumulator(dtype)).type
+    found = []
+    for axis_map, axis in plan[::-1] if transposed else plan:
+        start, weights, gapless = (axis_map.columns if transposed else axis_map.rows)(real)
+        elements = jnp.clip(start[None] + _column(len(weights)), 0, shape[axis] - 1)
+        counts = axis_map.divisors()
+        divisors = None if counts is None else _aligned(counts.astype(real), axis, len(shape))
+        found.append(Table(elements, weights, divisors, gapless))
+    return found
+
+
+def apply(x: jax.Array, tables: Sequence[Table], plan: Plan, transposed: bool) -> jax.Array:
+    """The maps, or their transposes."""
     y = x.astype(accumulator(x.dtype))
-    real = y.dtype.type
-    if transposed:
-        plan = plan[::-1]
-    taps = [(m.columns if transposed else m.rows)(real) for m, _ in plan]
-    tables = []
-    for (_, axis), (start, weights, _) in zip(plan, taps):
-        elements = start[None] + _column(len(weights))
-        tables += [jnp.clip(elements, 0, x.shape[axis] - 1), weights]
-    # The barrier keeps XLA from recomputing the tables for every element that reads them.
-    fenced = lax.optimization_barrier(tables)
-    for i, (axis_map, axis) in enumerate(plan):
-        divisors = axis_map.divisors()
-        if divisors is not None:
-            # Behind a barrier: XLA turns division by a constant into a product.
-            divisors = lax.optimization_barrier(_aligned(divisors.astype(real), axis, y.ndim))
+    # The barrier keeps XLA from recomputing the tables for every element that reads them, and from
+    # making division by a constant a product.
+    fenced = lax.optimization_barrier([table[:3] for table in tables])
+    plan = plan[::-1] if transposed else plan
+    for (axis_map, axis), table, (elements, weights, divisors) in zip(plan, tables, fenced):
         if divisors is not None and transposed:
             y /= divisors
-        y = _along(y, axis, fenced[2 * i], fenced[2 * i + 1], taps[i].gapless, axis_map.weighted)
+        y = _along(y, axis, elements, weights, table.gapless, axis_map.weighted)
         if divisors is not None and not transposed:
             y /= divisors
     return y.astype(x.dtype)
@@ -456,6 +479,7 @@ RESAMPLE = Primitive("jaxunpool_resample")
 
 @RESAMPLE.def_impl
 def plain(x: jax.Array, *, plan: Plan, transposed: bool) -> jax.Array:
+    """The maps in plain JAX."""
     return _apply(x, plan, transposed)
 
 

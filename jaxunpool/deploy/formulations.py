@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -27,9 +26,14 @@ def formulations(platform: str) -> dict[str, Callable[..., Any]]:
     def convolve(*arrays: jax.Array, name: str, conv: convolution.Convolution) -> jax.Array:
         return convolution.plain(name, conv, *arrays)
 
+    def resampled(x: jax.Array, *, plan: resample.Plan, transposed: bool) -> jax.Array:
+        with jax.ensure_compile_time_eval():  # constants: a model is for one size
+            tables = resample.tables(x.shape, x.dtype, plan, transposed)
+        return resample.apply(x, tables, plan, transposed)
+
     found: dict[str, Callable[..., Any]] = {
         irregular.UNEVEN.name: irregular.plain,
-        resample.RESAMPLE.name: resample.plain,
+        resample.RESAMPLE.name: resampled,
     }
     found |= {primitive.name: on_device for primitive in primitives.PRIMITIVES.values()}
     found |= {primitive.name: convolve for primitive in convolution.PRIMITIVES.values()}

@@ -1,0 +1,232 @@
+"""What jax2onnx makes of the library's primitives, as plugins of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax2onnx
+import numpy as np
+import onnx_ir
+from jax2onnx.plugins.jax.lax._control_flow_utils import lower_jaxpr_eqns
+from jax2onnx.plugins.plugin_system import (
+    PLUGIN_REGISTRY,
+    PrimitiveLeafPlugin,
+    import_all_plugins,
+    register_primitive,
+)
+
+from jaxunpool.core.frozen import jnp, lax
+from jaxunpool.core.primitives import PRIMITIVES
+from jaxunpool.deploy import max_pools
+from jaxunpool.deploy.formulations import formulations
+
+convert = jax2onnx.to_onnx
+PLATFORM = "onnx"
+
+
+def inline(
+    ctx: Any, run: Callable[..., Any], arrays: Sequence[Any], values: Sequence[Any]
+) -> list[Any]:
+    """The values of a function of plain JAX, converted where it is called.
+
+    Args:
+        ctx: of jax2onnx.
+        run: the function.
+        arrays: its arguments' shapes and types.
+        values: its arguments in the ONNX graph.
+    """
+    shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays]
+    closed = jax.make_jaxpr(run)(*shapes)
+    for var, const in zip(closed.jaxpr.constvars, closed.consts):
+        ctx.bind_const_for_var(var, np.asarray(const))
+    for var, value in zip(closed.jaxpr.invars, values):
+        ctx.bind_value_for_var(var, value)
+    lower_jaxpr_eqns(ctx, closed.jaxpr, source="jaxunpool")
+    return [ctx.get_value_for_var(var) for var in closed.jaxpr.outvars]
+
+
+def _plugin(name: str) -> Callable[[Callable[[Any, Any], Any]], None]:
+    """Makes `lower(ctx, eqn)`, which gives the values of the results, a plugin for a primitive."""
+
+    def register(lower: Callable[[Any, Any], Any]) -> None:
+        class Plugin(PrimitiveLeafPlugin):
+            def lower(self, ctx: Any, eqn: Any) -> None:
+                for var, value in zip(eqn.outvars, lower(ctx, eqn)):
+                    ctx.bind_value_for_var(var, value)
+
+        register_primitive(jaxpr_primitive=name, context="jaxunpool", component=name)(Plugin)
+
+    return register
+
+
+def _inputs(ctx: Any, eqn: Any) -> tuple[list[Any], list[Any]]:
+    """Shapes and types of the arguments, and their values."""
+    return [var.aval for var in eqn.invars], [ctx.get_value_for_var(var) for var in eqn.invars]
+
+
+def _formulation(name: str, run: Callable[..., Any]) -> None:
+    @_plugin(name)
+    def lower(ctx: Any, eqn: Any) -> list[Any]:
+        return inline(ctx, lambda *arrays: run(*arrays, **eqn.params), *_inputs(ctx, eqn))
+
+
+FORMULATIONS = formulations(PLATFORM)
+for _name, _run in FORMULATIONS.items():
+    _formulation(_name, _run)
+
+
+# MaxPool and MaxUnpool
+
+
+def _pooled(ctx: Any) -> dict[Any, Any]:
+    """By the values of offsets: the geometry and the indices of the `MaxPool` that made them."""
+    return ctx.__dict__.setdefault("_jaxunpool_pooled", {})
+
+
+@_plugin(PRIMITIVES["select"].name)
+def _select(ctx: Any, eqn: Any) -> list[Any]:
+    arrays, values = _inputs(ctx, eqn)
+    geometry = eqn.params["call"].geometry
+    if not max_pools.serves(geometry, arrays[0]):
+        run = FORMULATIONS[eqn.primitive.name]
+        return inline(ctx, lambda x: run(x, **eqn.params), arrays, values)
+    y, offsets, where = inline(ctx, lambda x: max_pools.pool(x, geometry), arrays, values)
+    _pooled(ctx)[offsets] = geometry, where
+    return [y, offsets]
+
+
+@_plugin(PRIMITIVES["scatter"].name)
+def _scatter(ctx: Any, eqn: Any) -> list[Any]:
+    arrays, values = _inputs(ctx, eqn)
+    call = eqn.params["call"]
+    geometry, where = _pooled(ctx).get(values[1], (None, None))
+    keeps_last = call.duplicates == "last" or not call.geometry.overlaps
+    if call.geometry != geometry or not keeps_last or arrays[0].dtype != np.float32:
+        run = FORMULATIONS[eqn.primitive.name]
+        return inline(ctx, lambda *a: run(*a, **eqn.params), arrays, values)
+    indices = jax.ShapeDtypeStruct(max_pools.planes_shape(arrays[0].shape, geometry), np.int32)
+    return inline(
+        ctx,
+        lambda y, where: max_pools.unpool(y, where, geometry),
+        [arrays[0], indices],
+        [values[0], where],
+    )
+
+
+def _window(geometry: Any) -> dict[str, list[int]]:
+    low, high = zip(*max_pools.padding(geometry))
+    return {
+        "kernel_shape": list(geometry.window_shape),
+        "strides": list(geometry.strides),
+        "pads": [*low, *high],
+    }
+
+
+def _typed(value: Any, shape: Sequence[Any], dtype: onnx_ir.DataType) -> Any:
+    value.type = onnx_ir.TensorType(dtype)
+    value.shape = onnx_ir.Shape([size if isinstance(size, int) else str(size) for size in shape])
+    return value
+
+
+@_plugin(max_pools.MAX_POOL.name)
+def _max_pool(ctx: Any, eqn: Any) -> list[Any]:
+    geometry, (x,) = eqn.params["geometry"], _inputs(ctx, eqn)[1]
+    names = [ctx.fresh_name("pooled"), ctx.fresh_name("indices")]
+    window = {**_window(geometry), "dilations": list(geometry.dilation)}
+    y, indices = ctx.builder.MaxPool(x, _outputs=names, **window)
+    shape = eqn.outvars[0].aval.shape
+    return [_typed(y, shape, x.dtype), _typed(indices, shape, onnx_ir.DataType.INT64)]
+
+
+@_plugin(max_pools.POSITIONS.name)
+def _positions(ctx: Any, eqn: Any) -> list[Any]:
+    (indices,), shape = _inputs(ctx, eqn)[1], eqn.outvars[0].aval.shape
+    size = ctx.builder.const_i64(ctx.fresh_name("plane"), [eqn.params["size"]])
+    rest = ctx.builder.Mod(indices, size, _outputs=[ctx.fresh_name("position")])
+    _typed(rest, shape, onnx_ir.DataType.INT64)
+    name = ctx.fresh_name("position")
+    narrow = ctx.builder.Cast(rest, to=int(onnx_ir.DataType.INT32), _outputs=[name])
+    return [_typed(narrow, shape, onnx_ir.DataType.INT32)]
+
+
+@_plugin(max_pools.MAX_UNPOOL.name)
+def _max_unpool(ctx: Any, eqn: Any) -> list[Any]:
+    y, indices = _inputs(ctx, eqn)[1]
+    shape, build = eqn.outvars[0].aval.shape, ctx.builder
+    known = [size for size in shape if isinstance(size, int)]
+    output_shape = build.const_i64(ctx.fresh_name("output_shape"), known)
+    if len(known) < len(shape):  # that of the batch is not
+        batch = build.Shape(y, start=0, end=1, _outputs=[ctx.fresh_name("batch")])
+        _typed(batch, [1], onnx_ir.DataType.INT64)
+        name = ctx.fresh_name("output_shape")
+        output_shape = build.Concat(batch, output_shape, axis=0, _outputs=[name])
+        _typed(output_shape, [len(shape)], onnx_ir.DataType.INT64)
+    name = ctx.fresh_name("unpooled")
+    window = _window(eqn.params["geometry"])
+    return [
+        _typed(build.MaxUnpool(y, indices, output_shape, _outputs=[name], **window), shape, y.dtype)
+    ]
+
+
+# Primitives of JAX that jax2onnx knows in part
+
+
+def _extended(name: str) -> Callable[[Callable[[Any, Any], Any]], None]:
+    """Makes `lower` a plugin for a primitive; where it gives None, that of jax2onnx is used."""
+    import_all_plugins()
+    known = PLUGIN_REGISTRY[name]
+
+    def register(lower: Callable[[Any, Any], Any]) -> None:
+        class Plugin(type(known)):  # type: ignore[misc]
+            def lower(self, ctx: Any, eqn: Any) -> None:
+                values = lower(ctx, eqn)
+                if values is None:
+                    super().lower(ctx, eqn)
+                else:
+                    ctx.bind_value_for_var(eqn.outvars[0], values[0])
+
+        register_primitive(**known.metadata)(Plugin)
+
+    return register
+
+
+@_extended("pad")
+def _pad(ctx: Any, eqn: Any) -> list[Any] | None:
+    """With padding between elements, or with sizes that are not known."""
+    pads, shape = eqn.params["padding_config"], eqn.outvars[0].aval.shape
+    arrays, values = _inputs(ctx, eqn)
+    low, high, between = zip(*pads) if pads else ((), (), ())
+    if any(between):
+        return inline(ctx, lambda x, value: spread(x, value, pads), arrays, values)
+    if all(isinstance(size, int) for size in shape):
+        return None
+    x, value = values
+    ends = ctx.builder.const_i64(ctx.fresh_name("pads"), [*low, *high])
+    padded = ctx.builder.Pad(x, ends, value, _outputs=[ctx.fresh_name("padded")])
+    return [_typed(padded, shape, x.dtype)]
+
+
+@_extended("broadcast_in_dim")
+def _broadcast_in_dim(ctx: Any, eqn: Any) -> list[Any] | None:
+    """The derivative of integers, which nothing reads."""
+    if eqn.outvars[0].aval.dtype != jax.dtypes.float0:
+        return None
+    return [ctx.bind_const_for_var(eqn.outvars[0], np.zeros((), bool))]
+
+
+def spread(x: jax.Array, value: jax.Array, pads: Sequence[tuple[int, int, int]]) -> jax.Array:
+    """`lax.pad` without padding between elements: each gets its own, in an axis that is merged."""
+    ends = []
+    for axis, (low, high, between) in enumerate(pads):
+        ends.append((low, high - between if x.shape[axis] else high, 0))
+        if between:
+            apart = lax.pad(
+                jnp.expand_dims(x, axis + 1),
+                value,
+                [(0, between if i == axis + 1 else 0, 0) for i in range(x.ndim + 1)],
+            )
+            shape = (*x.shape[:axis], x.shape[axis] * (between + 1), *x.shape[axis + 1 :])
+            x = apart.reshape(shape)
+    return lax.pad(x, value, ends)
