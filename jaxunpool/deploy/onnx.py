@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,8 +19,9 @@ from jax2onnx.plugins.plugin_system import (
 )
 
 from jaxunpool.core.frozen import jnp, lax
+from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.core.primitives import PRIMITIVES
-from jaxunpool.deploy import max_pools
+from jaxunpool.deploy import flat_positions, max_pools
 from jaxunpool.deploy.formulations import formulations
 
 convert = jax2onnx.to_onnx
@@ -101,6 +103,9 @@ def _select(ctx: Any, eqn: Any) -> list[Any]:
 def _scatter(ctx: Any, eqn: Any) -> list[Any]:
     arrays, values = _inputs(ctx, eqn)
     call = eqn.params["call"]
+    if not isinstance(call.geometry, WindowGeometry):
+        run = functools.partial(flat_positions.scatter, plane=call.geometry, how=call.duplicates)
+        return inline(ctx, run, arrays, values)
     geometry, where = _pooled(ctx).get(values[1], (None, None))
     keeps_last = call.duplicates == "last" or not call.geometry.overlaps
     if call.geometry != geometry or not keeps_last or arrays[0].dtype != np.float32:
@@ -168,6 +173,14 @@ def _max_unpool(ctx: Any, eqn: Any) -> list[Any]:
     return [
         _typed(build.MaxUnpool(y, indices, output_shape, _outputs=[name], **window), shape, y.dtype)
     ]
+
+
+@_plugin(flat_positions.SCATTER_ELEMENTS.name)
+def _scatter_elements(ctx: Any, eqn: Any) -> list[Any]:
+    data, indices, updates = _inputs(ctx, eqn)[1]
+    name = ctx.fresh_name("scattered")
+    u = ctx.builder.ScatterElements(data, indices, updates, _outputs=[name], **eqn.params)
+    return [_typed(u, eqn.outvars[0].aval.shape, data.dtype)]
 
 
 # Primitives of JAX that jax2onnx knows in part
