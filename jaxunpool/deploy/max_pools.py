@@ -57,12 +57,12 @@ def padding(geometry: WindowGeometry) -> list[tuple[int, int]]:
     return [(axis.low, max(axis.stop - axis.size, 0)) for axis in geometry.spatial]
 
 
-def pool(x: jax.Array, geometry: WindowGeometry) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Maxima and offsets, and the indices of ONNX."""
-    y, indices = MAX_POOL.bind(_planes(x, geometry), geometry=geometry)
+def pool(x: jax.Array, geometry: WindowGeometry) -> tuple[jax.Array, ...]:
+    """Maxima and offsets; the maxima and the indices as ONNX has them."""
+    y, indices = MAX_POOL.bind(planes(x, geometry), geometry=geometry)
     size = math.prod(geometry.input_shape)
     flat = _back(POSITIONS.bind(indices, size=size), x.shape, geometry)
-    return _back(y, x.shape, geometry), _offsets(flat, geometry), indices
+    return _back(y, x.shape, geometry), _offsets(flat, geometry), y, indices
 
 
 def _offsets(flat: jax.Array, geometry: WindowGeometry) -> jax.Array:
@@ -80,18 +80,18 @@ def _offsets(flat: jax.Array, geometry: WindowGeometry) -> jax.Array:
     return offsets.astype(geometry.offset_dtype)
 
 
-def unpool(y: jax.Array, indices: jax.Array, geometry: WindowGeometry) -> jax.Array:
-    """Each value at the element that its index names."""
-    u = MAX_UNPOOL.bind(_planes(y, geometry), indices, geometry=geometry)
-    return _back(u, y.shape, geometry)
+def unpool(
+    y: jax.Array, indices: jax.Array, geometry: WindowGeometry, shape: tuple[Any, ...]
+) -> jax.Array:
+    """Each value of ONNX's pooled array at the element that its index names.
+
+    `shape` is that of the pooled array in JAX.
+    """
+    return _back(MAX_UNPOOL.bind(y, indices, geometry=geometry), shape, geometry)
 
 
-def planes_shape(shape: tuple[Any, ...], geometry: Plane) -> tuple[Any, ...]:
-    """`(batch, channels, *spatial)` for the shape of a pooled or unpooled array."""
-    return jax.eval_shape(lambda: _planes(jnp.zeros(shape), geometry)).shape
-
-
-def _planes(x: jax.Array, geometry: Plane) -> jax.Array:
+def planes(x: jax.Array, geometry: Plane) -> jax.Array:
+    """A pooled or unpooled array as ONNX has it: `(batch, channels, *spatial)`."""
     n = geometry.ndim
     if geometry.data_format == "channels_last":
         x = jnp.moveaxis(x, -1, -n - 1)
@@ -100,6 +100,7 @@ def _planes(x: jax.Array, geometry: Plane) -> jax.Array:
 
 
 def _back(planes: jax.Array, shape: tuple[Any, ...], geometry: Plane) -> jax.Array:
+    """Such an array with the batch and the layout of an array of a shape."""
     n = geometry.ndim
     batch = shape[: -n - 1]
     x = planes if len(batch) == 1 else planes.reshape((*batch, *planes.shape[1:]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax2onnx
@@ -18,6 +18,7 @@ from jax2onnx.plugins.plugin_system import (
     register_primitive,
 )
 
+from jaxunpool.core.backends import check_runs_on
 from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.core.primitives import PRIMITIVES
@@ -68,56 +69,67 @@ def _inputs(ctx: Any, eqn: Any) -> tuple[list[Any], list[Any]]:
     return [var.aval for var in eqn.invars], [ctx.get_value_for_var(var) for var in eqn.invars]
 
 
-def _formulation(name: str, run: Callable[..., Any]) -> None:
-    @_plugin(name)
-    def lower(ctx: Any, eqn: Any) -> list[Any]:
-        return inline(ctx, lambda *arrays: run(*arrays, **eqn.params), *_inputs(ctx, eqn))
-
-
 FORMULATIONS = formulations(PLATFORM)
-for _name, _run in FORMULATIONS.items():
-    _formulation(_name, _run)
+
+
+def _plainly(ctx: Any, eqn: Any) -> list[Any]:
+    """A primitive of the library as a function of plain JAX."""
+    run = functools.partial(FORMULATIONS[eqn.primitive.name], **eqn.params)
+    return inline(ctx, run, *_inputs(ctx, eqn))
+
+
+for _name in FORMULATIONS:
+    _plugin(_name)(_plainly)
 
 
 # MaxPool and MaxUnpool
 
 
-def _pooled(ctx: Any) -> dict[Any, Any]:
-    """By the values of offsets: the geometry and the indices of the `MaxPool` that made them."""
+class Pooled(NamedTuple):
+    """What is known of offsets that come from a `MaxPool`: its geometry and its results."""
+
+    geometry: WindowGeometry
+    y: Any
+    y_in_planes: Any
+    indices: Any
+
+
+def _pooled(ctx: Any) -> dict[Any, Pooled]:
+    """By the values of offsets."""
     return ctx.__dict__.setdefault("_jaxunpool_pooled", {})
 
 
 @_plugin(PRIMITIVES["select"].name)
 def _select(ctx: Any, eqn: Any) -> list[Any]:
     arrays, values = _inputs(ctx, eqn)
-    geometry = eqn.params["call"].geometry
-    if not max_pools.serves(geometry, arrays[0]):
-        run = FORMULATIONS[eqn.primitive.name]
-        return inline(ctx, lambda x: run(x, **eqn.params), arrays, values)
-    y, offsets, where = inline(ctx, lambda x: max_pools.pool(x, geometry), arrays, values)
-    _pooled(ctx)[offsets] = geometry, where
+    call = eqn.params["call"]
+    if not max_pools.serves(call.geometry, arrays[0]):
+        return _plainly(ctx, eqn)
+    check_runs_on(call, PLATFORM, export=True)
+    pool = functools.partial(max_pools.pool, geometry=call.geometry)
+    y, offsets, *results = inline(ctx, pool, arrays, values)
+    _pooled(ctx)[offsets] = Pooled(call.geometry, y, *results)
     return [y, offsets]
 
 
 @_plugin(PRIMITIVES["scatter"].name)
 def _scatter(ctx: Any, eqn: Any) -> list[Any]:
-    arrays, values = _inputs(ctx, eqn)
-    call = eqn.params["call"]
-    if not isinstance(call.geometry, WindowGeometry):
-        run = functools.partial(flat_positions.scatter, plane=call.geometry, how=call.duplicates)
-        return inline(ctx, run, arrays, values)
-    geometry, where = _pooled(ctx).get(values[1], (None, None))
-    keeps_last = call.duplicates == "last" or not call.geometry.overlaps
-    if call.geometry != geometry or not keeps_last or arrays[0].dtype != np.float32:
-        run = FORMULATIONS[eqn.primitive.name]
-        return inline(ctx, lambda *a: run(*a, **eqn.params), arrays, values)
-    indices = jax.ShapeDtypeStruct(max_pools.planes_shape(arrays[0].shape, geometry), np.int32)
-    return inline(
-        ctx,
-        lambda y, where: max_pools.unpool(y, where, geometry),
-        [arrays[0], indices],
-        [values[0], where],
-    )
+    (array, offsets), (y, where) = _inputs(ctx, eqn)
+    call, g = eqn.params["call"], eqn.params["call"].geometry
+    if not isinstance(g, WindowGeometry):
+        run = functools.partial(flat_positions.scatter, plane=g, how=call.duplicates)
+        return inline(ctx, run, [array, offsets], [y, where])
+    pooled, is_sum = _pooled(ctx).get(where), call.duplicates == "sum" and g.overlaps
+    if pooled is None or pooled.geometry != g or is_sum or array.dtype != np.float32:
+        return _plainly(ctx, eqn)
+    check_runs_on(call, PLATFORM, export=True)
+    planes = functools.partial(max_pools.planes, geometry=g)
+    shape = jax.eval_shape(planes, jax.ShapeDtypeStruct(array.shape, array.dtype)).shape
+    # Not transposed to and fro: jax2onnx loses a graph's result between two transposes.
+    values = [pooled.y_in_planes] if y is pooled.y else inline(ctx, planes, [array], [y])
+    unpool = functools.partial(max_pools.unpool, geometry=g, shape=array.shape)
+    types = [jax.ShapeDtypeStruct(shape, dtype) for dtype in (array.dtype, np.int32)]
+    return inline(ctx, unpool, types, [*values, pooled.indices])
 
 
 def _window(geometry: Any) -> dict[str, list[int]]:

@@ -85,7 +85,7 @@ FURTHER = {
 
 
 GRADIENTS = {
-    name: (as_arrays(jax.grad(ENTRIES[name].loss)), FUNCTIONS[name][1])
+    f"gradient of {name}": (as_arrays(jax.grad(ENTRIES[name].loss)), FUNCTIONS[name][1])
     for name in ("max_pool", "max_unpool", "avg_pool", "avg_unpool", "adaptive_max_pool")
 }
 # SavedModel and jax.export: one function for each way to a derivative.

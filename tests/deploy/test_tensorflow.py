@@ -12,7 +12,7 @@ tf = pytest.importorskip("tensorflow", reason="in the extra 'deploy'")
 from jax.experimental import jax2tf  # noqa: E402
 
 # TFLite broadcasts up to 6 axes; unpooling over three spatial axes has 8.
-LITE = {**FUNCTIONS, **FURTHER, **GRADIENTS, **WINDOWS}
+LITE = {**FUNCTIONS, **FURTHER, **WINDOWS, **GRADIENTS}
 TOO_MANY_AXES = ("3d",)
 
 
