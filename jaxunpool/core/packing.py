@@ -86,11 +86,8 @@ def _replaced(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
     return tuple(changed)
 
 
-def _shifts(shape: tuple[int, ...], axis: int, bits: int) -> jax.Array:
-    return lax.broadcasted_iota(jnp.uint8, shape, axis) * np.uint8(bits)
-
-
-# The values of a byte are an axis of their own, right of the packed one. Both loops are vectors.
+# The values of a byte are an axis of their own, right of the packed one. Both loops are vectors, of
+# sums in int32: not all tools that read programs have operations on bytes and on bits.
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -112,7 +109,9 @@ def _unpack(packed: jax.Array, how: Packing) -> jax.Array:
     count, axis = 8 // how.bits, packed.ndim + how.axis
     before, size, after = packed.shape[:axis], packed.shape[axis], packed.shape[axis + 1 :]
     shape = (*before, size, count, *after)
-    apart = jnp.broadcast_to(jnp.expand_dims(packed, axis + 1), shape)
-    values = (apart >> _shifts(shape, axis + 1, how.bits)) & np.uint8(how.largest)
+    apart = jnp.broadcast_to(jnp.expand_dims(packed.astype(jnp.int32), axis + 1), shape)
+    rest = apart >> (lax.broadcasted_iota(jnp.int32, shape, axis + 1) * np.int32(how.bits))
+    above = (rest >> np.int32(how.bits)) * np.int32(1 << how.bits)
+    values = (rest - above).astype(jnp.uint8)
     together = values.reshape(*before, size * count, *after)
     return lax.slice_in_dim(together, 0, how.size, axis=axis)
