@@ -3,13 +3,13 @@
 import jax
 import numpy as np
 import pytest
-from cases import FUNCTIONS, FURTHER, GRADIENTS, WINDOWS
-
-import jaxunpool as jup
-from jaxunpool import deploy, models
 
 pytest.importorskip("jax2onnx", reason="in the extra 'deploy'", exc_type=ImportError)
 runtime = pytest.importorskip("onnxruntime", reason="in the extra 'deploy'")
+from cases import FUNCTIONS, FURTHER, GRADIENTS, WINDOWS  # noqa: E402
+
+import jaxunpool as jup  # noqa: E402
+from jaxunpool import deploy, models  # noqa: E402
 
 
 def evaluate(model, *arrays):

@@ -3,13 +3,13 @@
 import jax
 import numpy as np
 import pytest
-from cases import ENTRIES, FUNCTIONS, FURTHER, GRADIENTS, SAVED, WINDOWS
-
-import jaxunpool as jup
-from jaxunpool import models
 
 tf = pytest.importorskip("tensorflow", reason="in the extra 'deploy'")
+from cases import ENTRIES, FUNCTIONS, FURTHER, GRADIENTS, SAVED, WINDOWS  # noqa: E402
 from jax.experimental import jax2tf  # noqa: E402
+
+import jaxunpool as jup  # noqa: E402
+from jaxunpool import models  # noqa: E402
 
 LITE = {**FUNCTIONS, **FURTHER, **WINDOWS, **GRADIENTS}
 # docs/deploy.md has the reasons. TFLite's interpreter aborts the process for the second list.
