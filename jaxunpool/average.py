@@ -6,7 +6,6 @@ import functools
 from typing import Literal, get_args
 
 import jax
-import jax.numpy as jnp
 
 from jaxunpool.core import primitives
 from jaxunpool.core.arguments import (
@@ -19,6 +18,7 @@ from jaxunpool.core.arguments import (
 )
 from jaxunpool.core.backends import Implementation
 from jaxunpool.core.carriers import is_float8
+from jaxunpool.core.frozen import jnp
 from jaxunpool.core.geometry import DataFormat, Padding, check_choice, check_flag
 from jaxunpool.core.messages import public
 

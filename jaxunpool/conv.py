@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 
 from jaxunpool.core.arguments import is_float
 from jaxunpool.core.convolution import Convolution, as_precision, on_known_mesh
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.messages import public
 
 

@@ -7,12 +7,11 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 
 from jaxunpool.core.arguments import Sizes, as_factors
 from jaxunpool.core.carriers import in_parts
 from jaxunpool.core.convolution import Convolution, Ints, Pairs, as_precision, on_known_mesh, plain
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import (
     DATA_FORMATS,
     DataFormat,

@@ -6,12 +6,11 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 
 from jaxunpool.core import primitives
 from jaxunpool.core.arguments import Sizes, as_values, unpooling_window
 from jaxunpool.core.backends import Implementation
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import DataFormat, Padding, as_sequence, per_axis
 from jaxunpool.core.messages import public, shown
 

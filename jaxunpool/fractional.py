@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxunpool.core import irregular
 from jaxunpool.core.arguments import Sizes, as_averaged, as_ordered, check_ratio
 from jaxunpool.core.backends import Implementation, check_implementation, check_plain
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import (
     DATA_FORMATS,
     DataFormat,
@@ -431,7 +430,7 @@ def _even_edges(key: jax.Array, size: int, output: int) -> jax.Array:
     """`floor(alpha * i + v)` for `alpha = size / output` and a random `v` in [0, 1)."""
     v = jax.random.randint(key, (), 0, output).astype(np.uint32)  # in parts of `output`
     whole, rest = divide(output + 1, size, 0, output)
-    return whole + (rest >= np.uint32(output) - v).astype(np.int32)
+    return whole + (rest.astype(np.uint32) >= np.uint32(output) - v).astype(np.int32)
 
 
 def _steps(total: int, count: int) -> jax.Array:

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
 from jaxunpool.core import saving
+from jaxunpool.core.frozen import jnp
 from jaxunpool.core.geometry import (
     MAX_INT32,
     Plane,

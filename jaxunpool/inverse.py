@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jaxunpool.core.frozen import jnp
 from jaxunpool.core.messages import public
 
 

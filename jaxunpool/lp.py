@@ -12,13 +12,12 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 
 from jaxunpool.core import primitives
 from jaxunpool.core.arguments import Sizes, as_floats, check_norm_type, pooling_window
 from jaxunpool.core.backends import Implementation
 from jaxunpool.core.calls import Call
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import DataFormat, Padding, WindowGeometry
 from jaxunpool.core.messages import public
 from jaxunpool.kernels.common import accumulator

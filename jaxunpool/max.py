@@ -9,6 +9,7 @@ import jax
 from jaxunpool.core import primitives
 from jaxunpool.core.arguments import Sizes, as_ordered, as_values, pooling_window, whole_plane
 from jaxunpool.core.backends import Implementation, check_implementation
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import (
     DATA_FORMATS,
     DataFormat,
@@ -296,7 +297,7 @@ def max_unpool_like(
             f"unpool_input: expected the shape {expected} of the pooled pool_input, got"
             f" {unpool_input.shape}"
         )
-    _, offsets = primitives.select(jax.lax.stop_gradient(pool_input), geometry, implementation)
+    _, offsets = primitives.select(lax.stop_gradient(pool_input), geometry, implementation)
     return primitives.scatter(unpool_input, offsets, geometry, duplicates, implementation)
 
 

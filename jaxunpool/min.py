@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxunpool.core.arguments import Sizes, as_ordered
 from jaxunpool.core.backends import Implementation
+from jaxunpool.core.frozen import jnp
 from jaxunpool.core.geometry import DataFormat, Padding
 from jaxunpool.core.messages import public
 from jaxunpool.indices import PoolIndices

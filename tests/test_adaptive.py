@@ -176,8 +176,11 @@ def test_programs_hold_no_tables(pool):
         back = lambda x, dy: jax.vjp(run, x)[1](dy)
         return len(jax.jit(back).lower(x, dy).as_text())
 
-    assert length(160001, 44100) < 1.2 * length(29, 8)
-    assert length(2**29 + 5, 2**27 + 1) < 1.5 * length(29, 8)
+    # Products of more than 32 bits are divided by digits, which is one loop more.
+    small, long = length(29, 8), length(100003, 60013)
+    assert small < long < 2 * small
+    assert length(160001, 44100) < 1.1 * long
+    assert length(2**29 + 5, 2**27 + 1) < 1.3 * long
 
 
 @pytest.mark.parametrize("size", [224, 223])

@@ -73,7 +73,11 @@ def test_docstrings_are_whole():
 
 
 PAGES = ["README.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").rglob("*.md")))]
-NEEDS = {"docs/recipes/equinox.md": "equinox", "docs/recipes/keras.md": "keras"}
+NEEDS = {
+    "docs/deploy.md": "jax2onnx",
+    "docs/recipes/equinox.md": "equinox",
+    "docs/recipes/keras.md": "keras",
+}
 
 
 def blocks(page, language):

@@ -211,13 +211,16 @@ def test_programs_do_not_grow():
         return len(jax.jit(back).lower(x, dy).as_text())
 
     small = {mode: length(mode, 17, 47) for mode in MODES}
-    for mode in ("linear", "cubic", "area"):  # numbers have more digits
-        assert length(mode, 160001, 480007) < 1.2 * small[mode]
-        assert length(mode, 2**31 - 4, 2**31 - 9) < 1.5 * small[mode]
+    for mode in ("linear", "cubic", "area"):
+        # Products of more than 32 bits are divided by digits: one loop, and numbers are longer.
+        long = length(mode, 60013, 180001)
+        assert small[mode] < long < 2 * small[mode]
+        assert length(mode, 160001, 480007) < 1.1 * long
+        assert length(mode, 2**31 - 4, 2**31 - 9) < 1.3 * long
     for mode in ("nearest", "nearest-exact"):  # and a search is made in another way
         assert length(mode, 160001, 480007) < small[mode] + 5000
         assert length(mode, 2**31 - 4, 2**31 - 9) < small[mode] + 10000
-    assert length("cubic", 160001, 60007, True) < 1.2 * length("cubic", 17, 6, True)
+    assert length("cubic", 160001, 60007, True) < 1.5 * length("cubic", 17, 6, True)
 
 
 def test_scales_that_rounding_decides():

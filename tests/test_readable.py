@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from backend_cases import PRIMITIVES, SUMS, arrays_of, calls_of, case_of
-from namespace import TABLE, with_gradient
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching
+from namespace import TABLE, batch_for, with_gradient
 
-from jaxunpool.core import primitives
+from jaxunpool.core import frozen, primitives
 from jaxunpool.core.calls import Call
 from jaxunpool.core.geometry import Plane
 
@@ -45,11 +47,11 @@ def readable(run, *arrays):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "uint8"])
 @pytest.mark.parametrize("name", TABLE)
 def test_every_function_and_its_gradient(name, dtype, monkeypatch):
-    entry, take = TABLE[name], jnp.take
+    entry, take = TABLE[name], frozen.jnp.take
     if dtype == "uint8" and not entry.integers:
         pytest.skip("of floats alone")
     with_keywords = lambda a, indices, *, axis=None, mode=None: take(a, indices, axis, mode=mode)
-    monkeypatch.setattr(jnp, "take", with_keywords)
+    monkeypatch.setattr(frozen.jnp, "take", with_keywords)
     x = jax.ShapeDtypeStruct(entry.shape(batch=(1, 2)), jnp.dtype(dtype))
     # The one function that is interior padding alone.
     assert readable(with_gradient(entry), x) or name == "bed_of_nails_unpool"
@@ -84,3 +86,32 @@ def test_indices_without_a_window(dtype):
         for kind in ("uint8", "int32"):
             run = lambda *arrays, call=call: primitives.bind(call, *arrays)
             assert readable(run, array, flat.astype(kind))
+
+
+REPLACED = Primitive("replaced")
+REPLACED.def_abstract_eval(lambda aval: aval)
+ad.deflinear2(REPLACED, lambda ct, _: [REPLACED.bind(ct)])
+batching.defvectorized(REPLACED)
+
+
+def test_programs_that_stay_hold_nothing_of_a_converter(monkeypatch):
+    """Converters replace functions of JAX while they trace; what a `jit` keeps has none of them."""
+
+    def replaced(fn):
+        mark = lambda leaf: REPLACED.bind(leaf) if isinstance(leaf, jax.core.Tracer) else leaf
+        return lambda *args, **options: jax.tree.map(mark, fn(*args, **options))
+
+    def jaxprs():
+        return [
+            str(jax.make_jaxpr(with_gradient(entry))(batch_for(entry)[:1]))
+            for entry in TABLE.values()
+        ]
+
+    jax.clear_caches()
+    with monkeypatch.context() as patch:
+        for module in (jnp, jax.lax):
+            for name, fn in vars(module).items():
+                if type(fn) in (type(replaced), type(jnp.where), type(jnp.add)):
+                    patch.setattr(module, name, replaced(fn))
+        assert any("replaced" in jaxpr for jaxpr in jaxprs())  # the tests' own functions
+    assert not any("replaced" in jaxpr for jaxpr in jaxprs())

@@ -9,10 +9,10 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxunpool.core.backends import Implementation, check_implementation
+from jaxunpool.core.frozen import jnp
 from jaxunpool.core.geometry import (
     DATA_FORMATS,
     DataFormat,

@@ -16,11 +16,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxunpool.core.calls import Call
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.kernels.common import accumulator, divide
 
 

@@ -20,14 +20,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxunpool.core import im2col, lowering
 from jaxunpool.core.eager import eager
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.kernels import varying
 
 Pairs = tuple[tuple[int, int], ...]

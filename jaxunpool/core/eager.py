@@ -6,8 +6,9 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.extend.core import Primitive
+
+from jaxunpool.core.frozen import jnp
 
 
 @functools.lru_cache(maxsize=4096)

@@ -10,10 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Self, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.messages import named, named_padding, public, shown
 
 DataFormat = Literal["channels_last", "channels_first"]

@@ -17,11 +17,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 from jax.sharding import PartitionSpec
 
 from jaxunpool.core.calls import GIVES, TAKES, Call
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import Plane, WindowGeometry
 
 Names = tuple[str, ...]  # axes of the mesh that one dimension is split over

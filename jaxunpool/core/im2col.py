@@ -13,10 +13,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.kernels.common import accumulator
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax import lax
+from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
@@ -23,6 +22,7 @@ from jaxunpool.core import backends, lowering, primitives
 from jaxunpool.core.backends import Implementation, check_plain
 from jaxunpool.core.calls import Call
 from jaxunpool.core.carriers import carried, in_parts
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import Plane, WindowGeometry
 from jaxunpool.kernels import varying
 from jaxunpool.kernels.common import accumulator, comparable
@@ -269,12 +269,15 @@ _select_program = jax.jit(_select, static_argnums=(3, 4))
 
 
 def _select_fwd(x, starts, stops, widths, plane):
-    y, flat = _select(x, starts, stops, widths, plane)
+    starts, stops = jax.tree.map(lambda primal: primal.value, (starts, stops))
+    y, flat = _select(x.value, starts, stops, widths, plane)
     return (y, flat), flat
 
 
 def _select_bwd(widths, plane, flat, cotangents):
+    if isinstance(cotangents[0], SymbolicZero):
+        return None, None, None
     return primitives.scatter(cotangents[0], flat, plane, "sum", None), None, None
 
 
-_select.defvjp(_select_fwd, _select_bwd)
+_select.defvjp(_select_fwd, _select_bwd, symbolic_zeros=True)

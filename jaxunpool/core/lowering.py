@@ -22,15 +22,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.interpreters import mlir
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from jaxunpool.core import backends, halo
 from jaxunpool.core.calls import GIVES, TAKES, Call
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import WindowGeometry, along
 from jaxunpool.kernels import varying, xla
 from jaxunpool.kernels.common import comparable

@@ -7,11 +7,11 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import WindowGeometry
+from jaxunpool.kernels.common import comparable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,23 +86,22 @@ def _replaced(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
     return tuple(changed)
 
 
-def _shifts(shape: tuple[int, ...], axis: int, bits: int) -> jax.Array:
-    return lax.broadcasted_iota(jnp.uint8, shape, axis) * np.uint8(bits)
-
-
-# The values of a byte are an axis of their own, right of the packed one. Both loops are vectors.
+# The values of a byte are an axis of their own, right of the packed one. Both loops are vectors, of
+# sums in int32: not all tools that read programs have operations on bytes and on bits.
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def _pack(values: jax.Array, how: Packing) -> jax.Array:
     count, axis = 8 // how.bits, values.ndim + how.axis
-    small = lax.min(values, jnp.asarray(how.largest, values.dtype)).astype(jnp.uint8)
+    values = values.astype(comparable(values.dtype))
+    small = lax.min(values, jnp.asarray(how.largest, values.dtype)).astype(jnp.int32)
     *_, size = shape = how.packed_shape(values.shape)[: axis + 1]
     widths = [(0, 0, 0)] * values.ndim
     widths[axis] = (0, size * count - how.size, 0)
-    apart = lax.pad(small, np.uint8(0), widths).reshape(*shape, count, *values.shape[axis + 1 :])
-    placed = apart << _shifts(apart.shape, axis + 1, how.bits)
-    return lax.reduce(placed, np.uint8(0), lax.bitwise_or, (axis + 1,))
+    apart = lax.pad(small, jnp.int32(0), widths).reshape(*shape, count, *values.shape[axis + 1 :])
+    parts = [lax.index_in_dim(apart, k, axis + 1, keepdims=False) for k in range(count)]
+    placed = [part * np.int32(1 << k * how.bits) for k, part in enumerate(parts)]
+    return functools.reduce(jnp.add, placed).astype(jnp.uint8)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -110,7 +109,9 @@ def _unpack(packed: jax.Array, how: Packing) -> jax.Array:
     count, axis = 8 // how.bits, packed.ndim + how.axis
     before, size, after = packed.shape[:axis], packed.shape[axis], packed.shape[axis + 1 :]
     shape = (*before, size, count, *after)
-    apart = jnp.broadcast_to(jnp.expand_dims(packed, axis + 1), shape)
-    values = (apart >> _shifts(shape, axis + 1, how.bits)) & np.uint8(how.largest)
+    apart = jnp.broadcast_to(jnp.expand_dims(packed.astype(jnp.int32), axis + 1), shape)
+    rest = apart >> (lax.broadcasted_iota(jnp.int32, shape, axis + 1) * np.int32(how.bits))
+    above = (rest >> np.int32(how.bits)) * np.int32(1 << how.bits)
+    values = (rest - above).astype(jnp.uint8)
     together = values.reshape(*before, size * count, *after)
     return lax.slice_in_dim(together, 0, how.size, axis=axis)

@@ -27,8 +27,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax.custom_derivatives import zero_from_primal
+from jax.custom_derivatives import SymbolicZero, zero_from_primal
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
@@ -37,6 +36,7 @@ from jaxunpool.core import backends, lowering
 from jaxunpool.core.backends import PLATFORMS, Implementation
 from jaxunpool.core.calls import GIVES, TAKES, UNPOOL, Call
 from jaxunpool.core.eager import eager
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import Plane, WindowGeometry
 from jaxunpool.core.packing import Packing
 from jaxunpool.kernels import varying
@@ -180,16 +180,19 @@ def _select(call: Call, x: jax.Array) -> list[jax.Array]:
     return bind(call, x)
 
 
-def _select_fwd(call: Call, x: jax.Array) -> Any:
-    y, offsets = bind(call, x)
+def _select_fwd(call: Call, x: Any) -> Any:
+    y, offsets = bind(call, x.value)
     return [y, offsets], offsets
 
 
 def _select_bwd(call: Call, offsets: jax.Array, cotangents: Any) -> Any:
+    if isinstance(cotangents[0], SymbolicZero):
+        return (None,)
     return (bind(call.to("scatter", duplicates="sum"), cotangents[0], offsets),)
 
 
-_select.defvjp(_select_fwd, _select_bwd)
+# Zeros stay symbolic, so that programs hold none for the offsets, in a type that few tools know.
+_select.defvjp(_select_fwd, _select_bwd, symbolic_zeros=True)
 # A program, so that an eager gradient makes the zeros of the offsets on the device.
 _select_program = jax.jit(_select, static_argnums=0)
 
@@ -236,7 +239,7 @@ def _at(call: Call, array: jax.Array, indices: jax.Array, packing: Packing | Non
 def _select_packed(call: Call, packing: Packing, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     y, offsets = bind(call, x)
     # So that XLA does not pack later, with what reads the maxima, and keep offsets till then.
-    return jax.lax.optimization_barrier((y, packing.pack(offsets)))
+    return lax.optimization_barrier((y, packing.pack(offsets)))
 
 
 @_select_packed.defjvp
@@ -287,7 +290,7 @@ def scatter(
 def mark(offsets: jax.Array, geometry: WindowGeometry, implementation: Implementation) -> jax.Array:
     """Which elements some offset names."""
     ones = jnp.ones(offsets.shape, jnp.uint8)
-    return scatter(ones, offsets, geometry, "last", implementation) > 0
+    return scatter(ones, offsets, geometry, "last", implementation).astype(jnp.int32) > 0
 
 
 def reduce(

@@ -19,9 +19,7 @@ from fractions import Fraction
 from typing import Any, ClassVar, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -29,7 +27,8 @@ from jaxunpool.core import backends, lowering
 from jaxunpool.core.backends import Implementation, check_plain
 from jaxunpool.core.calls import Call
 from jaxunpool.core.carriers import carried, carrier
-from jaxunpool.core.geometry import Plane
+from jaxunpool.core.frozen import jnp, lax
+from jaxunpool.core.geometry import MAX_INT32, Plane
 from jaxunpool.kernels.common import accumulator
 
 # Up to here the elements are slices in one fused program; beyond, a loop keeps it small.
@@ -239,7 +238,7 @@ class Kernel(AxisMap):
         taps = _column(most)
         elements = before[None] + 1 + taps
         # From the first element within reach: exact, as are the distances, which are small.
-        above = (np.uint32(self.unit) - rest).astype(exact) - exact(self._reach)
+        above = (rest.dtype.type(self.unit) - rest).astype(exact) - exact(self._reach)
         distances = taps.astype(exact) * exact(self.unit) + above[None]
         if self.a is None:
             weights = self._triangle(distances)
@@ -306,12 +305,31 @@ class Kernel(AxisMap):
 def divide(count: int, slope: int, offset: int, unit: int) -> tuple[jax.Array, jax.Array]:
     """Floor and remainder of `(slope * i + offset) / unit` for `i` below `count`, exactly.
 
-    `slope` and `unit` are below 2**32, the floors int32, the remainders uint32. As a division by
-    hand, one digit of `i` after the other, so that nothing needs more than 32 bits.
+    `slope` and `unit` are below 2**32, and the floors int32. The remainders are int32 where all
+    numbers on the way are, uint32 otherwise.
     """
-    numbers = lax.iota(jnp.uint32, count)
     whole_slope, slope = divmod(slope, unit)
     whole_offset, offset = divmod(offset, unit)
+    if max(slope * (count - 1) + offset, unit) > MAX_INT32:
+        quotient, rest = _divide_by_digits(count, slope, offset, unit)
+    else:  # not all tools that read programs can calculate with unsigned integers
+        dividend = lax.iota(jnp.int32, count) * np.int32(slope) + np.int32(offset)
+        quotient = lax.div(dividend, jnp.full_like(dividend, unit))
+        rest = dividend - quotient * np.int32(unit)
+    # Integer parts of either sign add up modulo 2**32.
+    numbers = lax.iota(jnp.int32, count)
+    wholes = (np.array(n % 2**32, np.uint32).view(np.int32) for n in (whole_slope, whole_offset))
+    return quotient + numbers * next(wholes) + next(wholes), rest
+
+
+def _divide_by_digits(
+    count: int, slope: int, offset: int, unit: int
+) -> tuple[jax.Array, jax.Array]:
+    """`divide` by hand, one digit of `i` after the other, so that nothing needs more than 32 bits.
+
+    `slope` and `offset` are less than `unit`. Remainders are uint32.
+    """
+    numbers = lax.iota(jnp.uint32, count)
     d, a = np.uint32(unit), np.uint32(slope)
     width = max(31 - unit.bit_length(), 1)  # of a digit, in bits
     digits = -(-(count - 1).bit_length() // width)
@@ -335,8 +353,6 @@ def divide(count: int, slope: int, offset: int, unit: int) -> tuple[jax.Array, j
     state = (jnp.zeros_like(numbers), jnp.zeros_like(numbers))
     quotient, rest = lax.fori_loop(0, digits, step, state)
     quotient, rest = add(quotient, rest, np.uint32(offset))
-    # Integer parts of either sign add up modulo 2**32.
-    quotient += numbers * np.uint32(whole_slope) + np.uint32(whole_offset % 2**32)
     return lax.bitcast_convert_type(quotient, jnp.int32), rest
 
 
@@ -348,8 +364,9 @@ def windows(size: int, output: int) -> tuple[jax.Array, jax.Array]:
     """
     start, rest = divide(output, size, 0, output)
     whole, part = divmod(size, output)
-    count = whole + (rest + np.uint32(part) > 0).astype(np.int32)
-    return start, count + (rest + np.uint32(part) > output).astype(np.int32)
+    integer = rest.dtype.type
+    count = whole + (rest >= integer(max(1 - part, 0))).astype(np.int32)  # rest + part > 0
+    return start, count + (rest > integer(output - part)).astype(np.int32)
 
 
 def widest_window(size: int, output: int) -> int:
@@ -396,41 +413,47 @@ class Table(NamedTuple):
         axis: counted from the last.
         elements: `(taps, outputs)`, of the input.
         weights: likewise; 0 stands for no tap at all.
+        divisors: of the outputs, or of a transposed map's inputs; None: none.
         gapless: so many taps from the first on have no weight 0.
         weighted: whether there are weights other than 0 and 1.
-        divisors: of the outputs, or of a transposed map's inputs; None: none.
     """
 
     axis: int
     elements: jax.Array
     weights: jax.Array
+    divisors: jax.Array | None
     gapless: int
     weighted: bool
-    divisors: jax.Array | None
 
 
-def _tables(shape: Sequence[int], real: Any, plan: Plan, transposed: bool) -> list[Table]:
-    tables = []
+def tables(shape: Sequence[int], dtype: Any, plan: Plan, transposed: bool) -> list[Table]:
+    """The tables of the maps in the order in which `apply` takes them, with weights of a type."""
+    real = jnp.dtype(dtype).type
+    found = []
     for axis_map, axis in plan[::-1] if transposed else plan:
         start, weights, gapless = (axis_map.columns if transposed else axis_map.rows)(real)
         elements = jnp.clip(start[None] + _column(len(weights)), 0, shape[axis] - 1)
-        divisors = axis_map.divisors()
-        if divisors is not None:
-            divisors = divisors.astype(real)
-        # The barrier keeps XLA from recomputing the table for every element that reads it, and
-        # from turning division by a constant into a product.
-        elements, weights, divisors = lax.optimization_barrier((elements, weights, divisors))
-        tables.append(Table(axis, elements, weights, gapless, axis_map.weighted, divisors))
-    return tables
+        counts = axis_map.divisors()
+        divisors = None if counts is None else counts.astype(real)
+        found.append(Table(axis, elements, weights, divisors, gapless, axis_map.weighted))
+    return found
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "transposed"))
 def _apply(x: jax.Array, plan: Plan, transposed: bool) -> jax.Array:
+    return apply(x, tables(x.shape, accumulator(x.dtype), plan, transposed), transposed)
+
+
+def apply(x: jax.Array, tables: Sequence[Table], transposed: bool) -> jax.Array:
+    """The maps, or their transposes."""
     y = x.astype(accumulator(x.dtype))
-    for table in _tables(x.shape, y.dtype.type, plan, transposed):
-        divisors = None
-        if table.divisors is not None:
-            divisors = _aligned(table.divisors, table.axis, y.ndim)
+    # The barrier keeps XLA from recomputing the tables for every element that reads them, and from
+    # making division by a constant a product.
+    fenced = lax.optimization_barrier([table[1:4] for table in tables])
+    for table, (elements, weights, divisors) in zip(tables, fenced):
+        table = table._replace(elements=elements, weights=weights)
+        if divisors is not None:
+            divisors = _aligned(divisors, table.axis, y.ndim)
         if divisors is not None and transposed:
             y /= divisors
         y = _along(y, table)
@@ -441,7 +464,7 @@ def _apply(x: jax.Array, plan: Plan, transposed: bool) -> jax.Array:
 
 def _along(x: jax.Array, table: Table) -> jax.Array:
     """The sums along one axis, in the order of the taps."""
-    axis, elements, weights, gapless, weighted, _ = table
+    axis, elements, weights, _, gapless, weighted = table
 
     def tap(t: Any, gapless: bool = False) -> jax.Array:
         element, weight = (lax.dynamic_index_in_dim(a, t, 0, False) for a in (elements, weights))
@@ -541,8 +564,8 @@ def _kernel(backend: str, x: jax.Array, plan: Plan, transposed: bool) -> jax.Arr
     call = _call(x, plan, None)
     dtype = carrier(call, x.dtype)
     real = accumulator(dtype) if jnp.issubdtype(dtype, jnp.floating) else np.float32
-    tables = _tables(x.shape, np.dtype(real).type, plan, transposed)
-    return backends.kernel(call, [x], backend)(x, tables, transposed)
+    found = tables(x.shape, real, plan, transposed)
+    return backends.kernel(call, [x], backend)(x, found, transposed)
 
 
 ad.deflinear2(RESAMPLE, _transpose)

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jaxunpool.core.frozen import jnp
 from jaxunpool.core.geometry import WindowGeometry
 
 PER_WINDOW = ("mean", "mean_inside")
@@ -41,12 +41,22 @@ def by_window(y: jax.Array, g: WindowGeometry, weighting: str, windows: Sequence
     return divide(y, functools.reduce(operator.mul, counts))
 
 
-def by_element(u: jax.Array, g: WindowGeometry, positions: Sequence[Any]) -> jax.Array:
-    """`u` divided by the number of windows that cover each element (one at least)."""
+def by_element(
+    u: jax.Array,
+    g: WindowGeometry,
+    positions: Sequence[Any],
+    aligned: Callable[[int, jax.Array], jax.Array] = lambda i, counts: counts,
+) -> jax.Array:
+    """`u` divided by the number of windows that cover each element (one at least).
+
+    What no window covers is zero, or is not read. `aligned` lays the counts of a spatial axis along
+    `u`, where positions are vectors.
+    """
     if not g.overlaps:
         return u
-    covers = [axis.covers(position) for axis, position in zip(g.spatial, positions)]
-    return divide(u, jnp.maximum(functools.reduce(operator.mul, covers), 1))
+    covers = [jnp.maximum(axis.covers(p), 1) for axis, p in zip(g.spatial, positions)]
+    counts = [aligned(i, cover) for i, cover in enumerate(covers)]
+    return divide(u, functools.reduce(operator.mul, counts))
 
 
 def times(value: jax.Array, weight: jax.Array) -> jax.Array:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
-from jax import lax
+
+from jaxunpool.core.frozen import lax
 
 
 def axes(array: jax.Array) -> frozenset[str]:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jaxunpool.core.frozen import jnp
 from jaxunpool.core.geometry import Axis, Plane, WindowGeometry
 from jaxunpool.kernels.common import accumulator
 from jaxunpool.kernels.native_cpu import library

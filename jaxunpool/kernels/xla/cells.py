@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
+from jaxunpool.core.frozen import jnp
 from jaxunpool.core.geometry import WindowGeometry, along
 from jaxunpool.kernels import varying
 from jaxunpool.kernels.xla import windows
@@ -46,7 +46,7 @@ def assemble(
     sources: Sequence[tuple[jax.Array, Any]],
     geometry: WindowGeometry,
     contribute: Callable[..., jax.Array],
-    finish: Callable[[jax.Array, list[jax.Array]], jax.Array],
+    finish: Callable[[jax.Array, Callable[[int, jax.Array], jax.Array]], jax.Array],
 ) -> jax.Array:
     """The unpooled array, cell by cell.
 
@@ -59,7 +59,8 @@ def assemble(
         geometry: the windows.
         contribute: `(u, reached, *values) -> u`, where `values` are the sources of the shifted
             window, of size 1 along the elements of a cell.
-        finish: `(u, positions) -> u`, applied to the sums.
+        finish: `(u, aligned) -> u`, applied to the sums; `aligned(i, vector)` lays a vector, one
+            element for each of the cells along spatial axis `i`, along the two axes of the cells.
     """
     g, shape = geometry.in_cells, sources[0][0].shape
     first, cells = g.axes[0] % len(shape), [axis.cells for axis in g.spatial]
@@ -82,8 +83,13 @@ def assemble(
         return contribute(u, _reached(g, shift, first, u), *values)
 
     u = windows.fold(add, zeros, range(math.prod(map(len, shifts))), UNROLLED_SHIFTS, 1)
-    cell, place = _numbers(g, first, u)
-    u = finish(u, [c * stride + p for c, stride, p in zip(cell, g.strides, place)])
+
+    def aligned(i: int, vector: jax.Array) -> jax.Array:
+        shape = [1] * u.ndim
+        shape[first + 2 * i : first + 2 * i + 2] = cells[i], g.strides[i]
+        return vector.reshape(shape)
+
+    u = finish(u, aligned)
     u = u.reshape(g.with_spatial(shape, [n * stride for n, stride in zip(cells, g.strides)]))
     for i, size in enumerate(g.input_shape):  # without what is beyond the end
         u = windows.strided(u, first + i, 0, size)

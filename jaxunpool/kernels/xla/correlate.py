@@ -11,9 +11,8 @@ import operator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels.common import accumulator
 from jaxunpool.kernels.xla import windows

@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import Plane
 from jaxunpool.kernels.common import accumulator, comparable, unsigned_zero
 

@@ -7,9 +7,8 @@ import operator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels import common, varying
 from jaxunpool.kernels.common import accumulator

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 
+from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels import common
 from jaxunpool.kernels.common import accumulator
@@ -38,10 +39,12 @@ def replicate(
                 hit &= (window >= 0) & (window < n)  # infinity times the zero of no window is NaN
         return jnp.where(hit, u + value, u)
 
-    def finish(u: jax.Array, positions: list[jax.Array]) -> jax.Array:
+    def finish(u: jax.Array, aligned: Callable[[int, jax.Array], jax.Array]) -> jax.Array:
         u = common.unsigned_zero(u)
         if weighting == "cover":
-            u = common.by_element(u, geometry, positions)
+            axes = geometry.in_cells.spatial
+            positions = [lax.iota(jnp.int32, axis.cells * axis.stride) for axis in axes]
+            u = common.by_element(u, geometry, positions, aligned)
         return u.astype(y.dtype)
 
     return cells.assemble([(value, 0)], geometry, contribute, finish)

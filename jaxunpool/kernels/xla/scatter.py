@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 
+from jaxunpool.core.frozen import jnp
 from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels.common import accumulator, unsigned_zero
 from jaxunpool.kernels.xla import cells
