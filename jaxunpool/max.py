@@ -17,6 +17,7 @@ from jaxunpool.core.geometry import (
     Plane,
     as_sequence,
     check_choice,
+    check_known,
     per_axis,
 )
 from jaxunpool.core.messages import public
@@ -375,6 +376,7 @@ def global_max_pool(
     """
     x = as_poolable("x", x)
     window = whole_plane(x, spatial_ndim, data_format).input_shape
+    check_known("x", window)
     return max_pool(x, window, data_format=data_format, implementation=implementation)
 
 
@@ -405,6 +407,7 @@ def global_max_pool_with_indices(
     """
     x = as_poolable("x", x)
     window = whole_plane(x, spatial_ndim, data_format).input_shape
+    check_known("x", window)
     return max_pool_with_indices(x, window, data_format=data_format, implementation=implementation)
 
 
