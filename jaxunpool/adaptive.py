@@ -17,6 +17,7 @@ from jaxunpool.core.geometry import (
     WindowGeometry,
     as_sequence,
     check_choice,
+    check_known,
     per_axis,
     spatial_ndim,
     spatial_sizes,
@@ -162,7 +163,10 @@ def _parts(
 
 def _even_windows(x: jax.Array, plane: Plane, outputs: tuple[int, ...]) -> WindowGeometry | None:
     """The windows as those of ordinary pooling, where the sizes divide."""
-    if any(size % output for size, output in zip(plane.input_shape, outputs)):
+    if any(size % output != 0 for size, output in zip(plane.input_shape, outputs)):
+        check_known("x", plane.input_shape)
+        check_known("output_shape", outputs)
         return None
     window = tuple(size // output for size, output in zip(plane.input_shape, outputs))
+    check_known("x", window)
     return WindowGeometry.for_input(x.shape, window, data_format=plane.data_format)

@@ -140,8 +140,8 @@ def conv_transpose(
     conv = Convolution(
         results, window, strides, ends, spacing, layout, groups, as_precision(precision)
     )
-    known = on_known_mesh(x, kernel)
-    run = functools.partial(plain, "u", conv) if known else functools.partial(conv.bind, "u")
+    as_jax_does = on_known_mesh(x, kernel) or not all(isinstance(size, int) for size in results)
+    run = functools.partial(plain, "u", conv) if as_jax_does else functools.partial(conv.bind, "u")
     y = (in_parts(run) if jnp.iscomplexobj(x) else run)(kernel, x)
     if bias is not None:
         y = y + bias.reshape((1,) * (n + 1) + (-1,) if is_last else (1, -1) + (1,) * n)
@@ -172,7 +172,7 @@ def _results(
         for size, s, k, (low, high) in zip(sizes, strides, spans, pads)
     ]
     results = wanted or tuple(size + e for size, e in zip(least, extra))
-    if min(results) < 1:
+    if any(size < 1 for size in results):
         raise ValueError(f"padding={padding!r}: leaves nothing, spatial sizes {results}")
     ends = tuple(
         (low, high - (size - smallest)) for (low, high), size, smallest in zip(pads, results, least)

@@ -21,6 +21,7 @@ from jaxunpool.core.geometry import (
     as_sequence,
     check_choice,
     check_flag,
+    check_known,
     per_axis,
     spatial_ndim,
     spatial_sizes,
@@ -306,6 +307,7 @@ def _sizes(
     name = next((n for n, v in given.items() if isinstance(v, Sequence)), next(iter(given)))
     n = spatial_ndim("x", x.shape, name, given[name])
     plane = Plane(input_shape=spatial_sizes("x", x.shape, n, data_format), data_format=data_format)
+    check_known("x", plane.input_shape)
     if sequences is not None:
         if len(sequences) != n:
             raise ValueError(f"sequences: expected {n}, one per spatial axis, got {len(sequences)}")
@@ -323,6 +325,7 @@ def _sizes(
                 )
         return plane, found
     outputs = per_axis("output_shape", given["output_shape"], n, minimum=1)
+    check_known("output_shape", outputs)
     if any(output > size for output, size in zip(outputs, plane.input_shape)):
         raise ValueError(
             f"output_shape={shown(output_shape)}: expected at most the input's {plane.input_shape}"

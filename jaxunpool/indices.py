@@ -24,6 +24,7 @@ from jaxunpool.core.geometry import (
     along,
     as_array,
     as_sequence,
+    decided,
     per_axis,
 )
 from jaxunpool.core.messages import public, shown
@@ -440,7 +441,7 @@ def plane_sizes(name: str, shape: tuple[int, ...], output_shape: Any) -> tuple[i
 
 def check_plane(name: str, sizes: tuple[int, ...]) -> None:
     """Flat positions are int32: refuse a plane that has more."""
-    if math.prod(sizes) > MAX_INT32:
+    if decided(lambda: math.prod(sizes) > MAX_INT32, False):
         raise ValueError(f"{name}: {sizes} has more positions than an int32 index can name")
 
 

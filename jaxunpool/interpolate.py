@@ -20,6 +20,7 @@ from jaxunpool.core.geometry import (
     as_sequence,
     check_choice,
     check_flag,
+    check_known,
     per_axis,
     spatial_ndim,
     spatial_sizes,
@@ -112,6 +113,7 @@ def interpolate(
     plane, scales = _plane_and_scales(x, name, value, data_format)
     if output_shape is not None:
         outputs = per_axis("output_shape", value, plane.ndim, minimum=1)
+        check_known("output_shape", outputs)
     else:
         outputs = tuple(math.floor(n * (s or 1)) for n, s in zip(plane.input_shape, scales))
         if min(outputs) < 1 or max(outputs) > MAX_INT32:
@@ -167,6 +169,7 @@ def _plane_and_scales(
         n = spatial_ndim("x", x.shape, name, like)
         scales = tuple(map(float, factors if isinstance(value, Sequence) else factors * n))
     sizes = spatial_sizes("x", x.shape, n, data_format)
+    check_known("x", sizes)
     return Plane(input_shape=sizes, data_format=data_format), scales
 
 

@@ -9,13 +9,14 @@ import jax
 from jaxunpool.core import primitives
 from jaxunpool.core.arguments import Sizes, as_ordered, as_values, pooling_window, whole_plane
 from jaxunpool.core.backends import Implementation, check_implementation
-from jaxunpool.core.frozen import jnp, lax
+from jaxunpool.core.frozen import lax
 from jaxunpool.core.geometry import (
     DATA_FORMATS,
     DataFormat,
     Padding,
     Plane,
     check_choice,
+    check_known,
 )
 from jaxunpool.core.messages import public
 from jaxunpool.indices import (
@@ -371,6 +372,7 @@ def global_max_pool(
     """
     x = as_ordered("x", x)
     window = whole_plane(x, spatial_ndim, data_format).input_shape
+    check_known("x", window)
     return max_pool(x, window, data_format=data_format, implementation=implementation)
 
 
@@ -401,4 +403,5 @@ def global_max_pool_with_indices(
     """
     x = as_ordered("x", x)
     window = whole_plane(x, spatial_ndim, data_format).input_shape
+    check_known("x", window)
     return max_pool_with_indices(x, window, data_format=data_format, implementation=implementation)

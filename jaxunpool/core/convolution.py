@@ -27,6 +27,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxunpool.core import im2col, lowering
 from jaxunpool.core.eager import eager
 from jaxunpool.core.frozen import jnp, lax
+from jaxunpool.core.messages import shown
 from jaxunpool.kernels import varying
 
 Pairs = tuple[tuple[int, int], ...]
@@ -117,8 +118,15 @@ def on_known_mesh(*arrays: jax.Array) -> bool:
 
 
 def as_precision(precision: Any) -> Any:
-    """A precision that can be hashed."""
-    return tuple(precision) if isinstance(precision, list) else precision
+    """A precision that can be hashed, or a TypeError; which ones there are, is left to `lax`."""
+    precision = tuple(precision) if isinstance(precision, list) else precision
+    try:
+        hash(precision)
+    except TypeError:
+        raise TypeError(
+            f"precision: expected one of lax.PrecisionLike, got {shown(precision)}"
+        ) from None
+    return precision
 
 
 # What XLA makes of each

@@ -6,11 +6,13 @@ import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Self, get_args
 
 import jax
 import numpy as np
+from jax import export
+from jax.errors import InconclusiveDimensionOperation
 
 from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.messages import named, named_padding, public, shown
@@ -42,9 +44,9 @@ class Plane:
 
     def __post_init__(self) -> None:
         sizes = self.input_shape
-        if not isinstance(sizes, tuple) or not all(type(size) is int for size in sizes):
-            raise TypeError(f"input_shape: expected a tuple of ints, got {sizes!r}")
-        if not 1 <= len(sizes) <= 3 or min(sizes) < 1:
+        if not isinstance(sizes, tuple) or not all(map(_is_size, sizes)):
+            raise TypeError(f"input_shape: expected a tuple of ints, got {shown(sizes)}")
+        if not 1 <= len(sizes) <= 3 or any(size < 1 for size in sizes):
             raise ValueError(f"input_shape={sizes}: expected 1 to 3 sizes of at least 1")
         check_axes("input_shape", sizes)
         check_choice("data_format", self.data_format, DATA_FORMATS)
@@ -111,7 +113,7 @@ class Axis:
     @property
     def overlaps(self) -> bool:
         """Whether an element can belong to more than one window."""
-        return self.stride < self.span and self.outputs > 1
+        return self.stride < self.span and self.outputs != 1
 
     @property
     def is_tiled(self) -> bool:
@@ -144,8 +146,18 @@ class Axis:
         return self.position(self.outputs - 1) + self.span
 
     def is_full(self, *, padded: bool) -> bool:
-        """Whether every window has all its elements in the input, or in it and its padding."""
-        return self.stop <= self.size + (self.high if padded else 0) and (padded or not self.low)
+        """Whether every window has all its elements in the input, or in it and its padding.
+
+        False for symbolic sizes that leave it open.
+        """
+        if self.low and not padded:
+            return False
+        return decided(lambda: self.stop <= self.size + (self.high if padded else 0), False)
+
+    @property
+    def overhang(self) -> int:
+        """How far windows reach beyond the end; the most, if symbolic sizes leave it open."""
+        return decided(lambda: max(self.stop - self.size, 0), self.high + self.stride - 1)
 
     def has(self, window: Any, tap: Any) -> Any:
         """Whether an element of a window is no padding; True if that is so for all."""
@@ -226,6 +238,13 @@ class Axis:
         """From the first to the last window that reaches cell 0, counted beyond the first."""
         low, high = self.low - (self.span - 1), self.low + self.stride - 1
         return range(-(-low // self.stride), high // self.stride + 1)
+
+    @property
+    def cells_without(self) -> int:
+        """How far the last shift takes cells beyond the last window; likewise the most."""
+        last = self.shifts[-1]
+        most = (self.stride + self.span - 2 - self.low - self.high) // self.stride
+        return decided(lambda: max(self.cells + last - self.outputs, 0), max(most + last, 0))
 
     def covering(self, element: int) -> Iterator[tuple[int, int]]:
         """The windows that have an element, in order, and as which tap: (window, tap).
@@ -350,7 +369,7 @@ class WindowGeometry(Plane):
                 (size - 1) * stride + span - sum(pad)
                 for size, stride, span, pad in zip(pooled, window.strides, window.spans, pads)
             )
-            if min(sizes) < 1:
+            if any(size < 1 for size in sizes):
                 raise ValueError(
                     f"padding={padding!r}: {pooled} windows of span {window.spans} hold nothing"
                     f" but padding (spatial sizes {sizes})"
@@ -375,7 +394,7 @@ class WindowGeometry(Plane):
         pads = _resolve_padding(padding, sizes, window.spans, window.strides)
         ceil_mode = (window.ceil_mode and not is_same(padding),) * len(sizes)
         outputs = tuple(map(_output_size, sizes, window.spans, window.strides, pads, ceil_mode))
-        if min(outputs) < 1:
+        if any(size < 1 for size in outputs):
             raise ValueError(
                 f"window_shape={window.window_shape} with dilation={window.dilation} spans"
                 f" {window.spans}, which is larger than the padded input"
@@ -429,7 +448,7 @@ class WindowGeometry(Plane):
 
         An unpooled array is then made of cells of `strides` elements that few windows reach.
         """
-        strides = (a.stride if a.outputs > 1 else a.span for a in self.spatial)
+        strides = (a.span if a.outputs == 1 else a.stride for a in self.spatial)
         return dataclasses.replace(self, strides=tuple(strides))
 
     @property
@@ -463,12 +482,17 @@ class WindowGeometry(Plane):
         for i, axis in enumerate(self.spatial):
             if axis.dilation <= axis.size:  # elements are too close to straddle the input
                 continue
-            taps = axis.position(np.arange(axis.outputs)[:, None], np.arange(axis.window))
-            empty = np.flatnonzero(~((taps >= 0) & (taps < axis.size)).any(axis=1))
+            # Every window begins before the end of the input. It has an element there if its
+            # start, modulo the dilation, is less than the size. These numbers repeat: if none of
+            # the first `size + 1` windows is empty, none is.
+            starts = axis.position(np.arange(min(axis.outputs, axis.size + 1)))
+            empty = np.flatnonzero(starts % axis.dilation >= axis.size)
             if empty.size:
+                start = int(starts[empty[0]])
+                taps = range(start, start + axis.span, axis.dilation)
                 raise ValueError(
                     f"padding={self.padding}: window {empty[0]} of spatial axis {i} would hold"
-                    f" padding alone (positions {taps[empty[0]].tolist()} of an input of size"
+                    f" padding alone (positions {shown(list(taps[:9]))} of an input of size"
                     f" {axis.size})"
                 )
 
@@ -487,6 +511,8 @@ class _Window:
         data_format: Any,
     ) -> None:
         self.data_format = check_choice("data_format", data_format, DATA_FORMATS)
+        if not isinstance(shape, Sequence) or not all(map(_is_size, shape)):
+            raise TypeError(f"shape: expected a tuple of ints, got {shown(shape)}")
         window_shape, strides, dilation = map(as_sequence, (window_shape, strides, dilation))
         n = spatial_ndim(name, shape, "window_shape", window_shape)
         window = per_axis("window_shape", window_shape, n, minimum=1)
@@ -504,19 +530,33 @@ def spatial_sizes(
 ) -> tuple[int, ...]:
     """The `n` spatial sizes in a full shape; a ValueError if one of them is 0."""
     first = len(shape) - n - (data_format == "channels_last")
-    sizes = tuple(int(size) for size in shape[first : first + n])
-    if min(sizes) < 1:
+    sizes = tuple(shape[first : first + n])
+    if any(size < 1 for size in sizes):
         raise ValueError(f"{name}: spatial sizes must be at least 1, got {sizes} in {tuple(shape)}")
     check_axes(name, sizes)
     return sizes
 
 
+def decided(value: Callable[[], Any], otherwise: Any) -> Any:
+    """A value or condition that compares sizes, or what to take if symbolic ones leave it open."""
+    try:
+        return value()
+    except InconclusiveDimensionOperation:
+        return otherwise
+
+
 def check_axes(name: str, sizes: tuple[int, ...]) -> None:
-    """Positions along an axis are int32: a ValueError if one has more."""
-    if max(sizes) > MAX_INT32:
+    """Positions along an axis are int32: a ValueError if one has more, as far as is known."""
+    if any(isinstance(size, int) and size > MAX_INT32 for size in sizes):
         raise ValueError(
             f"{name}: expected at most {MAX_INT32} elements along an axis, got {sizes}"
         )
+
+
+def check_known(name: str, sizes: Sequence[int]) -> None:
+    """A ValueError for symbolic sizes, where a program is made of their numbers."""
+    if not all(isinstance(size, int) for size in sizes):
+        raise ValueError(f"{name}: expected spatial sizes that are known, got {tuple(sizes)}")
 
 
 def along(like: jax.Array, axis: int) -> jax.Array:
@@ -550,7 +590,7 @@ def as_array(name: str, value: Any) -> jax.Array:
 
 def as_sequence(value: Any) -> Any:
     """NumPy arrays of a few sizes as lists; anything else as it is."""
-    is_sizes = isinstance(value, np.ndarray) and value.size <= 6
+    is_sizes = isinstance(value, np.ndarray) and value.size <= 6 and value.ndim <= 2
     return value.tolist() if is_sizes else value
 
 
@@ -560,7 +600,7 @@ def as_int(name: str, value: Any) -> int:
         raise TypeError(f"{name}: expected an int, got {shown(value)}")
     try:
         return operator.index(value)
-    except TypeError:
+    except (TypeError, InconclusiveDimensionOperation):
         raise TypeError(f"{name}: expected an int, got {shown(value)}") from None
 
 
@@ -595,10 +635,11 @@ def per_axis(name: str, value: Any, n: int, minimum: int) -> tuple[int, ...]:
         raise ValueError(
             f"{name}={shown(value)}: expected an int or {n} of them, got {len(values)}"
         )
-    values = tuple(as_int(name, v) for v in values)
-    if min(values) < minimum:
+    may_be_symbolic = name == "output_shape"
+    values = tuple(v if may_be_symbolic and _is_size(v) else as_int(name, v) for v in values)
+    if any(v < minimum for v in values):
         raise ValueError(f"{name}={shown(value)}: expected at least {minimum} along every axis")
-    if max(values) > MAX_INT32:
+    if any(isinstance(v, int) and v > MAX_INT32 for v in values):
         raise ValueError(f"{name}={shown(value)}: expected at most {MAX_INT32} along every axis")
     return values
 
@@ -631,6 +672,11 @@ def padding_pairs(padding: Any, n: int, expected: str) -> tuple[tuple[int, int],
     return tuple(pairs)
 
 
+def _is_size(value: Any) -> bool:
+    """Whether it is an int, or a symbolic size of `jax.export`."""
+    return type(value) is int or export.is_symbolic_dim(value)
+
+
 def _span(window: int, dilation: int) -> int:
     return (window - 1) * dilation + 1
 
@@ -644,10 +690,15 @@ def _resolve_padding(
         rule = padding_rule(padding, expected)
         if rule == "VALID":
             return ((0, 0),) * n
-        totals = (
+        totals = [
             max((-(-size // stride) - 1) * stride + span - size, 0)
             for size, span, stride in zip(sizes, spans, strides)
-        )
+        ]
+        if not all(isinstance(total, int) for total in totals):
+            raise ValueError(
+                f"padding={padding!r}: depends on the symbolic sizes {sizes}; expected multiples of"
+                f" strides={strides}, such as '{strides[0]}*h', or (low, high) pairs"
+            )
         pairs = ((total // 2, total - total // 2) for total in totals)
         return tuple(pair[::-1] if rule == "SAME_LOWER" else pair for pair in pairs)
     given = padding_pairs(padding, n, expected)

@@ -234,7 +234,8 @@ def _wins(run: Callable[..., Any], call: Call, indices: jax.Array) -> jax.Array:
         numbers = [number & (size - 1) for number, size in zip(numbers, sizes)]
     rasters = [math.prod(sizes[i + 1 :]) for i in range(plane.ndim)]
     label: Any = sum(number * raster for number, raster in zip(numbers, rasters))
-    labels = label.astype(np.min_scalar_type(math.prod(sizes)))
+    count = math.prod(sizes)
+    labels = label.astype(np.min_scalar_type(count) if isinstance(count, int) else np.int32)
     labels = varying.along(labels, varying.axes(indices))
     if call.implementation != "xla":  # another kernel may not serve the type of labels
         call = dataclasses.replace(call, implementation=None)

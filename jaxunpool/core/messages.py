@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 import jax
+from jax.errors import InconclusiveDimensionOperation
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -171,6 +172,8 @@ def public(function: Function, title: str = "") -> Function:
             if problem is None:
                 raise
             raise TypeError(problem) from None
+        except InconclusiveDimensionOperation as error:
+            raise ValueError(_open(function, args, kwargs, error)) from None
 
     return call  # type: ignore[return-value]
 
@@ -198,6 +201,26 @@ def _problem(
     if inspect.isfunction(function) and function.__name__ == "__init__":
         way = "make the module outside of the function that is traced"
     return f"{first}: expected a static value, got {shown(given[first])}; {way}"
+
+
+def _open(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], error: Exception
+) -> str:
+    """What to do where symbolic sizes leave open what depends on them."""
+    given = inspect.signature(function).bind(*args, **kwargs).arguments
+    shapes = {name: getattr(value, "shape", ()) for name, value in given.items()}
+    if "shape" in given:  # of WindowGeometry, for an array of this name
+        shapes = {given.get("name", "y"): given["shape"]}
+    symbolic = (
+        name for name, shape in shapes.items() if not all(isinstance(n, int) for n in shape)
+    )
+    name = next(symbolic, "x")
+    shape = shapes.get(name)
+    reason = " ".join(str(error).partition("\n")[0].split())
+    return (
+        f"{name}: shape {shape} has symbolic sizes that leave this call open ({reason}); give"
+        " jax.export.symbolic_shape constraints such as 'h >= 8', or multiples such as '8*h'"
+    )
 
 
 def _meant(name: str, names: list[str], title: str) -> str:

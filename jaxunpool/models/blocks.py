@@ -199,7 +199,8 @@ class Encoder(nnx.Module):
         """`x` as an array; an error unless it holds images that are large enough."""
         x = as_array("x", x)
         smallest = 2 ** len(self.stages)
-        if x.ndim != 4 or x.shape[-1] != self.in_features or min(x.shape[1:3]) < smallest:
+        is_image = x.ndim == 4 and x.shape[-1] == self.in_features
+        if not is_image or any(size < smallest for size in x.shape[1:3]):
             raise ValueError(
                 f"x: expected [batch, height, width, {self.in_features}] with at least {smallest}"
                 f" rows and columns, got {list(x.shape)}"

@@ -68,7 +68,7 @@ def assemble(
     split = (*shape[:first], *inner, *shape[first + g.ndim :])
     pads, shifts = [(0, 0)] * len(shape), [axis.shifts for axis in g.spatial]
     for i, (axis, some) in enumerate(zip(g.spatial, shifts)):
-        pads[first + i] = (-some[0], max(axis.cells + some[-1] - axis.outputs, 0))
+        pads[first + i] = (-some[0], axis.cells_without)
     padded = varying.together(*(windows.pad(array, pads, fill) for array, fill in sources))
     zeros = varying.along(jnp.zeros(split, padded[0].dtype), varying.axes(padded[0]))
 

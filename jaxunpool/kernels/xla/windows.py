@@ -19,7 +19,7 @@ def padded(
     pads = [(0, 0)] * array.ndim
     for i in range(geometry.ndim) if over is None else over:
         axis = geometry.spatial[i]
-        pads[geometry.axes[i]] = (axis.low, max(axis.stop - axis.size, 0))
+        pads[geometry.axes[i]] = (axis.low, axis.overhang)
     return pad(array, pads, value)
 
 
