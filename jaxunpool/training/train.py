@@ -114,9 +114,25 @@ def train(asked: argparse.Namespace) -> int:
     """Train, or go on, and write down how good it is."""
     from rich.console import Console
 
-    from jaxunpool.training import processes, session
+    from jaxunpool.training import processes
 
     console = Console(highlight=False, soft_wrap=True, quiet=not processes.is_first())
+    trained = fit(asked, console)
+    path, configuration = trained.path, trained.run.configuration
+    found = processes.by_first(lambda: complete(path, configuration))
+    if found is None:
+        found = evaluate(trained)
+        console.print(f"{path}: wrote {', '.join((METRICS, *FIGURES))}")
+    else:
+        console.print(f"{path}: complete, {configuration.steps} steps")
+    print_scores(console, found)
+    return 0
+
+
+def fit(asked: argparse.Namespace, console: Any) -> Trained:
+    """Train, or go on; all processes do it together."""
+    from jaxunpool.training import processes, session
+
     configuration, make = processes.together(lambda: prepare(asked, console))
     processes.check_same(configuration.about())
     count = processes.count()
@@ -128,18 +144,9 @@ def train(asked: argparse.Namespace) -> int:
     monitor = session.Monitor(console)
     with monitor.shown():
         task = monitor.add(configuration)
-        trained = session.train(
+        return session.train(
             configuration, asked.output, asked.checkpoint_every, monitor, task, make
         )
-    path = trained.path
-    found = processes.by_first(lambda: complete(path, configuration))
-    if found is None:
-        found = evaluate(trained)
-        console.print(f"{path}: wrote {', '.join((METRICS, *FIGURES))}")
-    else:
-        console.print(f"{path}: complete, {configuration.steps} steps")
-    print_scores(console, found)
-    return 0
 
 
 def prepare(
