@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -299,6 +300,30 @@ def test_batch_is_sharded_over_the_devices():
     np.testing.assert_allclose(one.losses[0], eight.losses[0], rtol=1e-5)
     for a, b in zip(jax.tree.leaves(one.statistics), jax.tree.leaves(eight.statistics)):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    gradients = [jax.tree.leaves(each.optimizer[0].mu) for each in (one, eight)]
+    largest = max(np.abs(leaf).max() for leaf in gradients[0])
+    for a, b in zip(*gradients):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("gathered", [2, 2**14])
+def test_sums_over_shards(rng, monkeypatch, gathered):
+    """In the order of shards, of few values or many; so are their derivatives."""
+    monkeypatch.setattr(shards, "GATHERED", gathered)
+    of = shards.Shards(8, jax.devices())
+    terms = (rng.standard_normal((8, 7)) * 10.0 ** rng.integers(-3, 4, (8, 7))).astype(np.float32)
+    expected = functools.reduce(np.add, terms)
+
+    def summed(factor, rows):
+        total = lambda factor: of.total({"a": factor * rows[0, :3], "b": factor * rows[0, 3:]})
+        _, pull = jax.vjp(total, factor)
+        # Each shard has a cotangent of its own: all of them reach each term.
+        slope = pull({"a": rows[0, :3], "b": rows[0, 3:]})[0]
+        return total(factor), of.total(slope)
+
+    found, slope = jax.jit(of.run(summed))(np.float32(1), of.feed(terms))
+    np.testing.assert_array_equal(np.concatenate([found["a"], found["b"]]), expected)
+    np.testing.assert_allclose(slope, np.sum(expected.astype(float) ** 2), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("batch", "used"), [(1, 1), (6, 6), (7, 7), (12, 6), (16, 8), (10, 5)])

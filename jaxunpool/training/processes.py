@@ -20,13 +20,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxunpool.apps.command import UsageError, report
+from jaxunpool.apps.command import UsageError, exit_status, report
 from jaxunpool.training import options
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 GRACE = 60  # seconds that JAX waits longer than this command does: it would abort
+# In what JAX raises when a collective has lost its peer: a RuntimeError or a ValueError.
+NETWORK = ("Gloo", "NCCL", "UNAVAILABLE", "Connection ")
 
 
 class SharedError(UsageError):
@@ -144,21 +146,18 @@ def _check_devices() -> None:
 
 def _leave_at_once(error: BaseException) -> None:
     """End without a word to the others: they may wait for this process, and notice its end."""
-    status = 1
-    if isinstance(error, KeyboardInterrupt):
-        report("stopped at once; what was saved is safe")
-        status = 130
-    elif isinstance(error, UsageError):
-        report(error)
-        status = 2
-    elif jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
-        report(
-            f"lost another process ({str(error).splitlines()[0][:200]}); start all of them again"
-        )
-        status = 2
-    else:
-        traceback.print_exception(error)
-    _exit(status)
+
+    def raised() -> int:
+        if jax.process_count() > 1 and any(word in str(error) for word in NETWORK):
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(f"lost another process ({reason}): start all of them again")
+        raise error
+
+    try:
+        _exit(exit_status(raised))
+    except BaseException:
+        traceback.print_exc()
+        _exit(1)
 
 
 def _exit(status: int) -> None:
