@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -17,14 +18,14 @@ import jax
 import numpy as np
 import pytest
 
-for package in ("optax", "orbax.checkpoint", "grain", "dm_pix", "matplotlib", "rich", "skimage"):
+for package in ("optax", "orbax.checkpoint", "sklearn", "matplotlib", "rich", "skimage"):
     pytest.importorskip(package)
 from PIL import Image  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from jaxunpool.__main__ import main  # noqa: E402
 from jaxunpool.apps.command import read_json  # noqa: E402
-from jaxunpool.training import shards, train  # noqa: E402
+from jaxunpool.training import options, shards, train  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 ROOT = pathlib.Path(__file__).parents[1]
@@ -36,8 +37,8 @@ OPTIONS = {
     "features": 4,
     "kernel-size": 3,
     "stages": 2,
-    "steps": 4,
-    "checkpoint-every": 2,
+    "steps": 2,
+    "checkpoint-every": 1,
 }
 SCENES = [text for name, value in OPTIONS.items() for text in (f"--{name}", str(value))]
 FIGURES = ("predictions.png", "confusion.png", "gradients.png", "learning_curve.png")
@@ -59,6 +60,8 @@ def two_devices(monkeypatch):
 @pytest.fixture
 def pictures(tmp_path, rng):
     """The arguments of a run on a folder of images."""
+    for package in ("grain", "dm_pix", "safetensors"):
+        pytest.importorskip(package)
     for number in range(5):
         mask = rng.integers(0, 3, (5, 4), np.uint8).repeat(8, 0).repeat(8, 1)
         for kind, array in (("images", np.stack([60 * mask + 20] * 3, -1)), ("masks", mask)):
@@ -154,18 +157,18 @@ def fit(arguments):
 
 
 def test_two_processes_end_with_the_bits_of_one(tmp_path, pictures, two_devices):
-    """And before that, what one of them finds wrong is an error of both. Slurm says who they are."""
+    """And before that, what one finds wrong is an error of both. Slurm says which they are."""
     shutil.copytree(tmp_path / "images", tmp_path / "less/images")
     shutil.copytree(tmp_path / "masks", tmp_path / "less/masks")
     (tmp_path / "less/masks/3.png").unlink()
     less = [text.replace(str(tmp_path), str(tmp_path / "less")) for text in pictures]
     (tmp_path / "file").touch()
     lines = [
-        [[*SCENES, "--batch", "3"]] * 2,
+        [[*pictures, "--batch", "3"]] * 2,
         [pictures, less],
-        [SCENES, [*SCENES, "--seed", "5"]],
-        [[*SCENES, "--output", f"{tmp_path}/file"]] * 2,
-        [SCENES] * 2,
+        [pictures, [*pictures, "--learning-rate", "0.5"]],
+        [[*pictures, "--output", f"{tmp_path}/file"]] * 2,
+        [pictures] * 2,
     ]
     both = ["--distributed", "--output", f"{tmp_path}/both"]
     each = [json.dumps([[*both, *line[number]] for line in lines]) for number in range(2)]
@@ -174,7 +177,7 @@ def test_two_processes_end_with_the_bits_of_one(tmp_path, pictures, two_devices)
     expected = (
         "jaxunpool: argument --batch: expected a multiple of 2, the number of processes, got 3",
         f"jaxunpool: process 1: {tmp_path}/less/images/3.png: its mask is missing: ",
-        "jaxunpool: all processes need the same arguments and files: seed is 5 in process 1, 0 in ",
+        "jaxunpool: all processes need the same arguments and files: learning_rate is 0.5 in proc",
         f"jaxunpool: --output {tmp_path}/file: is not a folder",
     )
     for status, output, error in found:
@@ -182,9 +185,13 @@ def test_two_processes_end_with_the_bits_of_one(tmp_path, pictures, two_devices)
         assert json.loads(output.splitlines()[-1]) == [2, 2, 2, 2, 0], error
         starts = [line[: len(start)] for line, start in zip(error.splitlines(), expected)]
         assert (starts, error.count("\n")) == (list(expected), 4)
-    fit([*SCENES, "--output", f"{tmp_path}/one"])
-    assert sorted(digests(tmp_path / "one")) == [2, 4]
+    fit([*pictures, "--output", f"{tmp_path}/one"])
+    assert sorted(digests(tmp_path / "one")) == [1, 2]
     assert digests(tmp_path / "both") == digests(tmp_path / "one")
+
+
+def arguments_of(kind, request):
+    return request.getfixturevalue("pictures") if kind == "images" else SCENES
 
 
 def assert_same_files(one, other):
@@ -202,9 +209,9 @@ def assert_ended(found, status, error=""):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["scenes", "images"])
-def test_the_number_of_processes_does_not_matter(tmp_path, pictures, kind):
+def test_the_number_of_processes_does_not_matter(tmp_path, request, kind):
     """Devices are four: of one process, two or four; scores and figures are the same files too."""
-    arguments = [*(pictures if kind == "images" else SCENES), "--steps", "3"]
+    arguments = [*arguments_of(kind, request), "--steps", "3"]
     for count in (1, 2, 4):
         found = trained([*arguments, "--output", f"{tmp_path}/{count}"], count, 4 // count)
         assert_ended(found, 0)
@@ -230,9 +237,9 @@ def at_step(folder, step, each):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["scenes", "images"])
-def test_stopped_runs_go_on_in_another_number_of_processes(tmp_path, pictures, kind):
+def test_stopped_runs_go_on_in_another_number_of_processes(tmp_path, request, kind):
     """Process 1 alone hears of it, or is gone; in the end the files are those of one process."""
-    arguments = [*(pictures if kind == "images" else SCENES), "--steps", "60"]
+    arguments = [*arguments_of(kind, request), "--steps", "60"]
     arguments += ["--checkpoint-every", "1", "--output"]
     whole = [*arguments, f"{tmp_path}/whole"]
     assert_ended(trained(whole, 1, 2), 0)
@@ -324,3 +331,48 @@ def test_devices_are_as_many_of_each_process():
         (1, 21),
     ]
     assert len(shards.devices_for(2, devices)) == 2
+
+
+# The examples of the documentation
+
+
+def example(language):
+    """The block of this language in the page on training."""
+    text = (ROOT / "docs/training.md").read_text(encoding="utf-8")
+    [found] = re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return found
+
+
+def test_slurm_example():
+    script = example("bash")
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    settings = dict(re.findall(r"^#SBATCH --([a-z-]+)=(.*)$", script, re.MULTILINE))
+    line = script.replace("\\\n", "").partition("-m jaxunpool train ")[2].partition(" || ")[0]
+    asked = train.parse(shlex.split(line))
+    assert asked.distributed
+    assert asked.num_processes is None  # Slurm says it
+    assert asked.batch % (int(settings["nodes"]) * int(settings["ntasks-per-node"])) == 0
+    assert options.configuration(asked, asked.decoder, options.SEGNET).network == "segnet"
+
+
+def test_kubernetes_example():
+    yaml = pytest.importorskip("yaml")
+    service, job = yaml.safe_load_all(example("yaml"))
+    assert (service["kind"], service["spec"]["clusterIP"]) == ("Service", "None")
+    assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
+    assert (job["kind"], job["spec"]["completionMode"]) == ("Job", "Indexed")
+    pod = job["spec"]["template"]["spec"]
+    assert pod["subdomain"] == service["metadata"]["name"]
+    [container] = pod["containers"]
+    assert container["command"] == ["python", "-m", "jaxunpool", "train"]
+    [variable] = container["env"]
+    number = f"$({variable['name']})"
+    assert [text for text in container["args"] if "$" in text] == [f"--process-id={number}"]
+    asked = train.parse([text.replace(number, "3") for text in container["args"]])
+    assert (asked.distributed, asked.process_id) == (True, 3)
+    assert asked.num_processes == job["spec"]["completions"] == job["spec"]["parallelism"]
+    host = f"{job['metadata']['name']}-0.{pod['subdomain']}"
+    assert asked.coordinator_address.startswith(f"{host}:")
+    assert asked.batch % asked.num_processes == 0
+    mounted = {each["name"] for each in container["volumeMounts"]}
+    assert mounted == {each["name"] for each in pod["volumes"]}
