@@ -26,7 +26,7 @@ from jaxunpool.training import options
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-GRACE = 60  # seconds that JAX waits longer than this command does: it would abort
+GRACE = 60  # seconds that JAX waits longer than this command, since it would abort
 # In what JAX raises when a collective has lost its peer: a RuntimeError or a ValueError.
 NETWORK = ("Gloo", "NCCL", "UNAVAILABLE", "Connection ")
 
@@ -61,7 +61,7 @@ def joined(asked: argparse.Namespace) -> Iterator[None]:
     """While this process is one of several, if the command line says so.
 
     Args:
-        asked: `distributed` and the options of `add_options`.
+        asked: what `options.add_distributed` adds to a command line.
 
     Raises:
         SharedError: the processes cannot work together.

@@ -22,8 +22,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxunpool import models
 
 AXIS = "batch"
-# Up to so many values are gathered whole, in one collective. More of them take two, and the memory
-# of one copy, however many shards there are.
+# Up to so many values are gathered whole, in one collective. More take two, each of which
+# moves as many bytes as there are, however many shards.
 GATHERED = 2**14
 
 
