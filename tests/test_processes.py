@@ -231,7 +231,7 @@ def at_step(folder, step, each):
         names = [path.name for path in (folder / "checkpoints").glob("*")]
         if any(name.isdigit() and int(name) >= step for name in names):
             return
-        time.sleep(0.002)
+        time.sleep(0.02)
     raise AssertionError(ended(each))
 
 
