@@ -152,6 +152,12 @@ def digests(folder):
     return found
 
 
+def said(error):
+    """Our lines on stderr. XLA has lines of its own there, on a busy machine."""
+    assert "Traceback" not in error
+    return [line for line in error.splitlines() if line.startswith("jaxunpool: ")]
+
+
 def fit(arguments):
     train.fit(train.parse(arguments), Console(quiet=True))
 
@@ -183,8 +189,9 @@ def test_two_processes_end_with_the_bits_of_one(tmp_path, pictures, two_devices)
     for status, output, error in found:
         assert status == 0, error
         assert json.loads(output.splitlines()[-1]) == [2, 2, 2, 2, 0], error
-        starts = [line[: len(start)] for line, start in zip(error.splitlines(), expected)]
-        assert (starts, error.count("\n")) == (list(expected), 4)
+        lines = said(error)
+        starts = [line[: len(start)] for line, start in zip(lines, expected)]
+        assert (starts, len(lines)) == (list(expected), 4)
     fit([*pictures, "--output", f"{tmp_path}/one"])
     assert sorted(digests(tmp_path / "one")) == [1, 2]
     assert digests(tmp_path / "both") == digests(tmp_path / "one")
@@ -203,8 +210,8 @@ def assert_same_files(one, other):
 def assert_ended(found, status, error=""):
     """All with this status, and process 0 with this line."""
     assert [each[0] for each in found] == [status] * len(found), found
-    assert re.fullmatch(error, found[0][2]), found
-    assert not any(each[2] for each in found[1:]), found
+    assert re.fullmatch(error, "".join(said(found[0][2]))), found
+    assert not any(said(each[2]) for each in found[1:]), found
 
 
 @pytest.mark.thorough
@@ -221,7 +228,7 @@ def test_the_number_of_processes_does_not_matter(tmp_path, request, kind):
     assert_same_files(tmp_path / "1", tmp_path / "4")
 
 
-STOPPED = r"jaxunpool: stopped after step (\d+), saved in .*; the same command goes on\n"
+STOPPED = r"jaxunpool: stopped after step (\d+), saved in .*; the same command goes on"
 
 
 def at_step(folder, step, each):
@@ -263,7 +270,7 @@ def test_stopped_runs_go_on_in_another_number_of_processes(tmp_path, request, ki
     each[1].kill()
     (status, _, error), _ = ended(each)
     assert status == 2
-    assert "jaxunpool: lost another process (" in error
+    assert any(line.startswith("jaxunpool: lost another process (") for line in said(error))
 
     assert_ended(trained([*arguments, str(folder)], 2), 0)
     assert_same_files(tmp_path / "whole", folder)
@@ -283,8 +290,8 @@ def test_processes_that_do_not_meet(name):
     line = [*COMMAND, *SCENES, *arguments, "--initialization-timeout", "1"]
     [(status, output, error)] = ended([started(line)])
     assert (status, output) == (2, "")
-    assert error.startswith(f"jaxunpool: argument --distributed: {message}")
-    assert error.count("\n") == 1
+    [line] = said(error)
+    assert line.startswith(f"jaxunpool: argument --distributed: {message}")
 
 
 @pytest.mark.parametrize(
