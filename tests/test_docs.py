@@ -231,14 +231,14 @@ def compare(theirs, ours, code):
 # Commands.
 
 
-COMMAND = re.compile(r"python3? -m (jaxunpool|benchmarks)\b([^`\n#&]*)")
+COMMAND = re.compile(r"python3? -m (jaxunpool|benchmarks)\b((?:[^`\n#&|\\]|\\\n)*)")
 
 
 @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
 def test_commands_exist(page, monkeypatch, capsys):
     """Their subcommands and options, as far as `--help` knows them."""
     for module, arguments in COMMAND.findall((ROOT / page).read_text()):
-        words = shlex.split(arguments)
+        words = shlex.split(arguments.replace("\\\n", " "))
         subcommand = words[:1] if words and not words[0].startswith("-") else []
         monkeypatch.setattr(sys, "argv", [module, *subcommand, "--help"])
         monkeypatch.delitem(sys.modules, f"{module}.__main__", raising=False)  # runpy would warn

@@ -35,6 +35,7 @@ from jaxunpool.training import (  # noqa: E402
     options,
     segment,
     session,
+    shards,
 )
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -614,17 +615,18 @@ def test_augmentation(run, rng):
     """Image and mask are flipped together; colours change the image alone, and each its own way."""
     classes = np.tile(rng.integers(0, 3, (1, 6, 7), np.uint8), (8, 1, 1))
     pictures = np.repeat(classes[..., None] * np.uint8(80), 3, -1)
-    alone = dataclasses.replace(run.asked, augment=["flip"])
+    alone = dataclasses.replace(run.asked, batch=8, augment=["flip"])
+    one = shards.Shards(8, jax.devices()[:1])
     compose = lambda asked: images.ImagesRun.compose(
-        argparse.Namespace(asked=asked), jax.random.key(0), pictures, classes
+        argparse.Namespace(asked=asked, shards=one), jax.random.key(0), pictures, classes
     )
     image, found = map(np.asarray, compose(alone))
     np.testing.assert_array_equal(np.round(image[..., 0] * 255 / 80), found)
     assert 0 < sum((each == classes[0]).all() for each in found) < 8
-    none, same = compose(dataclasses.replace(run.asked, augment=[]))
+    none, same = compose(dataclasses.replace(alone, augment=[]))
     np.testing.assert_array_equal(same, classes)
     np.testing.assert_allclose(none, pictures / 255, atol=1e-6)
-    coloured, same = compose(dataclasses.replace(run.asked, augment=["colour"]))
+    coloured, same = compose(dataclasses.replace(alone, augment=["colour"]))
     np.testing.assert_array_equal(same, classes)
     assert np.ptp(np.mean(coloured, axis=(1, 2, 3))) > 0.01
     assert 0 <= coloured.min() <= coloured.max() <= 1
@@ -633,7 +635,7 @@ def test_augmentation(run, rng):
 def test_batch_is_sharded_over_the_devices(run):
     shared = images.ImagesRun(run.asked, jax.devices()[:2], run.data)
     batch = next(shared.feed(0))
-    assert [each.sharding for each in batch] == [shared.sharded] * 2
+    assert [each.sharding for each in batch] == [shared.shards.sharded] * 2
     losses = [each.step(each.start(), *next(each.feed(0))).losses[0] for each in (run, shared)]
     np.testing.assert_allclose(*losses, rtol=1e-5)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -34,6 +35,7 @@ from jaxunpool.training import (  # noqa: E402
     metrics,
     scenes,
     session,
+    shards,
     train,
 )
 from jaxunpool.training.options import Configuration  # noqa: E402
@@ -345,20 +347,45 @@ def test_batch_is_sharded_over_the_devices():
     # Not "indices": where two values are equal but for rounding, so may be who is the larger.
     asked = dataclasses.replace(TINY, batch=8, decoder="nearest")
     alone, shared = loop.Run(asked, jax.devices()[:1]), loop.Run(asked)
-    assert shared.mesh.size == jax.device_count() == 8
+    assert shared.shards.count == jax.device_count() == 8
     program = shared.step.lower(shared.start()).compile()
-    assert "all-reduce" in program.as_text()
+    assert "all-gather" in program.as_text()
+    assert "all-reduce" not in program.as_text()  # its order is not ours
     assert "f32[1,24,24,4]" in program.as_text()  # one scene on each device
     one, eight = alone.step(alone.start()), program(shared.start())
     assert eight.losses.sharding.is_fully_replicated
     np.testing.assert_allclose(one.losses[0], eight.losses[0], rtol=1e-5)
     for a, b in zip(jax.tree.leaves(one.statistics), jax.tree.leaves(eight.statistics)):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    gradients = [jax.tree.leaves(each.optimizer[0].mu) for each in (one, eight)]
+    largest = max(np.abs(leaf).max() for leaf in gradients[0])
+    for a, b in zip(*gradients):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("gathered", [2, 2**14])
+def test_sums_over_shards(rng, monkeypatch, gathered):
+    """In the order of shards, of few values or many; so are their derivatives."""
+    monkeypatch.setattr(shards, "GATHERED", gathered)
+    of = shards.Shards(8, jax.devices())
+    terms = (rng.standard_normal((8, 7)) * 10.0 ** rng.integers(-3, 4, (8, 7))).astype(np.float32)
+    expected = functools.reduce(np.add, terms)
+
+    def summed(factor, rows):
+        total = lambda factor: of.total({"a": factor * rows[0, :3], "b": factor * rows[0, 3:]})
+        _, pull = jax.vjp(total, factor)
+        # Each shard has a cotangent of its own: all of them reach each term.
+        slope = pull({"a": rows[0, :3], "b": rows[0, 3:]})[0]
+        return total(factor), of.total(slope)
+
+    found, slope = jax.jit(of.run(summed))(np.float32(1), of.feed(terms))
+    np.testing.assert_array_equal(np.concatenate([found["a"], found["b"]]), expected)
+    np.testing.assert_allclose(slope, np.sum(expected.astype(float) ** 2), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("batch", "used"), [(1, 1), (6, 6), (7, 7), (12, 6), (16, 8), (10, 5)])
 def test_as_many_devices_as_divide_the_batch(batch, used):
-    assert loop.devices_for(batch, jax.devices()) == jax.devices()[:used]
+    assert shards.devices_for(batch, jax.devices()) == jax.devices()[:used]
 
 
 # Checkpoints

@@ -24,6 +24,7 @@ import orbax.checkpoint as ocp
 from jaxunpool.apps.command import UsageError, read_json, report, write_json
 from jaxunpool.training.loop import State
 from jaxunpool.training.options import Configuration
+from jaxunpool.training.shards import placed
 
 KEPT = 3
 # A checkpoint that cannot be read now may be whole: it is not set aside.
@@ -48,8 +49,17 @@ class Folder:
         self.about = configuration.about()
         self._held = contextlib.ExitStack()
         self._held.enter_context(claimed(path, self.about))
-        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)
+        alone = jax.process_index()  # of several processes, one saves what all of them have
+        options = ocp.CheckpointManagerOptions(
+            create=False,  # Orbax leaves it to us when not all processes take part
+            max_to_keep=KEPT,
+            enable_async_checkpointing=False,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=alone, active_processes={alone}, barrier_sync_key_prefix=str(alone)
+            ),
+        )
         with self._explained("checkpoints cannot be opened"):
+            (path / CHECKPOINTS).mkdir(exist_ok=True)
             self._manager = ocp.CheckpointManager((path / CHECKPOINTS).absolute(), options=options)
 
     def save(self, state: State) -> None:
@@ -228,8 +238,7 @@ def unpack(packed: np.ndarray, like: State) -> State:
         part.view(leaf.dtype).reshape(leaf.shape)
         for part, leaf in zip(np.split(packed, ends), leaves)
     ]
-    state = jax.tree.unflatten(treedef, parts)
-    return jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, like))
+    return jax.tree.unflatten(treedef, map(placed, parts, [leaf.sharding for leaf in leaves]))
 
 
 def layout(state: State) -> list[str]:

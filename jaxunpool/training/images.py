@@ -81,20 +81,22 @@ class ImagesRun(loop.Run):
                 raise UsageError(f"{pair.image}: has changed since training began")
             return fitted(image, classes, asked.size, asked.fit, rng)
 
+        # A batch is cut into a part for each process; this one reads its own parts alone.
+        parts, part = jax.process_count(), jax.process_index()
         batches = (
             grain.MapDataset.source(data.training)
             .seed(asked.seed)
             .shuffle()
             .repeat(-(-asked.steps * asked.batch // len(data.training)))
             .random_map(read)
-            .batch(asked.batch)
-            .slice(slice(step, asked.steps))
+            .batch(asked.batch // parts)
+            .slice(slice(step * parts + part, asked.steps * parts, parts))
         )
         for batch in batches.to_iter_dataset(AHEAD):
-            yield jax.device_put(batch, self.sharded)
+            yield self.shards.feed(batch)
 
     def compose(self, key: jax.Array, *fed: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """A batch as floats, flipped and coloured as chance has it."""
+        """A shard of a batch as floats, flipped and coloured as chance has it."""
         import dm_pix as pix
 
         images, classes = fed
@@ -114,7 +116,8 @@ class ImagesRun(loop.Run):
                 image = pix.random_brightness(keys[4], image, BRIGHTNESS)
             return jnp.clip(image, 0, 1), classes.astype(jnp.int32)
 
-        return jax.vmap(changed)(jax.random.split(key, len(images)), images, classes)
+        keys = self.shards.rows(jax.random.split(key, self.asked.batch))
+        return jax.vmap(changed)(keys, images, classes)
 
     @property
     def trained_on(self) -> str:

@@ -19,19 +19,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxunpool import models
 from jaxunpool.models.decoders import DType
-from jaxunpool.training import scenes
+from jaxunpool.training import processes, scenes
 from jaxunpool.training.metrics import IGNORED, confusion_matrix, mean_iou
 from jaxunpool.training.options import Configuration
+from jaxunpool.training.shards import Shards, local
 
 RECORDS = 20  # points in the history of gradients and of mIoU
 WATCHED = 64  # test scenes that the mIoU in this history is of
 TESTED = 256  # test scenes that the final scores are of
 COUNTED = 512  # training scenes that the frequencies of classes are counted in
-AT_ONCE = 64  # scenes that are evaluated together
+AT_ONCE = 64  # scenes that are composed together for evaluation
+PREDICTED_AT_ONCE = 16  # scenes in one call of the network; one process has them
 
 Network = models.EncoderDecoder | models.ENet
 
@@ -93,13 +94,7 @@ class Run:
     def __init__(self, configuration: Configuration, devices: list[jax.Device] | None = None):
         self.configuration = configuration
         self.class_names: tuple[str, ...] = scenes.CLASS_NAMES
-        used = devices_for(configuration.batch, jax.devices() if devices is None else devices)
-        self.mesh: Mesh = jax.make_mesh(
-            (len(used),), ("batch",), axis_types=(AxisType.Auto,), devices=used
-        )
-        self.replicated = NamedSharding(self.mesh, PartitionSpec())
-        self.sharded = NamedSharding(self.mesh, PartitionSpec("batch"))
-
+        self.shards = Shards(configuration.batch, jax.devices() if devices is None else devices)
         model = self.network()
         parts: Any = nnx.split(model, nnx.Param, nnx.RngKey, ...)
         self.graph, self._parameters, self._keys, self._statistics = parts
@@ -111,7 +106,7 @@ class Run:
         self.every = math.ceil(configuration.steps / RECORDS)
         self.records = math.ceil(configuration.steps / self.every)
         self.class_weights = self.prepare()
-        self.step = jax.jit(self._step, out_shardings=self.replicated)
+        self.step = jax.jit(self._step, out_shardings=self.shards.replicated)
         self._predict = jax.jit(self._predict_classes)
         self.probabilities = jax.jit(self._probabilities)
 
@@ -121,7 +116,7 @@ class Run:
 
     def prepare(self) -> jax.Array | None:
         """Load the data; the weights of its classes in the loss."""
-        self.source = jax.device_put(scenes.load("train"), self.replicated)
+        self.source = scenes.load("train")
         counted = self._scenes(COUNTING, self.source, COUNTED).labels
         return median_frequency_weights(pixel_counts(counted, scenes.CLASSES))
 
@@ -130,15 +125,15 @@ class Run:
         return itertools.repeat(())
 
     def compose(self, key: jax.Array, *fed: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The batch of a step, in its program: images between 0 and 1, and classes of pixels.
+        """A shard of a step's batch, in its program: images between 0 and 1, classes of pixels.
 
         Args:
             key: of this step.
-            fed: what `feed` gave for it.
+            fed: the shard of what `feed` gave for it.
         """
-        return scenes.compose(
-            key, self.source, count=self.configuration.batch, size=self.configuration.size
-        )
+        batch, size = self.configuration.batch, self.configuration.size
+        chances = self.shards.rows(scenes.chances(key, batch, size))
+        return scenes.drawn(chances, self.source, size)
 
     def watched(self) -> Scenes:
         """Scenes that the mIoU in a run's history is of."""
@@ -156,7 +151,7 @@ class Run:
             gradients=jnp.zeros((self.records, len(self.layers), BINS), jnp.int32),
             miou=jnp.full(self.records, jnp.nan, jnp.float32),
         )
-        return jax.device_put(state, self.replicated)
+        return self.shards.replicate(state)
 
     def model(self, state: State) -> Network:
         """The network with this state's weights and statistics, to be evaluated."""
@@ -165,10 +160,18 @@ class Run:
         return model
 
     def predict(self, state: State, images: np.ndarray) -> np.ndarray:
-        """The class of each pixel, `[n, height, width]`, int32."""
-        parts = [images[at : at + AT_ONCE] for at in range(0, len(images), AT_ONCE)]
-        predicted = [self._predict(state, part) for part in parts]
-        return np.concatenate([np.asarray(part) for part in predicted])
+        """The class of each pixel, `[n, height, width]`, int32.
+
+        Every process predicts a share, on one device: so the result depends on the weights alone.
+        """
+        here = local(state)
+        size = PREDICTED_AT_ONCE
+        parts = [images[at : at + size] for at in range(0, len(images), size)]
+
+        def predict(part: np.ndarray) -> np.ndarray:
+            return np.asarray(self._predict(here, part))
+
+        return np.concatenate(processes.shared_map(predict, parts))
 
     def record(self, state: State, watched: Scenes) -> State:
         """The state with the mIoU that it has on the watched scenes."""
@@ -176,9 +179,9 @@ class Run:
         confusion = confusion_matrix(watched.labels, predicted, len(self.class_names))
         miou = mean_iou(confusion)
         at = (int(state.step) - 1) // self.every
-        return jax.device_put(
-            dataclasses.replace(state, miou=state.miou.at[at].set(miou)), self.replicated
-        )
+        history = np.array(state.miou)
+        history[at] = miou
+        return dataclasses.replace(state, miou=self.shards.replicate(history))
 
     @property
     def trained_on(self) -> str:
@@ -203,20 +206,7 @@ class Run:
         return model(images - 0.5).astype(jnp.float32)
 
     def _step(self, state: State, *fed: jax.Array) -> State:
-        key = jax.random.fold_in(jax.random.fold_in(self.key, TRAINING), state.step)
-        made = self.compose(key, *fed)
-        images, labels = jax.lax.with_sharding_constraint(made, self.sharded)
-        assert self.class_weights is not None
-        class_weights = self.class_weights
-
-        def loss(parameters: Any) -> tuple[jax.Array, Any]:
-            model = nnx.merge(self.graph, parameters, self._keys, state.statistics, copy=True)
-            model.train()
-            value = cross_entropy(self.logits(model, images), labels, class_weights)
-            *_, statistics = cast(Any, nnx.split(model, nnx.Param, nnx.RngKey, ...))
-            return value, statistics
-
-        (value, statistics), gradient = jax.value_and_grad(loss, has_aux=True)(state.parameters)
+        value, statistics, gradient = self.shards.run(self._differentiate)(state, *fed)
         updates, optimizer = self._adam.update(gradient, state.optimizer, state.parameters)
         at = state.step // self.every
         counts = jnp.stack([histogram(kernel) for kernel in kernels(gradient).values()])
@@ -230,6 +220,25 @@ class Run:
             gradients=state.gradients.at[at].set(counts),
             miou=state.miou,
         )
+
+    def _differentiate(self, state: State, *fed: jax.Array) -> tuple[jax.Array, Any, Any]:
+        """On a shard: the loss of the batch, its gradient, and the new statistics."""
+        key = jax.random.fold_in(jax.random.fold_in(self.key, TRAINING), state.step)
+        images, labels = self.compose(key, *fed)
+        assert self.class_weights is not None
+        weights = pixel_weights(labels, self.class_weights)
+        weight = self.shards.total(jnp.sum(weights))
+
+        def loss(parameters: Any) -> tuple[jax.Array, Any]:
+            model = nnx.merge(self.graph, parameters, self._keys, state.statistics, copy=True)
+            model.train()
+            logits = self.logits(self.shards.synchronise(model), images)
+            *_, statistics = cast(Any, nnx.split(model, nnx.Param, nnx.RngKey, ...))
+            return weighted_cross_entropy(logits, labels, weights, weight), statistics
+
+        (value, statistics), gradient = jax.value_and_grad(loss, has_aux=True)(state.parameters)
+        value, gradient = self.shards.total((value, gradient))
+        return value, statistics, gradient
 
     def _predict_classes(self, state: State, images: jax.Array) -> jax.Array:
         return jnp.argmax(self.logits(self.model(state), images), -1).astype(jnp.int32)
@@ -249,11 +258,6 @@ class Run:
             for batch in range(-(-count // AT_ONCE))
         ]
         return Scenes(*(np.concatenate(parts)[:count] for parts in zip(*batches)))
-
-
-def devices_for(batch: int, devices: list[jax.Device]) -> list[jax.Device]:
-    """As many of the devices as divide the batch."""
-    return devices[: max(n for n in range(1, len(devices) + 1) if batch % n == 0)]
 
 
 def network(
@@ -301,12 +305,23 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> j
 
     Pixels that are `IGNORED` have weight 0; where all have, the loss is 0.
     """
+    each = pixel_weights(labels, weights)
+    return weighted_cross_entropy(logits, labels, each, jnp.sum(each))
+
+
+def pixel_weights(labels: jax.Array, weights: jax.Array) -> jax.Array:
+    """The weight of each pixel, that of its class; 0 of those that are `IGNORED`."""
     known = labels != IGNORED
-    classes = jnp.where(known, labels, 0)
+    return jnp.where(known, weights[jnp.where(known, labels, 0)], 0)
+
+
+def weighted_cross_entropy(
+    logits: jax.Array, labels: jax.Array, weights: jax.Array, total: jax.Array
+) -> jax.Array:
+    """What these pixels add to a loss whose pixels weigh `total`, in all shards."""
+    classes = jnp.where(labels != IGNORED, labels, 0)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
-    weight = jnp.where(known, weights[classes], 0)
-    total = jnp.sum(weight)
-    return jnp.sum(losses * weight) / jnp.where(total > 0, total, 1)
+    return jnp.sum(losses * weights) / jnp.where(total > 0, total, 1)
 
 
 def pixel_counts(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -125,6 +125,50 @@ def parser(
     return made
 
 
+DISTRIBUTED: dict[str, tuple[str, Callable[[str], Any], str]] = {
+    "coordinator_address": ("HOST:PORT", str, "where process 0 can be reached, at a free port"),
+    "num_processes": ("N", count, "how many processes there are"),
+    "process_id": ("I", whole, "which of them this one is, from 0"),
+}
+INITIALIZATION_TIMEOUT = 300  # seconds, as jax.distributed.initialize has it
+
+
+def add_distributed(parser: Parser) -> None:
+    """The options of a command that can be one of several processes."""
+    group = parser.add_argument_group(
+        "many hosts", "Slurm, Open MPI, TPU pods and Kubernetes: docs/training.md."
+    )
+    group.add_argument(
+        "--distributed",
+        action="store_true",
+        help="train in several processes that each run this command (jax.distributed)",
+    )
+    for name, (metavar, kind, text) in DISTRIBUTED.items():
+        group.add_argument("--" + name.replace("_", "-"), type=kind, metavar=metavar, help=text)
+    group.add_argument(
+        "--initialization-timeout",
+        type=count,
+        metavar="SECONDS",
+        help=f"how long to wait for all processes (default {INITIALIZATION_TIMEOUT})",
+    )
+
+
+def check_distributed(asked: argparse.Namespace) -> None:
+    """Raise a UsageError if the options of `add_distributed` do not go together."""
+    address, processes, number = (getattr(asked, name) for name in DISTRIBUTED)
+    for name in (*DISTRIBUTED, "initialization_timeout"):
+        if getattr(asked, name) is not None and not asked.distributed:
+            raise UsageError(f"argument --{name.replace('_', '-')}: is for --distributed")
+    if address is not None:
+        host, _, port = address.rpartition(":")
+        named = host and port.isdigit() and 0 < int(port) < 2**16
+        _require(named, "coordinator-address", address, "HOST:PORT")
+    if number is not None:
+        expected = "at least 0" if processes is None else f"0 to {processes - 1}"
+        last = math.inf if processes is None else processes - 1
+        _require(0 <= number <= last, "process-id", number, expected)
+
+
 def configuration(
     options: argparse.Namespace, decoder: Decoder, defaults: Configuration, network: str = "basic"
 ) -> Configuration:
@@ -153,6 +197,6 @@ def configuration(
     return asked
 
 
-def _require(holds: bool, name: str, got: Any, expected: str) -> None:
+def _require(holds: Any, name: str, got: Any, expected: str) -> None:
     if not holds:
         raise UsageError(f"argument --{name}: expected {expected}, got {got}")

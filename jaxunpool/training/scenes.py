@@ -86,8 +86,16 @@ def compose(
         Images `[count, size, size, 3]`, float32 between 0 and 1, and the class of each pixel
         `[count, size, size]`, int32.
     """
-    places = (size // CELL) ** 2
-    chances = jax.random.uniform(key, (count, FOR_CROP + places * FOR_DIGIT))  # one draw for all
+    return drawn(chances(key, count, size), source, size)
+
+
+def chances(key: jax.Array, count: int, size: int) -> jax.Array:
+    """The random numbers that a batch takes, a row for each scene, all drawn at once."""
+    return jax.random.uniform(key, (count, FOR_CROP + (size // CELL) ** 2 * FOR_DIGIT))
+
+
+def drawn(chances: jax.Array, source: Source, size: int) -> tuple[jax.Array, jax.Array]:
+    """The scenes that rows of `chances` decide on, as `compose` returns them."""
     return jax.vmap(lambda chance: _scene(chance, source, size))(chances)
 
 

@@ -17,6 +17,7 @@ from jaxunpool.training import figures
 from jaxunpool.training.dataset import Colour, resized
 from jaxunpool.training.loop import Network, Run, State
 from jaxunpool.training.options import ImagesConfiguration
+from jaxunpool.training.shards import local
 
 TILE = 1024  # rows and columns
 # Images are enlarged to a multiple of this, so that a few sizes have few programs to compile.
@@ -34,7 +35,7 @@ class Segmenter:
 
     def __init__(self, run: Run, state: State, tile: int = TILE):
         model = run.model(state)
-        self.run, self.state = run, state
+        self.run, self.state = run, local(state)
         self.multiple = max(MULTIPLE, 2 ** len(model.encoder.stages))
         self.margin = _up(reach(model), self.multiple)
         self.tile = max(_up(tile, self.multiple), 2 * self.margin + self.multiple)

@@ -25,17 +25,12 @@ from rich.progress import (
 
 from jaxunpool import models
 from jaxunpool.apps.command import UsageError, read_json, report, require_extra
-from jaxunpool.training.checkpoints import CONFIGURATION, Folder
+from jaxunpool.training import processes
+from jaxunpool.training.checkpoints import CONFIGURATION, Folder, pack, unpack
 from jaxunpool.training.loop import Network, Run, State
 from jaxunpool.training.options import FOR_IMAGES, NETWORKS, Configuration, ImagesConfiguration
-
-
-class StoppedError(Exception):
-    """A signal asked to stop, and everything is saved; the message is one line for the user."""
-
-    def __init__(self, number: int, message: str):
-        super().__init__(message)
-        self.status = 128 + number  # what shells report of a program that the signal ended
+from jaxunpool.training.processes import StoppedError
+from jaxunpool.training.shards import local
 
 
 class Signals:
@@ -69,7 +64,8 @@ def interruptible(run: Callable[[], int]) -> int:
     try:
         return run()
     except StoppedError as interruption:
-        report(interruption)
+        if processes.is_first():
+            report(interruption)
         return interruption.status
     except KeyboardInterrupt:
         report("stopped at once; what was saved is safe")
@@ -120,7 +116,8 @@ class Monitor:
 
     def update(self, task: TaskID, run: Run, state: State) -> None:
         """Show where a run is."""
-        step, loss = int(state.step), float(state.losses[state.step - 1])
+        step = int(state.step)
+        loss = float(local(state.losses)[step - 1])
         miou = np.asarray(state.miou)
         known = miou[~np.isnan(miou)]
         scores = f"loss {loss:.3f}  mIoU " + (f"{known[-1]:.3f}" if len(known) else " ... ")
@@ -194,35 +191,66 @@ def train(
         UsageError: the folder holds something else, or cannot be written.
         StoppedError: a signal came; the state was saved before.
     """
-    with Signals() as signals, contextlib.closing(Folder(path, configuration)) as folder:
-        run = make() if make else Run(configuration)
-        start = run.start()
-        state = folder.resume(start)
-        if state is None:
-            state = start
-        elif int(state.step) < configuration.steps:
-            monitor.console.print(f"{path}: going on from step {int(state.step)}")
-        if run.mesh.size > 1:
-            batch, kind = configuration.batch, jax.default_backend()
-            monitor.console.print(f"{path}: batches of {batch} over {run.mesh.size} {kind} devices")
+    with Signals() as signals, contextlib.ExitStack() as held:
+        folder = processes.together(lambda: opened(path, configuration, held))
+        run = processes.together(make or (lambda: Run(configuration)))
+        state = resumed(folder, run)
         step = int(state.step)
+        announce(monitor.console, path, run, step)
         monitor.begin(task, step)
-        watched = run.watched() if step < configuration.steps else None
         feed = run.feed(step)
+        if step < configuration.steps:
+            watched, fed = processes.together(lambda: (run.watched(), next(feed)))
         while step < configuration.steps:
-            state, step = run.step(state, *next(feed)), step + 1
+            state, step = run.step(state, *fed), step + 1
             if run.is_recorded(step):
-                assert watched is not None
                 state = run.record(state, watched)
             monitor.update(task, run, state)
-            done = step == configuration.steps
-            if done or signals.received or step % checkpoint_every == 0:
-                folder.save(state)
-            if signals.received:
+            fed, received = processes.noted(lambda: next(feed, ()), signals.received or 0)
+            if step == configuration.steps or received or step % checkpoint_every == 0:
+                save(folder, state)
+            if received:
                 break
-    if signals.received:
+        _, received = processes.noted(lambda: None, signals.received or 0)
+    if received:
         raise StoppedError(
-            signals.received,
-            f"stopped after step {step}, saved in {path}; the same command continues",
+            received, f"stopped after step {step}, saved in {path}; the same command continues"
         )
     return Trained(run, state, path)
+
+
+def opened(
+    path: pathlib.Path, configuration: Configuration, held: contextlib.ExitStack
+) -> Folder | None:
+    """The run's folder, until `held` is closed; process 0 alone has it."""
+    if not processes.is_first():
+        return None
+    return held.enter_context(contextlib.closing(Folder(path, configuration)))
+
+
+def resumed(folder: Folder | None, run: Run) -> State:
+    """The state that the run goes on from: process 0 has read it, or made the first one."""
+    start = run.start()
+
+    def read() -> np.ndarray:
+        assert folder is not None
+        state = folder.resume(start)
+        return pack(start if state is None else state)
+
+    return unpack(processes.from_first(read), start)
+
+
+def save(folder: Folder | None, state: State) -> None:
+    """Save in process 0; no process goes on before it is done."""
+    processes.together(lambda: None if folder is None else folder.save(state))
+
+
+def announce(console: Console, path: pathlib.Path, run: Run, step: int) -> None:
+    """Say where a run goes on and what it is sharded over."""
+    asked, shards, count = run.configuration, run.shards, jax.process_count()
+    if 0 < step < asked.steps:
+        console.print(f"{path}: going on from step {step}")
+    if shards.count > 1:
+        over = f"{shards.count} {jax.default_backend()} devices"
+        where = f" of {count} processes" if count > 1 else ""
+        console.print(f"{path}: batches of {asked.batch} over {over}{where}")

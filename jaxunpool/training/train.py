@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxunpool.apps.command import (
@@ -56,9 +56,13 @@ def run(arguments: list[str] | None) -> int:
     """Parse and train, once it is known that there is all it takes."""
     asked = parse(arguments)
     require_extra("train", *options.PACKAGES, *(options.FOR_IMAGES if asked.images else ()))
-    from jaxunpool.training.session import interruptible
+    from jaxunpool.training import processes, session
 
-    return interruptible(lambda: train(asked))
+    def joined() -> int:
+        with processes.joined(asked):
+            return train(asked)
+
+    return session.interruptible(joined)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -111,7 +115,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar="CHANGE",
         help="random changes of the training images: flip, colour, or none (default: flip colour)",
     )
+    options.add_distributed(parser)
     asked = parser.parse_args(arguments)
+    options.check_distributed(asked)
     own = [action.dest for action in images._group_actions if action.dest != "images"]
     alone = [name for name in own if getattr(asked, name) is not None]
     if asked.images is None and alone:
@@ -125,29 +131,58 @@ def train(asked: argparse.Namespace) -> int:
     """Train, or go on, and write down how good it is."""
     from rich.console import Console
 
-    from jaxunpool.training import session
+    from jaxunpool.training import processes
 
-    console = Console(highlight=False, soft_wrap=True)
-    make: Callable[[], Run] | None = None
-    if asked.images is None:
-        configuration = options.configuration(asked, asked.decoder, DEFAULTS, asked.network)
-    else:
-        configuration, make = of_images(asked, console)
-    monitor = session.Monitor(console)
-    with monitor.shown():
-        task = monitor.add(configuration)
-        trained = session.train(
-            configuration, asked.output, asked.checkpoint_every, monitor, task, make
-        )
-    path = trained.path
-    found = read_json(path / METRICS)
-    if not (is_of(found, configuration) and all((path / name).exists() for name in FIGURES)):
+    console = Console(highlight=False, soft_wrap=True, quiet=not processes.is_first())
+    trained = fit(asked, console)
+    path, configuration = trained.path, trained.run.configuration
+    found = processes.by_first(lambda: complete(path, configuration))
+    if found is None:
         found = evaluate(trained)
         console.print(f"{path}: wrote {', '.join((METRICS, *FIGURES))}")
     else:
         console.print(f"{path}: complete, {configuration.steps} steps")
     print_scores(console, found)
     return 0
+
+
+def fit(asked: argparse.Namespace, console: Any) -> Trained:
+    """Train, or go on; all processes do it together."""
+    from jaxunpool.training import processes, session
+
+    configuration, make = processes.together(lambda: prepare(asked, console))
+    processes.check_same(configuration.about())
+    count = processes.count()
+    if configuration.batch % count:
+        expected = f"a multiple of {count}, the number of processes"
+        raise processes.SharedError(
+            f"argument --batch: expected {expected}, got {configuration.batch}"
+        )
+    monitor = session.Monitor(console)
+    with monitor.shown():
+        task = monitor.add(configuration)
+        return session.train(
+            configuration, asked.output, asked.checkpoint_every, monitor, task, make
+        )
+
+
+def prepare(
+    asked: argparse.Namespace, console: Any
+) -> tuple[options.Configuration, Callable[[], Run] | None]:
+    """The configuration that was asked for, and what makes its run if that is one on images."""
+    make: Callable[[], Run] | None = None
+    if asked.images is None:
+        configuration = options.configuration(asked, asked.decoder, DEFAULTS, asked.network)
+    else:
+        configuration, make = of_images(asked, console)
+    return configuration, make
+
+
+def complete(path: pathlib.Path, configuration: options.Configuration) -> Any:
+    """What the file of scores holds, if it is of this configuration and all figures are there."""
+    found = read_json(path / METRICS)
+    whole = is_of(found, configuration) and all((path / name).exists() for name in FIGURES)
+    return found if whole else None
 
 
 def of_images(
@@ -191,25 +226,32 @@ def is_of(found: Any, configuration: options.Configuration) -> bool:
 
 
 def evaluate(trained: Trained) -> dict[str, Any]:
-    """Score a run on its test scenes; write the scores and the figures into its folder."""
-    from jaxunpool.training import figures, metrics, segment
+    """Score a run on its test scenes; write the scores and the figures into its folder.
+
+    All processes predict, process 0 writes.
+    """
+    from jaxunpool.training import figures, metrics, processes, segment
 
     run, state, path = trained.run, trained.state, trained.path
     legend = figures.DIGITS
+    pictures: Pictures | Scenes
+    drawn: Sequence[np.ndarray] | np.ndarray
     if isinstance(run.configuration, options.ImagesConfiguration):
         pictures, drawn, confusion, found = assess_images(run, state)
         legend = segment.legend(run, pictures.labels[0].shape)
-        figure = figures.predictions(pictures, drawn, legend)
     else:
-        tested, predicted, found = assess(run, state)
+        pictures, drawn, found = tested, predicted, _ = assess(run, state)
         confusion = metrics.confusion_matrix(tested.labels, predicted, len(legend.names))
-        figure = figures.predictions(tested, predicted)
-    figures.save(figure, path / "predictions.png")
-    figures.save(figures.confusion(confusion, legend.names), path / "confusion.png")
-    figures.save(figures.gradients(state, run.layers, run.every), path / "gradients.png")
-    figure = figures.learning_curve(state, run.every, run.trained_on, run.watched_on)
-    figures.save(figure, path / "learning_curve.png")
-    write_json(path / METRICS, found)
+
+    def write() -> None:
+        figures.save(figures.predictions(pictures, drawn, legend), path / "predictions.png")
+        figures.save(figures.confusion(confusion, legend.names), path / "confusion.png")
+        figures.save(figures.gradients(state, run.layers, run.every), path / "gradients.png")
+        curve = figures.learning_curve(state, run.every, run.trained_on, run.watched_on)
+        figures.save(curve, path / "learning_curve.png")
+        write_json(path / METRICS, found)
+
+    processes.by_first(write)
     return found
 
 
@@ -236,26 +278,28 @@ def assess_images(
 ) -> tuple[Pictures, list[np.ndarray], np.ndarray, dict[str, Any]]:
     """The validation images to be drawn, what a run predicts for them, and how good it is on all.
 
-    Whole images, one at a time: all of them at once may not fit.
+    Whole images, one at a time: all of them at once may not fit. Every process has a share of them.
     """
     import numpy as np
 
-    from jaxunpool.training import figures, metrics, segment
+    from jaxunpool.training import figures, metrics, processes, segment
 
     segmenter = segment.Segmenter(run, state)
-    count = len(run.class_names)
-    confusion = np.zeros((count, count), np.int64)
-    outlines: list[float] = []
-    shown: list[tuple[np.ndarray, ...]] = []
-    for pair in run.data.validation:
-        image, truth = run.data.load(pair)
+    pairs, count = run.data.validation, len(run.class_names)
+
+    def assessed(at: int) -> tuple[np.ndarray, float, tuple[np.ndarray, ...] | None]:
+        image, truth = run.data.load(pairs[at])
         predicted, _ = segmenter(image)
-        confusion += metrics.confusion_matrix(truth, predicted, count)
         tolerance = max(metrics.TOLERANCE, OF_DIAGONAL * float(np.hypot(*truth.shape)))
-        outlines.append(metrics.boundary_f1([truth], [predicted], tolerance))
-        if len(shown) < figures.SHOWN:
-            shown.append((image, truth, predicted))
-    images, truths, drawn = zip(*shown)
+        return (
+            metrics.confusion_matrix(truth, predicted, count),
+            metrics.boundary_f1([truth], [predicted], tolerance),
+            (image, truth, predicted) if at < figures.SHOWN else None,
+        )
+
+    matrices, outlines, kept = zip(*processes.shared_map(assessed, range(len(pairs))))
+    confusion = np.sum(matrices, 0)
+    images, truths, drawn = zip(*kept[: figures.SHOWN])
     found = {
         "configuration": run.configuration.about(),
         "parameters": run.parameter_count,
