@@ -31,6 +31,7 @@ EXAMPLES = {
     "BedOfNailsUnpool": ("(2, 2), position=(0, 1)", "y", "u", (2, 6, 8, 3)),
     "ConvTranspose": ("3, 5, (2, 2), strides=2, rngs=nnx.Rngs(0)", "y", "u", (2, 6, 8, 5)),
     "FixedUnpool": ("np.array([[1, 0.5], [0.5, 0.25]])", "y", "u", (2, 6, 8, 3)),
+    "FractionalAvgPool": ("(4, 5), rngs=nnx.Rngs(0)", "x", "y", (2, 4, 5, 3)),
     "FractionalMaxPool": ("(2, 2), (4, 5), rngs=nnx.Rngs(0)", "x", "y", (2, 4, 5, 3)),
     "FractionalMaxPoolWithIndices": (
         "(2, 2), (4, 5), rngs=nnx.Rngs(0)",
@@ -52,6 +53,7 @@ EXAMPLES = {
     "MinPool": ("(2, 2)", "x", "y", (2, 3, 4, 3)),
     "MinPoolWithIndices": ("(2, 2)", "x", "y, indices", (2, 3, 4, 3)),
     "NearestUnpool": ("(2, 2)", "y", "u", (2, 6, 8, 3)),
+    "PoolAt": ("", "x, MaxPoolWithIndices((2, 2))(x)[1]", "y", (2, 3, 4, 3)),
 }
 
 

@@ -215,5 +215,6 @@ def public_functions() -> list[str]:
     found = [name for name in jup.__all__ if callable(getattr(jup, name))]
     found += [f"interop.{name}" for name in jup.interop.__all__]
     # Not of arrays, and not of traced ones.
-    found = sorted(set(found) - {"backends", "explain", "interop.to_torch"})
+    apart = {"backends", "explain", "interop.load_torch", "interop.to_torch"}
+    found = sorted(set(found) - apart)
     return [name for name in found if not isinstance(getattr(jup, name, None), type)]

@@ -544,6 +544,7 @@ IMAGES = (2, 21, 30)
 POOLED = 2 * (10 * 15 * 8 + 5 * 7 * 16)
 
 
+@pytest.mark.thorough
 def test_memory_of_a_step():
     """Indices are an eighth of PyTorch's, packed ones a 32nd; all networks are the same size."""
     rows = {name: memory.of_jax(m, IMAGES) for name, m in memory.networks(**SMALL).items()}
@@ -572,6 +573,7 @@ def test_ways_back_of_flax():
     assert memory.resized(y, x, y).shape == x.shape
 
 
+@pytest.mark.thorough
 def test_memory_as_a_command(monkeypatch, tmp_path, capsys):
     images, json_ = "1x32x33", tmp_path / "memory.json"
     made = memory.networks(**SMALL)
@@ -605,6 +607,7 @@ def test_planes_of_segnet():
 # Convolutions, and steps of whole networks.
 
 
+@pytest.mark.thorough
 def test_transposed_convolutions_agree(monkeypatch, tmp_path, capsys):
     """All contenders compute the same, and the command makes a table of each part."""
     small = {

@@ -184,6 +184,8 @@ def test_rows_hold_for_integers_and_nan(page, framework, change):
     for found, code, equal in pairs(page):
         if found != framework or "jax.image" in code[0]:  # that spreads NaN, as its page says
             continue
+        if "avg_pool" in code[0] and change is integers:  # Flax's sums wrap around
+            continue
         try:
             results = [eval(code[0], names), eval(equal[0], names)]
         except TypeError:  # floats only
@@ -306,6 +308,7 @@ def test_examples_to_copy():
             exec(code, {})
 
 
+@pytest.mark.thorough
 def test_cookbook_pictures(tmp_path):
     """Each is drawn from what the page has computed, and shown there."""
     pytest.importorskip("matplotlib")

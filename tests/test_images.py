@@ -632,6 +632,7 @@ def test_augmentation(run, rng):
     assert 0 <= coloured.min() <= coloured.max() <= 1
 
 
+@pytest.mark.thorough
 def test_batch_is_sharded_over_the_devices(run):
     shared = images.ImagesRun(run.asked, jax.devices()[:2], run.data)
     batch = next(shared.feed(0))
@@ -640,6 +641,7 @@ def test_batch_is_sharded_over_the_devices(run):
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_bfloat16(run, photographs):
     low = made_run(photographs, "--precision", "bfloat16", "--balance", "none")
     assert (np.asarray(low.class_weights) == 1).all()

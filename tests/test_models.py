@@ -907,6 +907,7 @@ def test_wrong_use(name):
     assert message in str(error.value)
 
 
+@pytest.mark.thorough
 def test_every_network_is_documented():
     documented = [getattr(models, name) for name in set(models.__all__) - {"DECODERS"}]
     names = {"jax": jax, "jnp": jnp, "np": np, "jaxunpool": jup}

@@ -98,6 +98,7 @@ print(jax.numpy.ones(2) + 1)
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("part", ["MAJOR", "MINOR"])
 def test_another_version_of_the_interface(part, folder, tmp_path):
     """Is a reason, and no error of JAX's whenever the library is loaded."""

@@ -513,6 +513,7 @@ for size in (76, 77):
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("everything", [False, pytest.param(True, marks=pytest.mark.thorough)])
 def test_no_call_leaves_its_arrays(everything, tmp_path):
     """Under AddressSanitizer and UndefinedBehaviorSanitizer, which do see a write beyond one."""
@@ -599,6 +600,7 @@ def digests(threads: int) -> str:
     return done.stdout
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "threads", [5, *(pytest.param(n, marks=pytest.mark.thorough) for n in (2, 16))]
 )

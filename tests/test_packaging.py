@@ -183,6 +183,7 @@ print(jaxunpool.backends().found[1].reason)
 """
 
 
+@pytest.mark.thorough
 def test_installed_package_runs(environment, tmp_path):
     python, holder = environment
     file, pooled, implementation, _ = run(python, "-c", USE, cwd=tmp_path).splitlines()
@@ -193,6 +194,7 @@ def test_installed_package_runs(environment, tmp_path):
     assert kernels.count("_native.abi3.so") == bool(COMPILER)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("option", ["", "-e"])
 def test_installation_without_a_compiler(option, tmp_path):
     """Succeeds; `xla` runs, and what brings the kernels is said."""
@@ -225,6 +227,7 @@ def checkers(tmp_path_factory):
     }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("checker", ["mypy", "pyright"])
 def test_type_checkers_see_it(checker, checkers, environment, unlinked, tmp_path):
     """In a file that is not in the clone, as an editor shows it."""
@@ -241,6 +244,7 @@ def test_type_checkers_see_it(checker, checkers, environment, unlinked, tmp_path
     assert re.search(r"window_shape: .* -> .*Array$", types["max_pool"])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("checker", ["mypy", "pyright"])
 def test_type_checkers_find_mistakes(checker, checkers, environment, tmp_path):
     """Of functions and of modules: those that are marked, and no others."""
@@ -262,6 +266,7 @@ COMPLETED = {
 }
 
 
+@pytest.mark.thorough
 def test_editors_complete_arguments(environment, tmp_path):
     """As jedi does, in editors and in notebooks."""
     jedi = pytest.importorskip("jedi")

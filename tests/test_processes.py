@@ -359,7 +359,8 @@ def test_slurm_example():
     assert asked.distributed
     assert asked.num_processes is None  # Slurm says it
     assert asked.batch % (int(settings["nodes"]) * int(settings["ntasks-per-node"])) == 0
-    assert options.configuration(asked, asked.decoder, options.SEGNET).network == "segnet"
+    assert asked.network == "segnet"
+    assert options.configuration(asked, asked.decoder, options.IMAGES, asked.network)
 
 
 def test_kubernetes_example():

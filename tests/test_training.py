@@ -642,6 +642,7 @@ def test_train(tmp_path, monkeypatch, capfd, one_device, finished):
         assert contents(folder) == before
 
 
+@pytest.mark.thorough
 def test_compare(tmp_path, monkeypatch, capfd, one_device):
     monkeypatch.chdir(tmp_path)
     arguments = ["compare", *OPTIONS, "--decoders", *DECODERS]
@@ -831,6 +832,7 @@ def test_interrupted_and_killed_runs_end_as_an_uninterrupted_one(tmp_path, rng):
         assert paths[0].read_bytes() == paths[1].read_bytes(), name
 
 
+@pytest.mark.thorough
 def test_interrupted_process(tmp_path):
     process = start(tmp_path)
     wait_for_step(tmp_path, 2, process)

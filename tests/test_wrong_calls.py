@@ -52,6 +52,7 @@ RIGHT = {
     "bed_of_nails_unpool": {"y": Y, **WINDOW, **SIZE, "position": (0, 1)},
     "conv_transpose": {"x": Y, "kernel": KERNEL, "strides": 2, "output_padding": 1},
     "fixed_unpool": {"y": Y, "pattern": np.ones((2, 2), np.float32)},
+    "fractional_avg_pool": {"x": X, "output_shape": (4, 5), "key": KEY},
     "fractional_max_pool": {"x": X, "window_shape": None, "output_shape": (4, 5), "key": KEY},
     "fractional_max_pool_with_indices": {"x": X, "window_shape": 2, "output_shape": 4, "key": KEY},
     "global_avg_pool": {"x": X, "spatial_ndim": 2},
@@ -78,13 +79,14 @@ RIGHT = {
     "min_pool": {"x": X, **WINDOW},
     "min_pool_with_indices": {"x": X, **WINDOW},
     "nearest_unpool": {"y": Y, **WINDOW, **SIZE, "duplicates": "mean"},
+    "pool_at": {"x": X, "indices": FLAT, "spatial_ndim": 2},
     "validate_indices": {"indices": FLAT, **SIZE},
 }
 OF_VALUES = {"PoolIndices.from_flat", "validate_indices"}
 OF_VALUES |= {name for name in RIGHT if name.startswith("interop.")}
 # `conv_general_dilated` checks as `lax` does, whose names and errors it keeps.
 APART = {"PackedIndices", "PoolIndices", "WindowGeometry", "backends", "conv_general_dilated"}
-APART |= {"explain"}
+APART |= {"explain", "interop.load_torch"}
 
 WORDS = ["VALID", "SAME", "channels_last", "channels_first", "last", "sum", "mean", "adjoint"]
 WORDS += ["nearest", "nearest-exact", "linear", "cubic", "area", "asymmetric", "xla", "native_cpu"]

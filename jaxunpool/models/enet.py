@@ -289,7 +289,8 @@ class ENet(nnx.Module):
         classes: channels of the output, one logit per class.
         dropout: rates of the dropout of whole channels, in the first five bottlenecks and in the
             others. It draws from the stream `dropout`, in training mode.
-        encoder_relu, decoder_relu: ReLU in place of PReLU.
+        encoder_relu: ReLU in place of PReLU in the encoder.
+        decoder_relu: likewise in the decoder.
         decoder: one of `DECODERS`; `"indices"` is ENet's own.
         pack_indices: keep indices in 2 bits each instead of a byte; with `"indices"` alone. The
             results are the same.
