@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import strategies
 from jax.experimental.compilation_cache import compilation_cache
+from memory import resident_bytes
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 8)  # tests of sharding use them; all others the first
@@ -84,7 +85,7 @@ def _forget_after_each_file():
 @pytest.fixture(autouse=True)
 def _stay_small():
     yield
-    if _resident_bytes() > LARGEST_WORKER:
+    if resident_bytes() > LARGEST_WORKER:
         _forget_compiled_programs()
 
 
@@ -93,14 +94,6 @@ def _forget_compiled_programs() -> None:
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)  # hands back to the system what is free
-
-
-def _resident_bytes() -> int:
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:  # not Linux
-        return 0
 
 
 def _compile_quickly() -> None:

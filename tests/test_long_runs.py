@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import _resident_bytes
+from memory import resident_bytes
 from namespace import TABLE, batch_for, with_gradient
 from strategies import only
 
@@ -77,7 +77,7 @@ def steps(count, traced):
         weights = step(weights, rng.standard_normal((2, 9, 10, 3), np.float32))
         if number % (count // 10) == 0:
             gc.collect()
-            sizes.append(_resident_bytes())
+            sizes.append(resident_bytes())
     assert np.isfinite(weights).all()
     return sizes
 
@@ -103,7 +103,7 @@ def test_many_shapes():
             jax.grad(lambda x: jup.max_pool(x, (2, 2)).sum())(x)
         jax.clear_caches()
         gc.collect()
-        return _resident_bytes()
+        return resident_bytes()
 
     some(8)
     arrays = len(jax.live_arrays())
