@@ -127,9 +127,16 @@ def test_patterns():
 
 
 def test_interpolation():
-    (call,) = jup.explain(lambda x: jup.interpolate(x, 16), X).calls
-    assert call.primitive == "resample"
-    assert call.implementation == ("xla" if library.missing() else "native_cpu")
+    kernel = "xla" if library.missing() else "native_cpu"
+    for data_format, size, chosen in (
+        ("channels_first", 16, kernel),
+        ("channels_last", 2, kernel),  # smaller
+        ("channels_last", 16, "xla"),
+        ("channels_last", 2**12, kernel),
+    ):
+        resized = lambda x, size=size, d=data_format: jup.interpolate(x, size, data_format=d)
+        (call,) = jup.explain(resized, X).calls
+        assert (call.primitive, call.implementation) == ("resample", chosen)
     resized = lambda x: jup.interpolate(x, 16, implementation="xla")
     (call,) = jup.explain(resized, X).calls
     assert call.implementation == "xla"

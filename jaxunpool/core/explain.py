@@ -171,8 +171,7 @@ def _walk(program: Any, platform: str) -> Iterator[Explained]:
             yield Explained(call.primitive, shown, call.windows, *chosen)
             continue
         if equation.primitive is resample.RESAMPLE:
-            plan, implementation = parameters["plan"], parameters["implementation"]
-            chosen = resample.choose(arrays[0], plan, platform, implementation)
+            chosen = resample.choose(arrays[0], platform=platform, **parameters)
             yield Explained("resample", _short(arrays[0]), "", *chosen)
             continue
         for inner in jax.tree.leaves(list(parameters.values()), is_leaf=_is_program):

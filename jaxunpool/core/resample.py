@@ -35,6 +35,8 @@ from jaxunpool.kernels.common import accumulator
 UNROLLED_TAPS = 16
 # Up to so many pairs a search compares all of them, in one pass.
 SMALL_SEARCH = 2**21
+# Up to so many bytes XLA's fused program enlarges runs of channels faster, within the caches.
+SMALL_RESULT = 2**25
 # Up to here runs of equal elements are counted; beyond, there is a bound.
 COUNTED_RUNS = 2**20
 
@@ -527,7 +529,8 @@ def _rule(platform: str) -> Callable[..., Any]:
         implementation: Implementation,
     ) -> Any:
         export = ctx.module_context.lowering_parameters.for_export
-        chosen = choose(ctx.avals_in[0], plan, platform, implementation, export).implementation
+        aval: Any = ctx.avals_in[0]
+        chosen = choose(aval, plan, transposed, platform, implementation, export).implementation
         run: Callable[..., jax.Array] = _plain
         if chosen != "xla" and lowering.is_local(ctx):
             run = functools.partial(_kernel, chosen)
@@ -538,10 +541,25 @@ def _rule(platform: str) -> Callable[..., Any]:
 
 
 def choose(
-    x: Any, plan: Plan, platform: str, implementation: Implementation, export: bool = False
+    x: Any,
+    plan: Plan,
+    transposed: bool,
+    platform: str,
+    implementation: Implementation,
+    export: bool = False,
 ) -> backends.Choice:
     """What maps along axes run on."""
-    return backends.choose(_call(x, plan, implementation), [x], platform, export=export)
+    call = _call(x, plan, implementation)
+    chosen = backends.choose(call, [x], platform, export=export)
+    if implementation is not None or chosen.implementation != "native_cpu":
+        return chosen
+    before = after = math.prod(x.shape) * x.dtype.itemsize
+    for m, _ in plan:
+        after = after // m.output * m.size if transposed else after // m.size * m.output
+    is_small = before < after <= SMALL_RESULT and call.geometry.data_format == "channels_last"
+    if is_small:
+        return backends.Choice("xla", "xla takes 0.5 to 0.7 times as long, by channels up to 32 MB")
+    return chosen
 
 
 def _call(x: Any, plan: Plan, implementation: Implementation) -> Call:
