@@ -237,6 +237,7 @@ def _shape_of_ratio(
     factors = check_ratio(ratio)
     n = spatial_ndim("x", x.shape, "output_ratio", factors if isinstance(ratio, Sequence) else 1)
     sizes = spatial_sizes("x", x.shape, n, data_format)
+    check_known("x", sizes)
     found = tuple(
         int(size * factor)
         for size, factor in zip(sizes, factors if isinstance(ratio, Sequence) else factors * n)

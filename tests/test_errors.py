@@ -309,6 +309,7 @@ HALVES = np.full((2, 3, 2), 0.5, np.float32)
 MORE = [
     ("avg_pool", (KEYS, TWO), {}, TypeError, "x: expected numbers .*got key"),
     ("avg_pool", (X, TWO), {"divisor_override": 0}, ValueError, "divisor_override=0: expected"),
+    ("avg_pool", (X, TWO), {"divisor_override": 2**40}, ValueError, "divisor_override=.*magnitude"),
     ("avg_pool", (X, TWO), {"divisor_override": 2.5}, TypeError, "divisor_override: .*got 2.5"),
     ("fractional_avg_pool", (X, TWO), {}, ValueError, "key, random_samples, sequences: expected"),
     ("fractional_avg_pool", (X,), {"key": KEY}, ValueError, "output_shape=None: .*output_ratio"),
@@ -380,6 +381,8 @@ MORE = [
     ("global_max_pool", (None,), {}, TypeError, "x: expected an array"),
     ("global_max_pool_with_indices", (X,), {"data_format": "NCHW"}, ValueError, "data_format="),
     ("lp_pool", (X, 0, TWO), {}, ValueError, "norm_type=0: expected more than 0"),
+    ("lp_pool", (X, np.array(0.0), TWO), {}, ValueError, "norm_type=0.0: expected more than 0"),
+    ("lp_pool", (X, jnp.array(-1.0), TWO), {}, ValueError, "norm_type=-1.0: expected more than 0"),
     ("lp_pool", (X, "2", TWO), {}, TypeError, "norm_type: expected a number .*got '2'"),
     ("lp_pool", (X, jnp.ones(3), TWO), {}, TypeError, r"norm_type: .*got float\d\d\[3\]"),
     ("lp_pool", (X, np.nan, TWO), {}, ValueError, "norm_type=nan"),

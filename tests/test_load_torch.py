@@ -667,3 +667,40 @@ def test_refusals_change_nothing(name):
     assert message in str(error.value)
     if before is not None:
         jax.tree.map(np.testing.assert_array_equal, state_of(module), before)
+
+
+class Shared(nnx.Module):
+    """One layer under two names, which do not come in alphabetical order."""
+
+    def __init__(self):
+        self.b = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
+        self.a = self.b
+
+    def __call__(self, x):
+        return self.a(self.b(x))
+
+
+def test_an_example_of_a_layer_in_two_places(rng):
+    weight, bias = rng.standard_normal((3, 3)), rng.standard_normal(3)
+    x = rng.standard_normal((2, 3))
+    y = (x @ weight.T + bias) @ weight.T + bias
+    module = Shared()
+    state = {"b.weight": weight, "b.bias": bias}
+    interop.load_torch(module, state, example=(x, y), tolerance=1e-5)
+    np.testing.assert_allclose(module(x), y, rtol=1e-5)
+
+
+def test_what_an_example_needs(rng):
+    x = rng.standard_normal((2, 3))
+    linear = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
+    state = {"weight": np.eye(3), "bias": np.zeros(3)}
+    with pytest.raises(
+        ValueError, match=r"example: the module does not run with x of shape \[2, 4"
+    ):
+        interop.load_torch(linear, state, example=(np.ones((2, 4)), x))
+    with pytest.raises(TypeError, match=r"tolerance: expected a number, got 'a'"):
+        interop.load_torch(linear, state, example=(x, x), tolerance="a")
+    with pytest.raises(TypeError, match=r"names: expected a name or None for '', got 3"):
+        interop.load_torch(linear, state, names=lambda name: 3)
+    with pytest.raises(TypeError, match=r"names: expected names or None, got '': 3"):
+        interop.load_torch(linear, state, names={"": 3})

@@ -15,6 +15,7 @@ from jaxunpool.core.backends import Implementation, check_implementation
 from jaxunpool.core.frozen import jnp
 from jaxunpool.core.geometry import (
     DATA_FORMATS,
+    MAX_INT32,
     DataFormat,
     Plane,
     WindowGeometry,
@@ -94,8 +95,12 @@ def _is_tiny_float(x: jax.Array) -> bool:
 
 def check_norm_type(value: Any) -> None:
     """A TypeError or ValueError unless it is a number above 0, or a scalar array of numbers."""
-    is_array = not isinstance(value, np.number) and hasattr(value, "dtype")
-    if is_array and value.shape == () and jnp.issubdtype(value.dtype, jnp.floating):
+    unwrap = getattr(value, "__jax_array__", None)  # of a parameter
+    array = unwrap() if callable(unwrap) else value
+    is_array = isinstance(array, jax.Array | np.ndarray)
+    if is_array and array.shape == () and jnp.issubdtype(array.dtype, jnp.floating):
+        if not isinstance(array, jax.core.Tracer) and not np.asarray(array) > 0:
+            raise ValueError(f"norm_type={np.asarray(array)}: expected more than 0")
         return
     if is_array or isinstance(value, bool) or not isinstance(value, int | float | np.number):
         raise TypeError(f"norm_type: expected a number or a scalar array, got {shown(value)}")
@@ -105,8 +110,10 @@ def check_norm_type(value: Any) -> None:
 
 def check_divisor(name: str, value: Any) -> int:
     """An int other than 0, or a TypeError or ValueError."""
-    if as_int(name, value) == 0:
-        raise ValueError(f"{name}=0: expected an int other than 0")
+    if not 0 < abs(as_int(name, value)) <= MAX_INT32:
+        raise ValueError(
+            f"{name}={shown(value)}: expected an int other than 0, of magnitude up to {MAX_INT32}"
+        )
     return int(value)
 
 

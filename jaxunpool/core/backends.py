@@ -116,8 +116,8 @@ def check_plain(implementation: Implementation, what: str) -> None:
     """A NotImplementedError for kernels where there is nothing but plain JAX."""
     if implementation in NAMES:
         raise NotImplementedError(
-            f"implementation={implementation!r}: {what} has no kernels; None and 'xla' run it on"
-            " every platform"
+            f"implementation={implementation!r}: {what} has no kernels to ask for by name; None and"
+            " 'xla' run it on every platform"
         )
 
 

@@ -132,7 +132,8 @@ def _by_compiler(platform: str, call: Call) -> Callable[..., Any]:
     program = custom_partitioning(jax.jit(lambda *arrays: local(call, *arrays)))
 
     def partition(mesh: Any, arguments: Sequence[Any], results: Any) -> Any:
-        wide = any(argument.dtype.itemsize == 8 for argument in arguments)
+        widths = (a.dtype.itemsize // (2 if a.dtype.kind == "c" else 1) for a in arguments)
+        wide = 8 in widths
         if wide and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
             raise NotImplementedError(
                 "sharded 64-bit arrays: the context jax.enable_x64(True) does not reach the"

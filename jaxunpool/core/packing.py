@@ -51,6 +51,10 @@ class Packing:
         spatial = geometry.axes
         channels = -1 if geometry.data_format == "channels_last" else spatial[0] - 1
         known = [axis for axis in (channels, *spatial) if isinstance(shape[axis], int)]
+        if not known:
+            raise ValueError(
+                f"x: expected an axis to pack of known size, channels or a spatial one; got {shape}"
+            )
         least = min(known, key=lambda axis: _ceil(shape[axis], 8 // bits) / max(shape[axis], 1))
         return cls(bits, least, shape[least])
 

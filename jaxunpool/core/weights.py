@@ -323,7 +323,14 @@ def _naming(names: Any, ours: list[str]) -> Callable[[str], str | None]:
             raise TypeError(
                 f"names: expected 'order', a mapping, a function or None, got {shown(names)}"
             )
-        return names
+
+        def called(name: str) -> str | None:
+            found = names(name)
+            if not isinstance(found, str | None):
+                raise TypeError(f"names: expected a name or None for {name!r}, got {shown(found)}")
+            return found
+
+        return called
 
     def beginning(name: str) -> str | None:
         """The longest key that a name begins with."""
@@ -331,6 +338,9 @@ def _naming(names: Any, ours: list[str]) -> Callable[[str], str | None]:
         tried = (".".join(parts[:n]) for n in range(len(parts), -1, -1))
         return next((each for each in tried if each in names), None)
 
+    for key, value in names.items():
+        if not isinstance(key, str) or not isinstance(value, str | None):
+            raise TypeError(f"names: expected names or None, got {key!r}: {shown(value)}")
     used = {beginning(name) for name in ours}
     for key in names:
         if key not in used:
@@ -451,14 +461,27 @@ def check_example(
     """
     if not isinstance(example, tuple | list) or len(example) != 2:
         raise TypeError(f"example: expected a pair (x, y), got {shown(example)}")
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float):
+        raise TypeError(f"tolerance: expected a number, got {shown(tolerance)}")
     inputs, expected = example
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)
     candidate = nnx.clone(module)
-    places = {layer.path: layer for layer in layers_of(candidate)}
-    write([(places[layer.path], arrays) for layer, arrays in values])
+    # By any of its names: a clone may list a layer of several attributes under another path.
+    places = {name: layer for layer in layers_of(candidate) for name in layer.names}
+    write([(places[layer.names[0]], arrays) for layer, arrays in values])
+    for layer in layers_of(candidate):
+        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(layer.module)):
+            raise ValueError(f"example: layer {layer} has no values to run it with")
     candidate.eval()
     given = [jnp.asarray(state_dicts.as_numpy("example[0]", x)) for x in inputs]
-    results = jax.tree.leaves(run(candidate, *given))
+    try:
+        results = jax.tree.leaves(run(candidate, *given))
+    except (TypeError, ValueError) as error:
+        shapes = ", ".join(str(list(x.shape)) for x in given)
+        raise ValueError(
+            f"example: the module does not run with x of shape {shapes}; x has the module's layout,"
+            f" channels last ({str(error).splitlines()[0]})"
+        ) from error
     is_several = isinstance(expected, tuple | list | dict)
     wanted = jax.tree.leaves(expected) if is_several else [expected]
     if len(results) != len(wanted):

@@ -31,7 +31,8 @@ def to_onnx(fn: Callable[..., Any], inputs: Sequence[Any], **options: Any) -> An
         fn: a function of arrays that returns arrays, or a module. Return `indices.offsets`,
             `indices.flat` or `interop.to_onnx(indices)` in place of `PoolIndices`.
         inputs: for each argument an array, a `jax.ShapeDtypeStruct`, or a shape of float32. The
-            size of a batch can be a name, as in `("B", 32, 32, 3)`.
+            size of a batch can be a name, as in `("B", 32, 32, 3)`; not with `interop.to_onnx`,
+            which checks that ONNX can number all elements.
         options: as in `jax2onnx.to_onnx`: `model_name`, `opset`, `return_mode`, `output_path`, and
             others.
 

@@ -230,7 +230,8 @@ class Run:
         weight = self.shards.total(jnp.sum(weights))
 
         def loss(parameters: Any) -> tuple[jax.Array, Any]:
-            model = nnx.merge(self.graph, parameters, self._keys, state.statistics, copy=True)
+            keys = self.shards.apart(self._keys)
+            model = nnx.merge(self.graph, parameters, keys, state.statistics, copy=True)
             model.train()
             logits = self.logits(self.shards.synchronise(model), images)
             *_, statistics = cast(Any, nnx.split(model, nnx.Param, nnx.RngKey, ...))

@@ -86,6 +86,13 @@ class Shards:
         size = self.batch // self.count
         return jax.lax.dynamic_slice_in_dim(array, jax.lax.axis_index(AXIS) * size, size)
 
+    def apart(self, keys: Any) -> Any:
+        """In `run`: random keys of this shard's own, so that no two drop the same channels."""
+        if self.count == 1:
+            return keys
+        own = jax.lax.axis_index(AXIS)
+        return jax.tree.map(lambda key: jax.random.fold_in(key, own), keys)
+
     def total(self, tree: Any) -> Any:
         """In `run`: the sum over shards, in their order, of every array. Differentiable."""
         return tree if self.count == 1 else _total(tree)
