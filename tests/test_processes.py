@@ -228,7 +228,7 @@ def test_the_number_of_processes_does_not_matter(tmp_path, request, kind):
     assert_same_files(tmp_path / "1", tmp_path / "4")
 
 
-STOPPED = r"jaxunpool: stopped after step (\d+), saved in .*; the same command goes on"
+STOPPED = r"jaxunpool: stopped after step (\d+), saved in .*; the same command continues"
 
 
 def at_step(folder, step, each):
