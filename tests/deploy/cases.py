@@ -21,6 +21,9 @@ def as_arrays(run):
 # No other runtime has JAX's random numbers.
 SAMPLES = RNG.random((1, 2, 2), np.float32)
 FRACTIONAL = {
+    "fractional_avg_pool": lambda x: jup.fractional_avg_pool(
+        x, sequences=([0, 2, 3, 5, 7], [0, 2, 4, 6, 8])
+    ),
     "fractional_max_pool": lambda x: jup.fractional_max_pool(
         x, None, sequences=([0, 2, 3, 5, 7], [0, 2, 4, 6, 8])
     ),

@@ -861,7 +861,7 @@ ffi::Error Resample(ffi::ThreadPool pool, Array x, Array elements0, Array weight
                     Array weights2, Array divisors2, Result y, Sizes sizes, bool moves,
                     bool divides_first) {
   return guarded({&y}, [&] {
-    if (sizes.size() < 8) throw Refused("expected 8 sizes or more");
+    if (sizes.size() < 9) throw Refused("expected 8 sizes and an axis");
     Maps maps{sizes[0], sizes[1], {}, {sizes.begin() + 8, sizes.end()}, divides_first};
     for (int axis : maps.order)
       if (axis < 0 || axis > 2 || std::count(maps.order.begin(), maps.order.end(), axis) > 1)
