@@ -36,7 +36,7 @@ def as_values(name: str, x: Any) -> jax.Array:
     x = as_array(name, x)
     if x.dtype == jnp.float8_e8m0fnu:
         raise TypeError(f"{name}: expected a type that has a zero, got {x.dtype}")
-    if not (is_bool(x) or jnp.issubdtype(x.dtype, jnp.number)) or _is_tiny_float(x):
+    if not (x.dtype == jnp.bool_ or jnp.issubdtype(x.dtype, jnp.number)) or _is_tiny_float(x):
         raise TypeError(f"{name}: expected numbers or booleans, got {x.dtype}")
     return x
 
@@ -83,11 +83,6 @@ def is_float(x: jax.Array) -> bool:
     return jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize > 1
 
 
-def is_bool(x: jax.Array) -> bool:
-    """Whether these are booleans."""
-    return x.dtype == jnp.bool_
-
-
 def _is_tiny_float(x: jax.Array) -> bool:
     """Whether these are floats of less than 8 bits."""
     return jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits < 8
@@ -119,29 +114,32 @@ def check_divisor(name: str, value: Any) -> int:
 
 def check_scale(value: Any) -> tuple[Any, ...]:
     """The numbers in a scale, or a TypeError or ValueError."""
-    factors = tuple(value) if isinstance(value, Sequence) else (value,)
-    for factor in factors:
-        if isinstance(factor, bool) or not isinstance(factor, int | float | np.number):
-            raise TypeError(f"scale: expected a number or one per spatial axis, got {shown(value)}")
-        if not 0 < factor < math.inf:
-            raise ValueError(f"scale={value!r}: expected finite numbers above 0")
+    factors = _numbers("scale", value)
+    if not all(0 < factor < math.inf for factor in factors):
+        raise ValueError(f"scale={value!r}: expected finite numbers above 0")
     return factors
 
 
 def check_ratio(value: Any) -> tuple[Any, ...]:
     """The numbers in an output ratio, or a TypeError or ValueError."""
-    factors = tuple(value) if isinstance(value, Sequence) else (value,)
-    for factor in factors:
-        if isinstance(factor, bool) or not isinstance(factor, int | float | np.number):
-            raise TypeError(
-                f"output_ratio: expected a number or one per spatial axis, got {shown(value)}"
-            )
-        if not 0 < factor <= 1:
-            raise ValueError(
-                f"output_ratio={shown(value)}: expected numbers above 0 and up to 1 (TensorFlow's"
-                " pooling_ratio is the reciprocal)"
-            )
+    factors = _numbers("output_ratio", value)
+    if not all(0 < factor <= 1 for factor in factors):
+        raise ValueError(
+            f"output_ratio={shown(value)}: expected numbers above 0 and up to 1 (TensorFlow's"
+            " pooling_ratio is the reciprocal)"
+        )
     return factors
+
+
+def _numbers(name: str, value: Any) -> tuple[Any, ...]:
+    """One number or several, or a TypeError."""
+    numbers = tuple(value) if isinstance(value, Sequence) else (value,)
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int | float | np.number):
+            raise TypeError(
+                f"{name}: expected a number or one per spatial axis, got {shown(value)}"
+            )
+    return numbers
 
 
 def setting_check(name: str, hint: Any) -> Callable[[Any], Any] | None:

@@ -158,7 +158,7 @@ def _walk(program: Any, platform: str) -> Iterator[Explained]:
         parameters, arrays = equation.params, [v.aval for v in equation.invars]
         call = parameters.get("call")
         if equation.primitive is irregular.UNEVEN:
-            chosen = irregular.choose(call, arrays, platform)
+            chosen = irregular.choose(arrays, platform, **parameters)
             if chosen.implementation != "xla":
                 yield Explained("select", _short(arrays[0]), "uneven", *chosen)
                 continue
@@ -171,7 +171,7 @@ def _walk(program: Any, platform: str) -> Iterator[Explained]:
             yield Explained(call.primitive, shown, call.windows, *chosen)
             continue
         if equation.primitive is resample.RESAMPLE:
-            chosen = resample.choose(arrays[0], platform=platform, **parameters)
+            chosen = resample.choose(arrays, platform, **parameters)
             yield Explained("resample", _short(arrays[0]), "", *chosen)
             continue
         for inner in jax.tree.leaves(list(parameters.values()), is_leaf=_is_program):

@@ -10,13 +10,13 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
+from jax.interpreters import batching
 
 from jaxunpool.core import backends, lowering, primitives
 from jaxunpool.core.backends import Implementation, check_plain
@@ -113,7 +113,7 @@ def _batch(arrays: Any, dims: Any, **parameters: Any) -> Any:
 
 
 def choose(
-    call: Call, arrays: Sequence[Any], platform: str, export: bool = False
+    arrays: Sequence[Any], platform: str, export: bool = False, *, call: Call, **_: Any
 ) -> backends.Choice:
     """What uneven windows run on; with plain JAX, windows of one size run as a `select` of all."""
     vectors = zip(arrays[1:], call.geometry.axes * 2)
@@ -122,22 +122,8 @@ def choose(
     return backends.choose(call, arrays, platform, export=export)
 
 
-def _rule(platform: str) -> Callable[..., Any]:
-    """The lowering rule for a platform, as a user names it."""
-
-    def lower(ctx: mlir.LoweringRuleContext, *values: Any, call: Call, widths: Any) -> Any:
-        export = ctx.module_context.lowering_parameters.for_export
-        chosen = choose(call, ctx.avals_in, platform, export).implementation
-        run = functools.partial(plain, call=call, widths=widths)
-        if chosen != "xla" and lowering.is_local(ctx):
-            run = functools.partial(_kernel, chosen, call, widths)
-        return mlir.lower_fun(run, multiple_results=True)(ctx, *values)
-
-    return lower
-
-
 def _kernel(
-    backend: str, call: Call, widths: tuple[int, ...], x: jax.Array, *bounds: jax.Array
+    backend: str, x: jax.Array, *bounds: jax.Array, call: Call, widths: tuple[int, ...]
 ) -> Any:
     starts, stops = bounds[: call.geometry.ndim], bounds[call.geometry.ndim :]
     stops = stops or tuple(start + width for start, width in zip(starts, widths))
@@ -145,9 +131,7 @@ def _kernel(
 
 
 batching.primitive_batchers[UNEVEN] = _batch
-mlir.register_lowering(UNEVEN, _rule("other platforms"), inline=False)
-for _platform, _lowered in backends.PLATFORMS.items():
-    mlir.register_lowering(UNEVEN, _rule(_platform), platform=_lowered, inline=False)
+lowering.register(UNEVEN, lowering.kernel_or_plain(UNEVEN, choose, plain, _kernel))
 
 
 def mean(

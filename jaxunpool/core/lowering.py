@@ -24,6 +24,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 from jax.experimental.custom_partitioning import custom_partitioning
+from jax.extend.core import Primitive
 from jax.interpreters import mlir
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
@@ -86,6 +87,43 @@ def _where(ctx: mlir.LoweringRuleContext) -> tuple[Where, Any]:
 def is_local(ctx: mlir.LoweringRuleContext) -> bool:
     """Whether a program runs on one device, or on shards each by itself."""
     return _where(ctx)[0] == "local"
+
+
+def kernel_or_plain(
+    primitive: Primitive,
+    choose: Callable[..., backends.Choice],
+    plain: Callable[..., Any],
+    kernel: Callable[..., Any],
+) -> Callable[[str], Callable[..., Any]]:
+    """Rules for what has kernels for one device alone: elsewhere XLA splits the plain program.
+
+    Args:
+        primitive: which it is.
+        choose: `(arrays, platform, export, **parameters)`: what it runs on.
+        plain: `(*arrays, **parameters)` in plain JAX.
+        kernel: `(backend, *arrays, **parameters)`.
+    """
+
+    def of_platform(platform: str) -> Callable[..., Any]:
+        def lower(ctx: mlir.LoweringRuleContext, *values: Any, **parameters: Any) -> Any:
+            export = ctx.module_context.lowering_parameters.for_export
+            chosen = choose(ctx.avals_in, platform, export, **parameters).implementation
+            use_kernel = chosen != "xla" and is_local(ctx)
+            run = functools.partial(kernel, chosen) if use_kernel else plain
+            program = functools.partial(run, **parameters)
+            return mlir.lower_fun(program, primitive.multiple_results)(ctx, *values)
+
+        return lower
+
+    return of_platform
+
+
+def register(primitive: Primitive, of_platform: Callable[[str], Callable[..., Any]]) -> None:
+    """Lower a primitive by the rule of each platform, which a user's name of it gives."""
+    # Not inlined: a call that occurs often in a program is one function in it.
+    mlir.register_lowering(primitive, of_platform("other platforms"), inline=False)
+    for platform, lowered in backends.PLATFORMS.items():
+        mlir.register_lowering(primitive, of_platform(platform), platform=lowered, inline=False)
 
 
 def _program(

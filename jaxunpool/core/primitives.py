@@ -29,11 +29,11 @@ from typing import Any
 import jax
 from jax.custom_derivatives import SymbolicZero, zero_from_primal
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxunpool.core import backends, lowering
-from jaxunpool.core.backends import PLATFORMS, Implementation
+from jaxunpool.core.backends import Implementation
 from jaxunpool.core.calls import GIVES, TAKES, UNPOOL, Call
 from jaxunpool.core.eager import eager
 from jaxunpool.core.frozen import jnp, lax
@@ -164,12 +164,7 @@ for _name, _primitive in PRIMITIVES.items():
         ad.primitive_transposes[_primitive] = (
             _indexed_transpose if _name in ("gather", "scatter") else _weighted_transpose
         )
-    # Not inlined: a call that occurs often in a program is one function in it.
-    mlir.register_lowering(_primitive, lowering.rule("other platforms"), inline=False)
-    for _platform, _lowered in PLATFORMS.items():
-        mlir.register_lowering(
-            _primitive, lowering.rule(_platform), platform=_lowered, inline=False
-        )
+    lowering.register(_primitive, lowering.rule)
 
 
 # The primitives as functions

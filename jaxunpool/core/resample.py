@@ -14,19 +14,20 @@ import abc
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 
 from jaxunpool.core import backends, lowering
 from jaxunpool.core.backends import Implementation, check_plain
 from jaxunpool.core.calls import Call
 from jaxunpool.core.carriers import carried, carrier
+from jaxunpool.core.eager import eager
 from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import MAX_INT32, Plane
 from jaxunpool.kernels.common import accumulator
@@ -493,20 +494,9 @@ def _aligned(vector: jax.Array, axis: int, ndim: int) -> jax.Array:
 RESAMPLE = Primitive("jaxunpool_resample")
 
 
-@RESAMPLE.def_impl
-def _run(x: jax.Array, *, implementation: Implementation, **plan: Any) -> jax.Array:
-    return _program(x, implementation=implementation, **plan)
-
-
-@functools.partial(jax.jit, static_argnames=("plan", "transposed", "implementation"))
-def _program(x: jax.Array, **parameters: Any) -> jax.Array:
-    return RESAMPLE.bind(x, **parameters)
-
-
 @RESAMPLE.def_abstract_eval
-def _type(x: Any, *, plan: Plan, transposed: bool, implementation: Implementation) -> Any:
-    run = functools.partial(_plain, plan=plan, transposed=transposed)
-    return jax.make_jaxpr(run)(x).out_avals[0]
+def _type(x: Any, **parameters: Any) -> Any:
+    return jax.make_jaxpr(functools.partial(_plain, **parameters))(x).out_avals[0]
 
 
 def _batch(arrays: Any, dims: Any, **parameters: Any) -> Any:
@@ -517,47 +507,24 @@ def _transpose(dy: Any, _: Any, *, transposed: bool, **parameters: Any) -> Any:
     return [RESAMPLE.bind(dy, transposed=not transposed, **parameters)]
 
 
-def _rule(platform: str) -> Callable[..., Any]:
-    """The lowering rule for a platform, as a user names it."""
-
-    def lower(
-        ctx: mlir.LoweringRuleContext,
-        x: Any,
-        *,
-        plan: Plan,
-        transposed: bool,
-        implementation: Implementation,
-    ) -> Any:
-        export = ctx.module_context.lowering_parameters.for_export
-        aval: Any = ctx.avals_in[0]
-        chosen = choose(aval, plan, transposed, platform, implementation, export).implementation
-        run: Callable[..., jax.Array] = _plain
-        if chosen != "xla" and lowering.is_local(ctx):
-            run = functools.partial(_kernel, chosen)
-        program = functools.partial(run, plan=plan, transposed=transposed)
-        return mlir.lower_fun(program, multiple_results=False)(ctx, x)
-
-    return lower
-
-
 def choose(
-    x: Any,
+    arrays: Sequence[Any],
+    platform: str,
+    export: bool = False,
+    *,
     plan: Plan,
     transposed: bool,
-    platform: str,
     implementation: Implementation,
-    export: bool = False,
 ) -> backends.Choice:
     """What maps along axes run on."""
-    call = _call(x, plan, implementation)
+    x, call = arrays[0], _call(arrays[0], plan, implementation)
     chosen = backends.choose(call, [x], platform, export=export)
     if implementation is not None or chosen.implementation != "native_cpu":
         return chosen
     before = after = math.prod(x.shape) * x.dtype.itemsize
     for m, _ in plan:
         after = after // m.output * m.size if transposed else after // m.size * m.output
-    is_small = before < after <= SMALL_RESULT and call.geometry.data_format == "channels_last"
-    if is_small:
+    if before < after <= SMALL_RESULT and call.geometry.data_format == "channels_last":
         return backends.Choice("xla", "xla takes 0.5 to 0.7 times as long, by channels up to 32 MB")
     return chosen
 
@@ -573,12 +540,12 @@ def _call(x: Any, plan: Plan, implementation: Implementation) -> Call:
     return Call("resample", plane, implementation)
 
 
-def _plain(x: jax.Array, plan: Plan, transposed: bool) -> jax.Array:
+def _plain(x: jax.Array, *, plan: Plan, transposed: bool, **_: Any) -> jax.Array:
     run = functools.partial(_apply, plan=plan, transposed=transposed)
     return carried(run, _call(x, plan, "xla"), x.dtype)(x)
 
 
-def _kernel(backend: str, x: jax.Array, plan: Plan, transposed: bool) -> jax.Array:
+def _kernel(backend: str, x: jax.Array, *, plan: Plan, transposed: bool, **_: Any) -> jax.Array:
     call = _call(x, plan, None)
     dtype = carrier(call, x.dtype)
     real = accumulator(dtype) if jnp.issubdtype(dtype, jnp.floating) else np.float32
@@ -586,8 +553,7 @@ def _kernel(backend: str, x: jax.Array, plan: Plan, transposed: bool) -> jax.Arr
     return backends.kernel(call, [x], backend)(x, found, transposed)
 
 
+RESAMPLE.def_impl(functools.partial(eager, RESAMPLE))
 ad.deflinear2(RESAMPLE, _transpose)
 batching.primitive_batchers[RESAMPLE] = _batch
-mlir.register_lowering(RESAMPLE, _rule("other platforms"), inline=False)
-for _platform, _lowered in backends.PLATFORMS.items():
-    mlir.register_lowering(RESAMPLE, _rule(_platform), platform=_lowered, inline=False)
+lowering.register(RESAMPLE, lowering.kernel_or_plain(RESAMPLE, choose, _plain, _kernel))
