@@ -1,13 +1,19 @@
 """Compiles the kernels for CPU where there is a C++ compiler; without one, installing goes on."""
 
+import concurrent.futures
+import ctypes
 import hashlib
 import importlib.util
+import itertools
 import pathlib
+import shutil
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 FOLDER = pathlib.Path("jaxunpool/kernels/native_cpu")
 SOURCES = sorted(path for path in FOLDER.iterdir() if path.suffix in (".cc", ".h", ".inc"))
+UNITS = [str(path) for path in SOURCES if path.suffix == ".cc"]
 # The library says what it was made of: beside other sources it is not used (library.py).
 DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()
 
@@ -17,11 +23,49 @@ headers = [str(pathlib.Path(jaxlib.origin).parent / "include")] if jaxlib else [
 # Sums have the same bits whatever the compiler: no products fused with additions.
 FLAGS = ["-std=c++17", "-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 
+
+class Build(build_ext):
+    """Compiles the sources side by side; `-e` again takes the library that is there."""
+
+    def build_extensions(self):
+        """All of them, with a compiler that runs several times at once."""
+        one_by_one = self.compiler.compile
+
+        def side_by_side(sources, *args, **options):
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                built = pool.map(lambda source: one_by_one([source], *args, **options), sources)
+                return list(itertools.chain.from_iterable(built))
+
+        self.compiler.compile = side_by_side
+        super().build_extensions()
+
+    def build_extension(self, extension):
+        """A library of the same sources that loads here is as good as a new one."""
+        there = FOLDER / pathlib.Path(self.get_ext_filename(extension.name)).name
+        if self.editable_mode and is_current(there):
+            target = pathlib.Path(self.get_ext_fullpath(extension.name))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(there, target)
+        else:
+            super().build_extension(extension)
+
+
+def is_current(library):
+    """Whether a library was made of these sources, for this machine."""
+    try:
+        loaded = ctypes.CDLL(str(library.resolve()))
+        loaded.jaxunpool_sources.restype = ctypes.c_char_p
+        return loaded.jaxunpool_sources().decode() == DIGEST
+    except (OSError, AttributeError):
+        return False
+
+
 setup(
+    cmdclass={"build_ext": Build},
     ext_modules=[
         Extension(
             "jaxunpool.kernels.native_cpu._native",
-            [str(FOLDER / "handlers.cc")],
+            UNITS,
             depends=[str(path) for path in SOURCES],
             include_dirs=headers,
             define_macros=[("JAXUNPOOL_SOURCES", f'"{DIGEST}"')],
@@ -30,5 +74,5 @@ setup(
             optional=True,
             py_limited_api=True,
         )
-    ]
+    ],
 )

@@ -75,6 +75,22 @@ def test_everything_agrees_with_the_oracle(call, dtype, kind, seed):
     close(pullback(dy)[0], oracle.over_layout(spread, n, layout, dy), dtype, np.prod(outputs) + 4)
 
 
+@pytest.mark.parametrize("shape", [(1, 20011), (1, 9, 41), (1, 3, 6, 17)])
+def test_rows_of_one_channel(shape):
+    """Planes in rows that fill vectors once, or as often as a lane can count and again."""
+    bounds = [oracle.adaptive_bounds(size, 2) for size in shape[1:]]
+    find = functools.partial(oracle.irregular_max, bounds=bounds)
+    for dtype in [*FLOATS[1:], np.dtype("int8")]:
+        for kind in KINDS:
+            x = values(np.random.default_rng(0), shape, dtype, kind)
+            y, indices = jup.adaptive_max_pool_with_indices(
+                x, [2] * len(bounds), data_format="channels_first"
+            )
+            expected, flat = oracle.over_layout(find, len(bounds), "channels_first", x)
+            assert_same(y, expected)
+            assert_same(indices.flat, flat.astype(np.int32))
+
+
 def _means(image, bounds):
     y = np.zeros((*map(len, bounds), image.shape[-1]))
     for o in np.ndindex(*y.shape[:-1]):

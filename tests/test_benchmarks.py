@@ -303,6 +303,7 @@ runpy.run_module("benchmarks", run_name="__main__", alter_sys=True)
 """
 
 
+@pytest.mark.thorough
 def test_rehearsal_of_a_run_on_a_gpu(tmp_path):
     """With the packages that are there; the file of results holds all that came before its end."""
     path = tmp_path / "gpu.json"

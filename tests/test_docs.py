@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from strategies import only
 
 import jaxunpool
 
@@ -78,6 +79,9 @@ NEEDS = {
     "docs/recipes/equinox.md": "equinox",
     "docs/recipes/keras.md": "keras",
 }
+# `--thorough` runs the others, in which networks learn.
+LONG = ("recipes/", "api/models", "modules", "porting/networks", "faults")
+QUICK = [page for page in PAGES if not page.removeprefix("docs/").startswith(LONG)]
 
 
 def blocks(page, language):
@@ -95,7 +99,7 @@ def names_after(page):
     return names
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", only(*QUICK, among=PAGES))
 def test_every_code_block_runs(page, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     if page in NEEDS:
@@ -266,6 +270,7 @@ def test_the_reference_is_complete():
         assert f"<!-- table: {group} -->" in (ROOT / "docs/api/index.md").read_text()
 
 
+@pytest.mark.thorough
 def test_drawings_are_what_the_library_computes(tmp_path):
     """Matplotlib keeps each text in a comment."""
     script = ROOT / "docs/drawings.py"
@@ -292,6 +297,7 @@ def test_readme_mentions_what_exists():
         assert (ROOT / path).exists(), path
 
 
+@pytest.mark.thorough
 def test_examples_to_copy():
     """The reference shows them without prompts, and as a program of its own."""
     pytest.importorskip("griffe")

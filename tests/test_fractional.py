@@ -150,6 +150,7 @@ def test_averages_over_drawn_windows_are_those_of_the_maxima():
             np.testing.assert_allclose(found, (high - low) / 2, rtol=1e-15)
 
 
+@pytest.mark.thorough
 def test_sizes_from_a_ratio():
     """PyTorch's: rounded down, along each axis."""
     x = jnp.zeros((1, 10, 7, 2))

@@ -68,6 +68,7 @@ def test_third_order(x):
     np.testing.assert_allclose(third(run), third(plain), rtol=1e-13)
 
 
+@pytest.mark.thorough
 def test_hessian_by_forward_over_reverse():
     x = jnp.arange(9.0).reshape(3, 3, 1)
     f = lambda x: (jup.max_pool(x, (2, 2), 1, implementation="xla") ** 2).sum()

@@ -611,6 +611,7 @@ def test_watched_scenes(run):
     assert state.miou.shape == (4,)
 
 
+@pytest.mark.thorough
 def test_augmentation(run, rng):
     """Image and mask are flipped together; colours change the image alone, and each its own way."""
     classes = np.tile(rng.integers(0, 3, (1, 6, 7), np.uint8), (8, 1, 1))
@@ -704,6 +705,7 @@ def test_resized(photographs, rng):
     assert confidence.min() >= 1 / 3 - 1e-5
 
 
+@pytest.mark.thorough
 def test_runs_of_scenes_predict_too():
     tiny = options.Configuration(steps=2, batch=2, size=24, features=4, kernel_size=3, stages=2)
     run = loop.Run(tiny, jax.devices()[:1])

@@ -363,6 +363,7 @@ def test_forward_mode_is_the_transpose_of_backward_mode(name, decoder):
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
+@pytest.mark.thorough
 def test_auto_encoder_learns_digits():
     digits = pytest.importorskip("sklearn.datasets").load_digits().images[:64, ..., None] / 16
     x = jnp.asarray(digits, jnp.float32)
@@ -386,6 +387,7 @@ def recipe():
     return x, jnp.asarray(rng.random((12, 20, 20, 1)) > 0.5, jnp.float32)
 
 
+@pytest.mark.thorough
 def test_cedn_is_the_one_of_the_recipe():
     """The same network written with functions."""
     x, _ = recipe()
@@ -614,6 +616,7 @@ def test_wrong_weights_change_nothing(name):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.thorough
 def test_projection_by_hand():
     """Two layers of one stage, then one of the next, against transposes written out."""
     encoder = models.Encoder(2, [[3, 4], [5]], rngs=nnx.Rngs(0))
@@ -658,6 +661,7 @@ def test_projection_by_hand():
     np.testing.assert_allclose(image, y, atol=1e-5 * jnp.max(jnp.abs(y)))
 
 
+@pytest.mark.thorough
 def test_projection_of_a_strongest_activation_stays_near_it():
     encoder = models.Encoder(1, [[2], [2]], rngs=nnx.Rngs(0))
     projector = models.DeconvNet(encoder)

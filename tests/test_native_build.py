@@ -143,12 +143,19 @@ def test_clang_compiles_it_without_a_warning(target, tmp_path):
     """For other processors and systems too, none of which has to be here."""
     pytest.importorskip("ziglang")
     command = [sys.executable, "-m", "ziglang", "c++", "-target", target, "-std=c++17", "-O0"]
-    command += ["-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-isystem", HEADERS]
-    command += ["-c", library.FOLDER / "handlers.cc", "-o", tmp_path / "handlers.o"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    command += ["-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-isystem", HEADERS, "-c"]
+    for source in library.FOLDER.glob("*.cc"):
+        one = [*command, source, "-o", tmp_path / f"{source.stem}.o"]
+        done = subprocess.run(list(map(str, one)), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
     if target == "x86_64-linux-gnu" and shutil.which("objdump"):
-        shown = ["objdump", "-d", tmp_path / "handlers.o"]
-        code = subprocess.run(shown, capture_output=True, text=True, check=True).stdout
-        assert "%ymm" in code
-        assert "%zmm" in code
+        assert not {"ymm", "zmm"} & registers(tmp_path / "baseline.o")
+        assert "ymm" in registers(tmp_path / "avx2.o")
+        assert "zmm" in registers(tmp_path / "avx512.o")
+
+
+def registers(path):
+    """The kinds of vectors in the machine code."""
+    shown = ["objdump", "-d", path]
+    code = subprocess.run(shown, capture_output=True, text=True, check=True).stdout
+    return set(re.findall(r"%(xmm|ymm|zmm)", code))

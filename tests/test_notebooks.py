@@ -237,6 +237,7 @@ def test_what_changed_is_reported(run):
     assert list(differences(skipped, printed("2 dogs")))
 
 
+@pytest.mark.thorough
 def test_a_notebook_that_fails_or_warns_or_hangs_is_reported(run, tmp_path, monkeypatch):
     nbformat = pytest.importorskip("nbformat")
     path = tmp_path / "it.ipynb"

@@ -162,6 +162,7 @@ def fit(arguments):
     train.fit(train.parse(arguments), Console(quiet=True))
 
 
+@pytest.mark.thorough
 def test_two_processes_end_with_the_bits_of_one(tmp_path, pictures, two_devices):
     """And before that, what one finds wrong is an error of both. Slurm says which they are."""
     shutil.copytree(tmp_path / "images", tmp_path / "less/images")

@@ -175,6 +175,7 @@ def test_no_gradient_of_a_network_with_unpooling_is_zero(rng):
         assert (np.abs(gradient) > 0).mean() > 0.9
 
 
+@pytest.mark.thorough
 def test_miniature_cedn_learns():
     """The recipe: 12x20x20x3, two pools, ten steps of Adam at rate 1, dropout one half."""
     optax = pytest.importorskip("optax")

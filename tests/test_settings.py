@@ -24,6 +24,7 @@ from namespace import (
     strict,
     with_gradient,
 )
+from strategies import only
 
 import jaxunpool as jup
 from jaxunpool import interop
@@ -143,6 +144,7 @@ def program(entry: Entry, scale: int) -> str:
     return re.sub(r"\d+", "0", lowered.as_text())
 
 
+@pytest.mark.parametrize("entry", only(*TABLE, among=ALL), indirect=True)
 def test_programs_do_not_grow_with_sizes(entry, request):
     """Of the batch, the plane and the channels all that is in them is the digits."""
     small, large = (program(entry, scale) for scale in (4, 8))

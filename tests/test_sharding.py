@@ -586,6 +586,7 @@ def test_gradients_where_windows_do_not_divide_the_shards(implementation):
     same(run(placed), run(x))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("implementation", [None, "xla"])
 @pytest.mark.parametrize("mode", MODES)
 def test_derivatives_of_patterns_on_sharded_rows(mode, implementation, rng):

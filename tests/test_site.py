@@ -58,6 +58,7 @@ def site(tmp_path_factory):
     return {path.relative_to(folder): Page(path) for path in folder.rglob("*.html")}, folder
 
 
+@pytest.mark.thorough
 def test_every_link_leads_somewhere(site):
     pages, folder = site
     assert len(pages) > 20

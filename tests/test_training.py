@@ -343,6 +343,7 @@ def test_learns(run):
     assert losses[-1] < 0.9 * losses[0]
 
 
+@pytest.mark.thorough
 def test_batch_is_sharded_over_the_devices():
     # Not "indices": where two values are equal but for rounding, so may be who is the larger.
     asked = dataclasses.replace(TINY, batch=8, decoder="nearest")
@@ -854,6 +855,7 @@ def test_a_second_signal_does_what_it_does_without_us(number):
         assert signal.getsignal(number) == before
 
 
+@pytest.mark.thorough
 def test_a_signal_in_the_last_save_is_heard(tmp_path, monkeypatch, capfd, one_device):
     """Of a comparison no further decoder is trained, and the same command goes on."""
     monkeypatch.chdir(tmp_path)

@@ -7,8 +7,8 @@ windows have the last word on an element, `sparse.h` follows offsets where few e
 `resample.h` cuts arrays for maps along axes, and `resample.inc` has those. Values, offsets and sums
 have the bits of `xla`; maps agree to rounding, because XLA fuses products with additions.
 
-`runs.inc` and `resample.inc` are compiled three times: for any x86-64 or arm64 processor, for AVX2
-and for AVX-512. The library takes the widest that the machine has.
+`runs.inc` and `resample.inc` are compiled three times: for any x86-64 or arm64 processor
+(`baseline.cc`), for AVX2 and for AVX-512. The library takes the widest that the machine has.
 """
 
 from jaxunpool.kernels.native_cpu.calls import (

@@ -2,6 +2,7 @@
 // stop where they like.
 #pragma once
 #include <cstring>
+#include <tuple>
 #include <type_traits>
 #include <vector>
 
@@ -102,6 +103,7 @@ struct Uneven {
 
   struct Range {
     i64 start, stop;
+    i64 size() const { return stop - start; }
   };
   // Within the plane, and never empty.
   Range range(int axis, i64 o) const {
@@ -109,29 +111,51 @@ struct Uneven {
     i64 start = std::clamp<i64>(a.starts[o], 0, a.size - 1);
     return {start, std::clamp<i64>(a.stops[o], start + 1, a.size)};
   }
+  // The example of a row of windows, and where they are along the first two axes.
+  std::tuple<i64, Range, Range> of_row(i64 row) const {
+    i64 h = row % axes[1].outputs, rest = row / axes[1].outputs;
+    return {rest / axes[0].outputs, range(0, rest % axes[0].outputs), range(1, h)};
+  }
 };
 
 // A row of windows: select(x, taps, extent, y, offsets) takes runs of channels.
-template <typename O, typename Select>
-void select_uneven(const Uneven& g, i64 row, const char* x, i64 size, char* y, int32_t* flat,
-                   Select select) {
+template <typename B, typename O, typename Select>
+void select_uneven(const Uneven& g, i64 row, const B* x, B* y, int32_t* flat, Select select) {
   const auto &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
-  i64 oh = row % h.outputs, od = row / h.outputs % d.outputs, n = row / h.outputs / d.outputs;
-  x += n * d.size * h.size * w.size * g.channels * size;
+  auto [n, dr, hr] = g.of_row(row);
+  x += n * d.size * h.size * w.size * g.channels;
   std::vector<Tap> taps;
   std::vector<O> offsets(g.channels);
   for (i64 ow = 0; ow < w.outputs; ++ow) {
-    auto dr = g.range(0, od), hr = g.range(1, oh), wr = g.range(2, ow);
+    auto wr = g.range(2, ow);
     taps.clear();
     for (i64 a = dr.start; a < dr.stop; ++a)
       for (i64 b = hr.start; b < hr.stop; ++b)
         for (i64 c = wr.start; c < wr.stop; ++c)
           taps.emplace_back(((a * h.size + b) * w.size + c) * g.channels, i64(taps.size()));
     i64 to = (row * w.outputs + ow) * g.channels;
-    select(x, Taps{taps.data(), int(taps.size())}, Extent{g.channels}, y + to * size,
-           offsets.data());
+    select(x, Taps{taps.data(), int(taps.size())}, Extent{g.channels}, y + to, offsets.data());
     for (i64 c = 0; c < g.channels; ++c)
       flat[to + c] = int32_t(taps[offsets[c]].distance / g.channels);
+  }
+}
+
+// The same of one channel: largest(x, rows, count) finds the distance of the largest element.
+template <typename B, typename Largest>
+void largest_uneven(const Uneven& g, i64 row, const B* x, B* y, int32_t* flat, Largest largest) {
+  const auto &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
+  auto [n, dr, hr] = g.of_row(row);
+  x += n * d.size * h.size * w.size;
+  std::vector<Tap> rows;
+  for (i64 ow = 0; ow < w.outputs; ++ow) {
+    auto wr = g.range(2, ow);
+    rows.clear();
+    for (i64 a = dr.start; a < dr.stop; ++a)
+      for (i64 b = hr.start; b < hr.stop; ++b)
+        rows.emplace_back((a * h.size + b) * w.size + wr.start, 0);
+    i64 to = row * w.outputs + ow,
+        found = largest(x, Taps{rows.data(), int(rows.size())}, wr.size());
+    y[to] = x[found], flat[to] = int32_t(found);
   }
 }
 

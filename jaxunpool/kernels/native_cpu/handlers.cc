@@ -1,8 +1,8 @@
 // The window primitives on CPU, as custom calls of XLA's FFI.
 //
-// The kernels are compiled once for each instruction set, and the widest that this machine has is
-// chosen when the library is loaded. Handlers check what they are given, share the work among XLA's
-// own threads, and never throw.
+// The kernels are compiled once for each instruction set (baseline.cc, avx2.cc, avx512.cc), and the
+// widest that this machine has is chosen when the library is loaded. Handlers check what they are
+// given, share the work among XLA's own threads, and never throw.
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -23,96 +23,20 @@
 #include <vector>
 
 #include "flat.h"
+#include "kernels.h"
 #include "planes.h"
-#include "resample.h"
-#include "rows.h"
 #include "sparse.h"
-#include "winners.h"
-#include "xla/ffi/api/ffi.h"
-
-namespace ffi = xla::ffi;
 
 namespace jaxunpool {
-namespace {
 
-struct BFloat16 {
-  uint16_t bits;
-};
-struct Float16 {
-  uint16_t bits;
-};
-
-struct Refused : std::exception {
-  std::string message;
-  explicit Refused(std::string m) : message("jaxunpool: " + std::move(m)) {}
-};
-
-// The kernels of runs, for one type of values and one of offsets.
-struct Runs {
-  using Indexed = void (*)(const void* from, const void* offsets, Taps taps, Extent extent,
-                           void* to);
-
-  void (*select)(const void* x, Taps taps, Extent extent, void* y, void* offsets);
-  Indexed gather, fetch, scatter_last, scatter_sum;
-  // Of values, from values to sums, and from sums to values: 16-bit floats are summed in float32.
-  using Weighted = void (*)(const void* from, const void* factors, Taps taps, Extent extent,
-                            i64 divisor, void* to);
-  Weighted weighted, widened, narrowed;
-  void (*encode)(const void* offsets, Extent extent, const Digits& digits, void* codes);
-  using Compare = void (*)(const void* codes, const void* offsets, Taps later, Extent extent,
-                           void* winners);
-  Compare winners8, winners16, winners32;
-  int last_lanes, sum_lanes;  // of what `scatter_last` and `scatter_sum` spread, or 0
-};
-
+// Vectors of one element, for the kernels that are here.
 namespace baseline {
 #define VECTOR_BYTES 16
 #include "vectors.inc"
-#include "runs.inc"
-#include "resample.inc"
 #undef VECTOR_BYTES
 }  // namespace baseline
 
-// Of x86-64-v3 and v4. To clang they are named one by one: what a driver switches off by name, as
-// zig's does, `arch` does not switch on again.
-#if defined(__x86_64__)
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2,f16c,fma,lzcnt"))), \
-                             apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("arch=x86-64-v3")
-#endif
-namespace avx2 {
-#define VECTOR_BYTES 32
-#include "vectors.inc"
-#include "runs.inc"
-#include "resample.inc"
-#undef VECTOR_BYTES
-}  // namespace avx2
-#if defined(__clang__)
-#pragma clang attribute pop
-#pragma clang attribute push(                                                                   \
-    __attribute__((target("avx2,bmi,bmi2,f16c,fma,lzcnt,avx512f,avx512bw,avx512dq,avx512vl"))), \
-    apply_to = function)
-#else
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("arch=x86-64-v4")
-#endif
-namespace avx512 {
-#define VECTOR_BYTES 64
-#include "vectors.inc"
-#include "runs.inc"
-#include "resample.inc"
-#undef VECTOR_BYTES
-}  // namespace avx512
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-#endif
+namespace {
 
 // What was compiled for the widest instructions that this machine has.
 #if defined(__x86_64__)
@@ -832,9 +756,17 @@ ffi::Error SelectUneven(ffi::ThreadPool pool, Array x, Array start0, Array start
     auto select = [&](auto offset, ffi::DataType type) {
       Runs runs = runs_of(x.element_type(), type);
       auto rows_of = [&](const Uneven& g, char* const* at, i64 first, i64 last) {
-        for (i64 row = first; row < last; ++row)
-          select_uneven<decltype(offset)>(g, row, at[0], item(x), at[1],
-                                          reinterpret_cast<int32_t*>(at[2]), runs.select);
+        with_type(x.element_type(), [&](auto value) {
+          using B = baseline::Bits<decltype(value)>;
+          auto* from = reinterpret_cast<const B*>(at[0]);
+          auto* to = reinterpret_cast<B*>(at[1]);
+          auto* flat = reinterpret_cast<int32_t*>(at[2]);
+          for (i64 row = first; row < last; ++row)
+            if (g.channels == 1)
+              largest_uneven(g, row, from, to, flat, runs.largest);
+            else
+              select_uneven<B, decltype(offset)>(g, row, from, to, flat, runs.select);
+        });
       };
       if (share_turned(pool, g.n, g.channels, w.size, ANY_CACHE, tasks, operands,
                        [&](i64 channels, char* const* at) {

@@ -1,0 +1,9 @@
+// The kernels for every x86-64 and arm64 processor.
+#include "kernels.h"
+
+namespace jaxunpool::baseline {
+#define VECTOR_BYTES 16
+#include "vectors.inc"
+#include "runs.inc"
+#include "resample.inc"
+}  // namespace jaxunpool::baseline
