@@ -97,7 +97,7 @@ def _forget_compiled_programs() -> None:
 
 
 def _compile_quickly() -> None:
-    """Most of the fast tier's time is LLVM's; the thorough tier compiles as users do, or as asked."""
+    """Most of the fast tier's time is LLVM's; the thorough tier compiles as users do."""
     asked = "JAX_DISABLE_MOST_OPTIMIZATIONS" in os.environ
     jax.config.update("jax_disable_most_optimizations", asked or not strategies.THOROUGH)
 

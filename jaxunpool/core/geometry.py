@@ -24,6 +24,8 @@ Padding = PaddingName | int | Sequence[int] | Sequence[tuple[int, int]]
 DATA_FORMATS = get_args(DataFormat)
 PADDING_NAMES = ("VALID", "SAME", "SAME_LOWER")
 MAX_INT32 = np.iinfo(np.int32).max
+# Plain JAX pads what windows reach, and visits all of their elements.
+FURTHEST = 2**24
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -389,6 +391,12 @@ class WindowGeometry(Plane):
         if math.prod(window.window_shape) > MAX_INT32:
             raise ValueError(
                 f"window_shape={window.window_shape}: expected at most {MAX_INT32} elements"
+            )
+        if any(isinstance(n, int) and span - n > FURTHEST for n, span in zip(sizes, window.spans)):
+            raise ValueError(
+                f"window_shape={window.window_shape} with dilation={window.dilation} spans"
+                f" {window.spans}: expected at most {FURTHEST} elements more than the spatial sizes"
+                f" {sizes}, with any padding (padding={padding!r})"
             )
         padding = as_sequence(padding)
         pads = _resolve_padding(padding, sizes, window.spans, window.strides)
