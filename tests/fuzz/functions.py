@@ -65,7 +65,12 @@ FUNCTIONS = {
         also(draws.windows, position=draws.position, **EXACT), linear.bed_of_nails_unpool, NUMBERS
     ),
     "conv_general_dilated": Function(
-        draws.convolution, linear.conv_general_dilated, FLOATS[:2], (None,), finite=True, splits=False
+        draws.convolution,
+        linear.conv_general_dilated,
+        FLOATS[:2],
+        (None,),
+        ("batch", "map", "vmap", "vmap of the last axis", "eager", "Auto"),
+        finite=True,
     ),
     "conv_transpose": Function(
         draws.transposed, linear.conv_transpose, FLOATS[:2], (None,), finite=True, splits=False

@@ -54,6 +54,25 @@ def _neighbours(rng: np.random.Generator, shape: Shape, dtype: np.dtype) -> np.n
     return 1 + rng.integers(0, 4, shape) * float(jnp.finfo(dtype).eps)
 
 
+def _one(rng: np.random.Generator, shape: Shape, value: float, others: float) -> np.ndarray:
+    """One element that is unlike the others."""
+    x = np.full(shape, float(others))
+    if x.size:
+        x.flat[rng.integers(x.size)] = value
+    return x
+
+
+def _alternating(shape: Shape) -> np.ndarray:
+    """1 and -1, as on a chessboard."""
+    return 1.0 - 2 * (np.indices(shape).sum(0) % 2)
+
+
+def _bits(rng: np.random.Generator, shape: Shape, dtype: np.dtype) -> np.ndarray:
+    """Every number that the type has."""
+    count = int(np.prod(shape)) * dtype.itemsize
+    return rng.integers(0, 256, count, np.uint8).view(dtype).reshape(shape)
+
+
 # Of floats. The first few are finite, and what is summed of the exact ones is exact.
 EXACT: dict[str, Draw] = {
     "ties": lambda rng, shape, _: rng.integers(-2, 3, shape),
@@ -64,6 +83,11 @@ EXACT: dict[str, Draw] = {
     "ones": lambda rng, shape, _: np.ones(shape),
     "sparse": lambda rng, shape, _: (rng.random(shape) < 0.1) * rng.integers(-2, 3, shape),
     "zeros and ones": lambda rng, shape, _: _some(rng, shape, [0.0, -0.0, 1.0, -1.0]),
+    "one one": lambda rng, shape, _: _one(rng, shape, 1, 0),
+    "one zero": lambda rng, shape, _: _one(rng, shape, 0, -1),
+    "one negative zero": lambda rng, shape, _: _one(rng, shape, -0.0, 0.0),
+    "chessboard": lambda rng, shape, _: _alternating(shape),
+    "minus ones": lambda rng, shape, _: np.full(shape, -1.0),
 }
 FINITE: dict[str, Draw] = {
     **EXACT,
@@ -74,6 +98,9 @@ FINITE: dict[str, Draw] = {
     "falling": lambda rng, shape, _: -_ramp(shape),
     "neighbours": _neighbours,
     "magnitudes": lambda rng, shape, _: _magnitudes(rng, shape, -9, 9),
+    "constant": lambda rng, shape, _: np.full(shape, rng.standard_normal()),
+    "two values": lambda rng, shape, _: _some(rng, shape, list(rng.standard_normal(2))),
+    "thirds": lambda rng, shape, _: rng.integers(-3, 4, shape) / 3,
 }
 FLOATS: dict[str, Draw] = {
     **FINITE,
@@ -86,6 +113,20 @@ FLOATS: dict[str, Draw] = {
     "highest": lambda rng, shape, _: np.full(shape, np.inf),
     "nan": lambda rng, shape, _: np.full(shape, np.nan),
     "one nan": _one_nan,
+    "one inf": lambda rng, shape, _: _one(rng, shape, np.inf, 1),
+    "one lowest": lambda rng, shape, _: _one(rng, shape, -np.inf, -1),
+    "one number": lambda rng, shape, _: _one(rng, shape, -1, -np.inf),
+    "one number in nan": lambda rng, shape, _: _one(rng, shape, 1, np.nan),
+    "nan and zeros": lambda rng, shape, _: _some(rng, shape, [np.nan, 0.0, -0.0]),
+    "nan and highest": lambda rng, shape, _: _some(rng, shape, [np.nan, np.inf]),
+    "few nan": lambda rng, shape, _: _with(rng.standard_normal(shape), rng, nan=0.05),
+    "wide": lambda rng, shape, dtype: _magnitudes(
+        rng, shape, *(float(np.log2(float(n))) for n in (jnp.finfo(dtype).tiny, jnp.finfo(dtype).max))
+    ),
+    "bits": lambda rng, shape, dtype: _bits(rng, shape, dtype),
+    "subnormal and zeros": lambda rng, shape, dtype: _some(
+        rng, shape, [0.0, -0.0, float(jnp.finfo(dtype).smallest_subnormal)]
+    ),
     "nan and lowest": lambda rng, shape, _: _some(rng, shape, [np.nan, -np.inf]),
     "huge": lambda rng, shape, dtype: _some(rng, shape, [1, -1, 0.5])
     * float(jnp.finfo(dtype).max),
@@ -94,20 +135,30 @@ FLOATS: dict[str, Draw] = {
     "subnormal": lambda rng, shape, dtype: rng.integers(-6, 7, shape)
     * float(jnp.finfo(dtype).smallest_subnormal),
 }
-# As shares of the type's range; `_integers` puts them into it.
 INTEGERS: dict[str, Draw] = {
     "ties": lambda rng, shape, _: rng.integers(0, 3, shape),
     "zero": lambda rng, shape, _: np.zeros(shape, int),
     "ones": lambda rng, shape, _: np.ones(shape, int),
     "sparse": lambda rng, shape, _: (rng.random(shape) < 0.1) * rng.integers(0, 8, shape),
     "plain": lambda rng, shape, t: _integers(rng, shape, t),
-    "rising": lambda rng, shape, _: np.arange(np.prod(shape)).reshape(shape) % 8,
-    "falling": lambda rng, shape, _: -np.arange(np.prod(shape)).reshape(shape) % 8,
+    "rising": lambda rng, shape, _: np.arange(np.prod(shape, dtype=int)).reshape(shape) % 8,
+    "falling": lambda rng, shape, _: -np.arange(np.prod(shape, dtype=int)).reshape(shape) % 8,
     "lowest": lambda rng, shape, t: np.full(shape, int(jnp.iinfo(t).min), t),
     "highest": lambda rng, shape, t: np.full(shape, int(jnp.iinfo(t).max), t),
     "extremes": lambda rng, shape, t: np.where(
         rng.random(shape) < 0.5, np.array(jnp.iinfo(t).min, t), np.array(jnp.iinfo(t).max, t)
     ),
+    "one one": lambda rng, shape, _: _one(rng, shape, 1, 0),
+    "one zero": lambda rng, shape, _: _one(rng, shape, 0, 1),
+    "chessboard": lambda rng, shape, _: _alternating(shape) > 0,
+    "two values": lambda rng, shape, t: np.where(
+        rng.random(shape) < 0.5, *(_integers(rng, (), t) for _ in range(2))
+    ),
+    "constant": lambda rng, shape, t: np.full(shape, _integers(rng, (), t)),
+    "near the highest": lambda rng, shape, t: np.array(jnp.iinfo(t).max, t)
+    - rng.integers(0, 3, shape).astype(t),
+    "near the lowest": lambda rng, shape, t: np.array(jnp.iinfo(t).min, t)
+    + rng.integers(0, 3, shape).astype(t),
     "powers": lambda rng, shape, t: 1 << rng.integers(0, jnp.iinfo(t).bits - 1, shape),
 }
 BOOLEANS: dict[str, Draw] = {
@@ -115,11 +166,10 @@ BOOLEANS: dict[str, Draw] = {
     "zero": lambda rng, shape, _: np.zeros(shape, bool),
     "ones": lambda rng, shape, _: np.ones(shape, bool),
     "sparse": lambda rng, shape, _: rng.random(shape) < 0.1,
+    "one one": lambda rng, shape, _: _one(rng, shape, 1, 0) > 0,
+    "one zero": lambda rng, shape, _: _one(rng, shape, 0, 1) > 0,
+    "chessboard": lambda rng, shape, _: _alternating(shape) > 0,
 }
-# Types of 8 bits have other ranges, and some neither infinities nor NaN.
-FLOAT8 = ("ties", "zero", "negative zero", "signed zeros", "ones", "sparse", "zeros and ones")
-
-
 def _integers(rng: np.random.Generator, shape: Shape, dtype: np.dtype) -> np.ndarray:
     """Of the whole range."""
     info = jnp.iinfo(dtype)
@@ -135,8 +185,8 @@ def kinds_of(dtype: np.dtype) -> dict[str, Draw]:
         return INTEGERS
     if is_complex(dtype):
         return FINITE
-    if dtype.itemsize == 1:
-        return {name: FINITE[name] for name in FLOAT8}
+    if dtype.itemsize == 1:  # whose ranges differ, and some have no infinities
+        return EXACT
     return FLOATS
 
 
