@@ -1,10 +1,11 @@
 """A differential fuzzer: random calls of every public function, against its definition.
 
 A call has a function, settings, a shape, a type, a layout, a backend and a transformation of JAX.
-One compiled program runs it for an array of every kind at once (`kinds.py`) and returns the results,
-the gradient, and the gradient of the gradient. Each element is compared with what the definition
-says (`functions.py`, `operators.py`): the same bits where an element is selected or moved, and what
-rounding explains where elements are added. PyTorch answers the same calls where it has them.
+One compiled program runs it for an array of every kind at once (`kinds.py`), and returns the
+results, the gradient, and the gradient of the gradient. Each element is compared with what the
+definition says (`functions.py`, `operators.py`): the same bits where an element is selected or
+moved, and what rounding explains where elements are added. PyTorch answers the same calls where it
+has them.
 
     python -m tests.fuzz --minutes 5 --seed 1
 """

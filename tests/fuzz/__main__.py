@@ -13,7 +13,7 @@ import traceback
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import jax  # noqa: E402
+import jax
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 8)
@@ -22,7 +22,7 @@ jax.config.update("jax_disable_most_optimizations", "--optimized" not in sys.arg
 
 from . import sampling  # noqa: E402
 from .functions import FUNCTIONS  # noqa: E402
-from .programs import kinds  # noqa: E402
+from .programs import names as inputs  # noqa: E402
 from .shrinking import code, failures, smaller  # noqa: E402
 from .stored import save  # noqa: E402
 
@@ -34,8 +34,9 @@ PROGRAMS = 60  # that are kept, before all are forgotten
 class Tally:
     """What was compared.
 
-    A configuration is a function with settings, a shape, a type, a layout, a kind of input, a
-    transformation and a backend, of which every element of every result was compared.
+    A configuration is a function with settings, a shape, a type, a layout, kinds of an input, of a
+    cotangent and of a tangent, a transformation and a backend, of which every element of every
+    result was compared.
     """
 
     configurations: int = 0
@@ -81,8 +82,9 @@ def main() -> int:
                 by_function[name].failures += 1
                 continue
             for tally in (by_function[name], by_backend[spec.backend or "None"]):
-                tally.add(len(kinds(spec)), len(wrong))
-            if wrong and (reported[name] := reported[name] + 1) <= SHRUNK:
+                tally.add(len(inputs(spec)), len(wrong))
+            if wrong and reported[name] < SHRUNK:
+                reported[name] += 1
                 report(wrong, number)
             done += 1
             if done % PROGRAMS == 0:

@@ -21,9 +21,7 @@ PLAIN = ("xla", None)  # None takes kernels where they are faster
 SELECTING = Function(draws.windows, selecting.window_pooling, ORDERED)
 GLOBAL = Function(draws.sizes, selecting.global_pooling, ORDERED)
 ADAPTIVE = Function(draws.parts, selecting.adaptive_pooling, ORDERED, PLAIN, splits=False)
-FRACTIONAL = Function(
-    draws.fractional, selecting.fractional_pooling, ORDERED, PLAIN, splits=False
-)
+FRACTIONAL = Function(draws.fractional, selecting.fractional_pooling, ORDERED, PLAIN, splits=False)
 EXACT = {"_exact": choice(None, True)}  # without an `output_shape`
 FORMS = {"_form": choice("flat", "indices", "packed", "hostile")}
 
@@ -39,7 +37,9 @@ def converted(**options: draws.Draw) -> Function:
 
 
 FUNCTIONS = {
-    "adaptive_avg_pool": Function(draws.parts, linear.uneven_averages, NUMBERS, PLAIN, splits=False),
+    "adaptive_avg_pool": Function(
+        draws.parts, linear.uneven_averages, NUMBERS, PLAIN, splits=False
+    ),
     "adaptive_max_pool": ADAPTIVE,
     "adaptive_max_pool_with_indices": ADAPTIVE,
     "avg_pool": Function(
@@ -76,7 +76,9 @@ FUNCTIONS = {
         draws.transposed, linear.conv_transpose, FLOATS[:2], (None,), finite=True, splits=False
     ),
     "fixed_unpool": Function(also(draws.windows, **EXACT), linear.fixed_unpool, NUMBERS),
-    "fractional_avg_pool": Function(draws.sequences, linear.uneven_averages, NUMBERS, PLAIN, splits=False),
+    "fractional_avg_pool": Function(
+        draws.sequences, linear.uneven_averages, NUMBERS, PLAIN, splits=False
+    ),
     "fractional_max_pool": FRACTIONAL,
     "fractional_max_pool_with_indices": FRACTIONAL,
     "global_avg_pool": Function(draws.sizes, linear.global_avg_pool, NUMBERS, (None,)),

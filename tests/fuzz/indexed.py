@@ -101,9 +101,7 @@ def max_unpool_like(spec: Spec) -> Call:
 
     shapes = (spec.shape(table.outputs), spec.shape(spec.sizes))
     code = text("max_unpool_like", "pool_input, x", keywords(spec))
-    return Call(
-        run, lambda x: (operator(x), None, []), shapes, code, {"pool_input": pool_input}
-    )
+    return Call(run, lambda x: (operator(x), None, []), shapes, code, {"pool_input": pool_input})
 
 
 def inverse(spec: Spec) -> Call:

@@ -121,19 +121,22 @@ FLOATS: dict[str, Draw] = {
     "nan and highest": lambda rng, shape, _: _some(rng, shape, [np.nan, np.inf]),
     "few nan": lambda rng, shape, _: _with(rng.standard_normal(shape), rng, nan=0.05),
     "wide": lambda rng, shape, dtype: _magnitudes(
-        rng, shape, *(float(np.log2(float(n))) for n in (jnp.finfo(dtype).tiny, jnp.finfo(dtype).max))
+        rng,
+        shape,
+        *(float(np.log2(float(n))) for n in (jnp.finfo(dtype).tiny, jnp.finfo(dtype).max)),
     ),
     "bits": lambda rng, shape, dtype: _bits(rng, shape, dtype),
     "subnormal and zeros": lambda rng, shape, dtype: _some(
         rng, shape, [0.0, -0.0, float(jnp.finfo(dtype).smallest_subnormal)]
     ),
     "nan and lowest": lambda rng, shape, _: _some(rng, shape, [np.nan, -np.inf]),
-    "huge": lambda rng, shape, dtype: _some(rng, shape, [1, -1, 0.5])
-    * float(jnp.finfo(dtype).max),
-    "tiny": lambda rng, shape, dtype: rng.integers(-4, 5, shape)
-    * float(jnp.finfo(dtype).smallest_normal),
-    "subnormal": lambda rng, shape, dtype: rng.integers(-6, 7, shape)
-    * float(jnp.finfo(dtype).smallest_subnormal),
+    "huge": lambda rng, shape, dtype: _some(rng, shape, [1, -1, 0.5]) * float(jnp.finfo(dtype).max),
+    "tiny": lambda rng, shape, dtype: (
+        rng.integers(-4, 5, shape) * float(jnp.finfo(dtype).smallest_normal)
+    ),
+    "subnormal": lambda rng, shape, dtype: (
+        rng.integers(-6, 7, shape) * float(jnp.finfo(dtype).smallest_subnormal)
+    ),
 }
 INTEGERS: dict[str, Draw] = {
     "ties": lambda rng, shape, _: rng.integers(0, 3, shape),
@@ -155,10 +158,12 @@ INTEGERS: dict[str, Draw] = {
         rng.random(shape) < 0.5, *(_integers(rng, (), t) for _ in range(2))
     ),
     "constant": lambda rng, shape, t: np.full(shape, _integers(rng, (), t)),
-    "near the highest": lambda rng, shape, t: np.array(jnp.iinfo(t).max, t)
-    - rng.integers(0, 3, shape).astype(t),
-    "near the lowest": lambda rng, shape, t: np.array(jnp.iinfo(t).min, t)
-    + rng.integers(0, 3, shape).astype(t),
+    "near the highest": lambda rng, shape, t: (
+        np.array(jnp.iinfo(t).max, t) - rng.integers(0, 3, shape).astype(t)
+    ),
+    "near the lowest": lambda rng, shape, t: (
+        np.array(jnp.iinfo(t).min, t) + rng.integers(0, 3, shape).astype(t)
+    ),
     "powers": lambda rng, shape, t: 1 << rng.integers(0, jnp.iinfo(t).bits - 1, shape),
 }
 BOOLEANS: dict[str, Draw] = {
@@ -170,6 +175,8 @@ BOOLEANS: dict[str, Draw] = {
     "one zero": lambda rng, shape, _: _one(rng, shape, 0, 1) > 0,
     "chessboard": lambda rng, shape, _: _alternating(shape) > 0,
 }
+
+
 def _integers(rng: np.random.Generator, shape: Shape, dtype: np.dtype) -> np.ndarray:
     """Of the whole range."""
     info = jnp.iinfo(dtype)
@@ -179,7 +186,7 @@ def _integers(rng: np.random.Generator, shape: Shape, dtype: np.dtype) -> np.nda
 
 def kinds_of(dtype: np.dtype) -> dict[str, Draw]:
     """The kinds of arrays of a type."""
-    if dtype == bool:
+    if dtype.kind == "b":
         return BOOLEANS
     if is_integer(dtype):
         return INTEGERS

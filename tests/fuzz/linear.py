@@ -144,20 +144,25 @@ def _gradient_by_weights(
     A sum that NaN or an infinity is in is not compared.
     """
     with np.errstate(all="ignore"):
-        pairs = [np.where(np.isfinite(a), a.astype(np.float64), 0) for a in (x, dy)]
+        wide = [a.astype(np.float64) for a in (x, dy)]
+        pairs = [np.where(np.isfinite(a), a, 0) for a in wide]
         product = lambda t, x, dy: np.einsum("npo,koe,npe->nk", dy, t, x, optimize=True)
         value, magnitude = product(terms, *pairs), product(terms, *map(abs, pairs))
+        # Subnormal numbers may be zero, times numbers that are large.
+        least = float(jnp.finfo(dtype).smallest_normal)
+        flushed = product(terms, *(abs(a) + least for a in pairs))
     count = np.full(value.shape, terms[0].sum() * x.shape[1] + 4)
     found = rounded(value, count, magnitude, dtype, np.zeros(value.shape, bool))
-    finite = np.isfinite(x).all((1, 2)) & np.isfinite(dy).all((1, 2))
-    return Expected(value, np.where(finite[:, None], found.slack, np.inf))
+    slack = found.slack + flushed - magnitude
+    finite = np.isfinite(wide[0]).all((1, 2)) & np.isfinite(wide[1]).all((1, 2))
+    return Expected(value, np.where(finite[:, None], slack, np.inf))
 
 
 def fixed_unpool(spec: Spec) -> Call:
     """The pattern has few bits, and zeros among its elements."""
     table, sizes, given = unpooled(spec)
     window, dtype, size = resolved(sizes, spec.settings)[0], np.dtype(spec.dtype), math.prod(sizes)
-    has_sign = dtype != bool and not jnp.issubdtype(dtype, jnp.unsignedinteger)
+    has_sign = dtype.kind != "b" and not jnp.issubdtype(dtype, jnp.unsignedinteger)
     pattern = spec.rng(2).integers(-2 if has_sign else 0, 3, window).astype(dtype)
     weights = dense(table, size, pattern.real.astype(float).ravel()).T
     operator = Matrix(weights, reads=dense(table, size).T > 0)

@@ -35,8 +35,8 @@ class Expected:
         """Which elements of a result are wrong."""
         if self.slack is None:
             return ~_same(found, self.value, self.zeros)
-        wide = found.astype(np.float64)
         with np.errstate(all="ignore"):
+            wide = found.astype(np.float64)
             near = abs(wide - self.value) <= self.slack
         near |= (wide == self.value) | (np.isnan(wide) & np.isnan(self.value))
         return ~(near | np.isinf(self.slack))
@@ -46,7 +46,8 @@ def _same(found: np.ndarray, value: np.ndarray, zeros: bool) -> np.ndarray:
     """Equal bit for bit; but NaN has no sign, and a subnormal number may be zero."""
     if not is_float(value.dtype):
         return found == value
-    a, b = found.astype(np.float64), value.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # NaN of float8
+        a, b = found.astype(np.float64), value.astype(np.float64)
     same = (a == b) & ((np.signbit(a) == np.signbit(b)) | (a != 0) | (not zeros))
     same |= np.isnan(a) & np.isnan(b)
     if value.dtype in FLUSHED:
@@ -56,7 +57,8 @@ def _same(found: np.ndarray, value: np.ndarray, zeros: bool) -> np.ndarray:
 
 def flushed(x: np.ndarray) -> np.ndarray:
     """Subnormal numbers as zero, where XLA has them so on CPU; in float64."""
-    wide = x.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        wide = x.astype(np.float64)
     if x.dtype not in FLUSHED:
         return wide
     return np.where(abs(wide) < float(jnp.finfo(x.dtype).smallest_normal), 0 * np.sign(wide), wide)
@@ -86,9 +88,14 @@ def rounded(
         least = float(own.smallest_subnormal) if own.bits < 32 else float(own.smallest_normal)
         slack = terms * float(sums.eps) / 2 * magnitude * (1 + 1e-5)
         slack = slack + narrow * (np.where(np.isfinite(value), abs(value), 0) + slack)
-        slack = slack + (terms + 1) * float(sums.smallest_normal) + least
+        # Subnormal numbers may be zero, before and after products with weights of up to 4.
+        slack = slack + 4 * (terms + 1) * float(sums.smallest_normal) + least
         # The sum of no element but zeros is zero, and positive.
-        slack = np.where(exact, np.nan_to_num(abs(value), posinf=0) * narrow + (least if own.bits < 32 else 0), slack)
+        slack = np.where(
+            exact,
+            np.nan_to_num(abs(value), posinf=0) * narrow + (least if own.bits < 32 else 0),
+            slack,
+        )
         slack = np.where(exact & (value == 0), 0, slack)
         largest = magnitude if largest is None else largest
         too_large = (largest >= 0.99 * float(sums.max)) | (
@@ -157,9 +164,9 @@ class Matrix:
         if not is_float(x.dtype):
             return _of_integers(by(weights.astype(np.int64), x.astype(np.int64)), x.dtype)
         unit = bool(np.isin(weights, (0, 1)).all())
-        wide = x.astype(np.float64)
-        finite = np.where(np.isfinite(wide), wide, 0)
         with np.errstate(all="ignore"):
+            wide = x.astype(np.float64)
+            finite = np.where(np.isfinite(wide), wide, 0)
             value, magnitude = by(weights, finite), by(abs(weights), abs(finite))
             largest = np.maximum(magnitude, by(1.0 * reads, abs(finite)))  # before a division
             up, down = ((weights > 0) * 1.0), ((weights < 0) * 1.0)
@@ -189,8 +196,8 @@ def sums(add: Callable[[np.ndarray], np.ndarray], y: np.ndarray) -> Expected:
     """Plain sums: of integers they wrap around, of booleans they are a logical or."""
     if not is_float(y.dtype):
         return _of_integers(add(y.astype(np.int64)), y.dtype)
-    wide = y.astype(np.float64)
     with np.errstate(all="ignore"):
+        wide = y.astype(np.float64)
         value, magnitude = add(wide), add(np.where(np.isfinite(wide), abs(wide), 0))
     terms = add(np.ones(y.shape))
     return rounded(value, terms, magnitude, y.dtype, _has_few_bits(wide, magnitude))
@@ -204,7 +211,7 @@ def _has_few_bits(x: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
 
 
 def _of_integers(total: np.ndarray, dtype: np.dtype) -> Expected:
-    if dtype == bool:
+    if dtype.kind == "b":
         return Expected(total != 0)
     return Expected(total.astype(dtype))
 

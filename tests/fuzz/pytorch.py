@@ -18,7 +18,15 @@ SELECTING = ("max_pool", "max_pool_with_indices")
 ADAPTIVE = ("adaptive_max_pool", "adaptive_max_pool_with_indices", "adaptive_avg_pool")
 GLOBAL = ("global_max_pool", "global_max_pool_with_indices", "global_avg_pool")
 FRACTIONAL = ("fractional_max_pool", "fractional_max_pool_with_indices")
-FUNCTIONS = (*SELECTING, *ADAPTIVE, *GLOBAL, *FRACTIONAL, "avg_pool", "interpolate", "conv_transpose")
+FUNCTIONS = (
+    *SELECTING,
+    *ADAPTIVE,
+    *GLOBAL,
+    *FRACTIONAL,
+    "avg_pool",
+    "interpolate",
+    "conv_transpose",
+)
 TYPES = ("float32", "float64")
 
 
@@ -30,7 +38,7 @@ def answers_it(spec: Spec) -> bool:
     if 0 in spec.batch:
         return False
     if spec.function in (*SELECTING, "avg_pool"):
-        window, strides, padding, dilation, _ = resolved(spec.sizes, settings)
+        window, _, padding, dilation, _ = resolved(spec.sizes, settings)
         if isinstance(padding, str):
             return padding == "VALID" and (spec.function != "avg_pool" or set(dilation) == {1})
         if any(low != high or low > k // 2 for (low, high), k in zip(padding, window)):

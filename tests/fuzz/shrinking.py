@@ -8,7 +8,7 @@ import numpy as np
 
 from .calls import Spec
 from .functions import FUNCTIONS
-from .programs import Arrays, Mismatch, answers, arrays, kinds, mismatches, usable
+from .programs import Arrays, Mismatch, answers, arrays, mismatches, usable
 from .windows import InvalidCallError
 
 REQUIRED = ("window_shape", "output_shape", "sequences", "mode", "norm_type", "scale")
@@ -35,10 +35,10 @@ def failures(spec: Spec, given: Arrays | None = None) -> list[Failure]:
         return []
     except Exception as error:
         text = str(error).partition("\n")[0]
-        return [Failure(spec, None, Mismatch(type(error).__name__, "", text))]
+        return [Failure(spec, None, Mismatch(type(error).__name__, 0, "", text))]
     found = []
     for one in wrong:
-        number = kinds(spec).index(one.kind)
+        number = one.number
         only = Arrays(*(array[number : number + 1] for array in made[:3]), made.others)
         found.append(Failure(dataclasses.replace(spec, kinds=(one.kind,)), only, one))
     return found
