@@ -116,10 +116,13 @@ def implementation(name: str | None) -> Settings:
     return {} if name is None else {"implementation": name}
 
 
-def text(function: str, arguments: str, keywords: Settings) -> str:
+BACKEND = "<implementation>"  # where the text of a call has it
+
+
+def text(function: str, arguments: str, keywords: Settings, has_backend: bool = True) -> str:
     """A call as code."""
     given = ", ".join([arguments, *(f"{name}={value!r}" for name, value in keywords.items())])
-    return f"jup.{function}({given})"
+    return f"jup.{function}({given}{BACKEND * has_backend})"
 
 
 def keywords(spec: Spec) -> Settings:

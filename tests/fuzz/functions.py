@@ -1,6 +1,7 @@
 """Every public function: how its calls are drawn, and what makes them."""
 
 import math
+from typing import Any
 
 from . import draws, indexed, linear, selecting
 from .calls import Function
@@ -22,6 +23,13 @@ SELECTING = Function(draws.windows, selecting.window_pooling, ORDERED)
 GLOBAL = Function(draws.sizes, selecting.global_pooling, ORDERED)
 ADAPTIVE = Function(draws.parts, selecting.adaptive_pooling, ORDERED, PLAIN, splits=False)
 FRACTIONAL = Function(draws.fractional, selecting.fractional_pooling, ORDERED, PLAIN, splits=False)
+# JAX does not split the channels of a convolution over Explicit axes by itself.
+CONVOLVED: dict[str, Any] = {
+    "dtypes": FLOATS[:2],
+    "backends": (None,),
+    "hows": ("batch", "map", "vmap", "vmap of the last axis", "eager", "Auto"),
+    "finite": True,
+}
 EXACT = {"_exact": choice(None, True)}  # without an `output_shape`
 FORMS = {"_form": choice("flat", "indices", "packed", "hostile")}
 
@@ -64,17 +72,8 @@ FUNCTIONS = {
     "bed_of_nails_unpool": Function(
         also(draws.windows, position=draws.position, **EXACT), linear.bed_of_nails_unpool, NUMBERS
     ),
-    "conv_general_dilated": Function(
-        draws.convolution,
-        linear.conv_general_dilated,
-        FLOATS[:2],
-        (None,),
-        ("batch", "map", "vmap", "vmap of the last axis", "eager", "Auto"),
-        finite=True,
-    ),
-    "conv_transpose": Function(
-        draws.transposed, linear.conv_transpose, FLOATS[:2], (None,), finite=True, splits=False
-    ),
+    "conv_general_dilated": Function(draws.convolution, linear.conv_general_dilated, **CONVOLVED),
+    "conv_transpose": Function(draws.transposed, linear.conv_transpose, **CONVOLVED),
     "fixed_unpool": Function(also(draws.windows, **EXACT), linear.fixed_unpool, NUMBERS),
     "fractional_avg_pool": Function(
         draws.sequences, linear.uneven_averages, NUMBERS, PLAIN, splits=False

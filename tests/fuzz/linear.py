@@ -154,7 +154,7 @@ def _gradient_by_weights(
     count = np.full(value.shape, terms[0].sum() * x.shape[1] + 4)
     found = rounded(value, count, magnitude, dtype, np.zeros(value.shape, bool))
     with np.errstate(invalid="ignore"):
-        slack = np.nan_to_num(found.slack + flushed - magnitude, nan=np.inf)
+        slack = np.nan_to_num(found.slack + flushed - magnitude, nan=np.inf, posinf=np.inf)
     finite = np.isfinite(wide[0]).all((1, 2)) & np.isfinite(wide[1]).all((1, 2))
     return Expected(value, np.where(finite[:, None], slack, np.inf))
 

@@ -162,7 +162,7 @@ def conversion(spec: Spec) -> Call:
 
     shapes = (spec.shape(spec.sizes), spec.shape(table.outputs))
     inner = text("max_pool_with_indices", "x", pooling)
-    return Call(run, define, shapes, text(spec.function, f"{inner}[1]", options))
+    return Call(run, define, shapes, text(spec.function, f"{inner}[1]", options, has_backend=False))
 
 
 def validation(spec: Spec) -> Call:

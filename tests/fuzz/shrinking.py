@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from .calls import Spec
+from .calls import BACKEND, Spec
 from .functions import FUNCTIONS
 from .programs import Arrays, Mismatch, answers, arrays, mismatches, usable
 from .windows import InvalidCallError
@@ -71,6 +71,8 @@ def _same(spec: Spec, what: str) -> Failure | None:
 def simpler(spec: Spec) -> Iterator[Spec]:
     """Specs that are a step simpler, the largest steps first."""
     change: Callable[..., Spec] = lambda **changes: dataclasses.replace(spec, **changes)
+    if spec.kinds is None:
+        yield change(kinds=usable(spec, np.dtype(spec.dtype))[:1])
     if spec.how != "batch" and spec.backend not in ("mosaic_tpu", "mosaic_gpu"):
         yield change(how="batch")
     for axis in range(spec.ndim):
@@ -157,10 +159,9 @@ def code(failure: Failure) -> str:
         lines.append(f"{name} = {_array(array)}")
     if given is None:
         lines.append(f"x = jnp.ones({call.shapes[0]}, {spec.dtype!r})")
-    run = call.code
-    if spec.backend not in (None, "pytorch"):
-        run = run[:-1] + f", implementation={spec.backend!r})"
-    lines.append(f"run = lambda x: {run}")
+    is_named = spec.backend not in (None, "pytorch")
+    named_backend = f", implementation={spec.backend!r}" if is_named else ""
+    lines.append(f"run = lambda x: {call.code.replace(BACKEND, named_backend)}")
     pull = "lambda dy: jax.vjp(run, x)[1](dy)[0]"
     lines += {
         "gradient": [f"pull = {pull}", "print(pull(dy))"],
