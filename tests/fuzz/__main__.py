@@ -22,6 +22,7 @@ jax.config.update("jax_disable_most_optimizations", "--optimized" not in sys.arg
 
 from . import sampling  # noqa: E402
 from .functions import FUNCTIONS  # noqa: E402
+from .programs import INTERPRETED  # noqa: E402
 from .programs import names as inputs  # noqa: E402
 from .shrinking import code, failures, smaller  # noqa: E402
 from .stored import save  # noqa: E402
@@ -54,6 +55,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", metavar="NAME", choices=sorted(FUNCTIONS), help="one function")
+    parser.add_argument("--backend", choices=INTERPRETED, help="one that is interpreted")
     parser.add_argument("--first", type=int, default=0, help="the number to begin with")
     parser.add_argument("--optimized", action="store_true", help="compile as users do: slower")
     return parser.parse_args()
@@ -62,6 +64,8 @@ def options() -> argparse.Namespace:
 def main() -> int:
     given = options()
     names = [given.only] if given.only else sorted(FUNCTIONS)
+    if given.backend:
+        names = [name for name in names if sampling.has_kernels(FUNCTIONS[name])]
     by_function = collections.defaultdict(Tally)
     by_backend = collections.defaultdict(Tally)
     reported = collections.Counter[str]()
@@ -71,7 +75,7 @@ def main() -> int:
         for name in names:
             if time.monotonic() > stop:
                 break
-            spec = sampling.draw(name, number, given.seed)
+            spec = sampling.draw(name, number, given.seed, given.backend)
             try:
                 wrong = failures(spec)
             except NotImplementedError:

@@ -224,10 +224,6 @@ def wanted(spec: Spec, call: Call, given: Arrays) -> dict[str, Any]:
     x = planes(given.x)
     operator, value, integers = call.define(x)
     expected = {"result": operator.apply(x) if value is None else value}
-    if spec.how == "Auto" and not splits_planes(spec):
-        # XLA's partitioner adds what devices have, and a sum that is zero is positive.
-        expected["result"] = dataclasses.replace(expected["result"], zeros=False)
-    expected["integers"] = [Expected(array) for array in integers]
     if is_differentiable(spec):
         expected["gradient"] = operator.transpose(planes(given.dy))
         expected["gradient of the gradient"] = operator.apply(planes(given.v))
@@ -235,7 +231,11 @@ def wanted(spec: Spec, call: Call, given: Arrays) -> dict[str, Any]:
         expected["gradient of the gradient by x"] = Expected(np.zeros_like(x), zeros=False)
         if call.weights is not None:
             expected["gradient by weights"] = call.weights(x, planes(given.dy))
-    return expected
+    if spec.how == "Auto" and not splits_planes(spec):
+        # XLA's partitioner adds what devices have, and a sum that is zero is positive.
+        each = expected.items()
+        expected = {name: dataclasses.replace(known, zeros=False) for name, known in each}
+    return expected | {"integers": [Expected(array) for array in integers]}
 
 
 def mismatches(spec: Spec, call: Call, given: Arrays, found: dict[str, Any]) -> list[Mismatch]:
@@ -256,7 +256,7 @@ def mismatches(spec: Spec, call: Call, given: Arrays, found: dict[str, Any]) -> 
         known = expected[what]
         differs = known.differs(elements)
         for number in np.flatnonzero(differs.reshape(len(each), -1).any(1)):
-            at = (number, *np.argwhere(differs[number])[0])
+            at = (int(number), *np.argwhere(differs[number])[0].tolist())
             slack = "" if known.slack is None else f" within {float(known.slack[at]):.3g}"
             text = f"{elements[at]}, not {known.value[at]}{slack}, at {at[1:]}"
             text += f" of {elements.shape[1:]}; {int(differs[number].sum())} differ"

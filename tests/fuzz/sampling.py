@@ -40,11 +40,13 @@ def backends_of(function: Function) -> list[str | None]:
     return found or [None]
 
 
-def draw(name: str, number: int, seed: int) -> Spec:
-    """A call that the library has to serve."""
+def draw(name: str, number: int, seed: int, backend: str | None = None) -> Spec:
+    """A call that the library has to serve; of a backend that is interpreted, if one is named."""
     rng = np.random.default_rng([seed, zlib.crc32(name.encode()), number])
     while True:
         spec = _attempt(name, FUNCTIONS[name], rng)
+        if backend is not None:
+            spec = _interpreted(spec, rng, backend)
         try:
             FUNCTIONS[name].make(spec)
         except InvalidCallError:
@@ -68,11 +70,11 @@ def _attempt(name: str, function: Function, rng: np.random.Generator) -> Spec:
         how=one_of(rng, function.hows) if function.hows else str(rng.choice(HOWS, p=HOW_OFTEN)),
         seed=int(rng.integers(2**31)),
     )
-    place = rng.random()
+    place, there = rng.random(), [name for name in INTERPRETED if TESTED[name].runs]
     if place < 0.15 and pytorch.answers_it(spec):
         return dataclasses.replace(spec, backend="pytorch", how="batch")
-    if place > 0.97 and "native_cpu" in function.backends and function.differentiable:
-        return _interpreted(spec, rng)
+    if place > 0.97 and there and has_kernels(function):
+        return _interpreted(spec, rng, one_of(rng, there))
     if spec.how in ("Auto", "Explicit"):
         return _divisible(spec, rng)
     return spec
@@ -87,11 +89,13 @@ def _divisible(spec: Spec, rng: np.random.Generator) -> Spec:
     return dataclasses.replace(spec, **changed)
 
 
-def _interpreted(spec: Spec, rng: np.random.Generator) -> Spec:
+def has_kernels(function: Function) -> bool:
+    """Whether there are kernels of other devices to ask for by name."""
+    return "native_cpu" in function.backends and function.differentiable
+
+
+def _interpreted(spec: Spec, rng: np.random.Generator, backend: str) -> Spec:
     """A call for kernels of other devices, which may not serve it."""
-    backend = one_of(rng, [name for name in INTERPRETED if TESTED[name].runs] or [None])
-    if backend is None:
-        return spec
     batch, channels = one_of(rng, FOR_LANES if backend == "mosaic_tpu" else FOR_THREADS)
     return dataclasses.replace(
         spec,
@@ -99,5 +103,5 @@ def _interpreted(spec: Spec, rng: np.random.Generator) -> Spec:
         how="eager",
         batch=batch,
         channels=channels,
-        dtype=one_of(rng, FEW_TYPES[backend]),
+        dtype=one_of(rng, sorted(set(FEW_TYPES[backend]) & set(FUNCTIONS[spec.function].dtypes))),
     )
