@@ -109,21 +109,26 @@ def last_of_equals(run):
 
 @pytest.mark.parametrize(
     ("name", "fault", "what"),
-    [("max_pool", halved, "gradient"), ("max_pool_with_indices", last_of_equals, "integers 0")],
+    [
+        ("max_pool", halved, "gradient"),
+        pytest.param(
+            "max_pool_with_indices", last_of_equals, "integers 0", marks=pytest.mark.thorough
+        ),
+    ],
 )
 def test_a_fault_is_found_shrunk_and_stored(name, fault, what, monkeypatch, tmp_path):
     """As few elements as show it."""
     spec = sampling.Spec(
-        name, (6, 5), (2,), 3, "float32", "channels_first",
-        {"window_shape": (2, 2), "ceil_mode": True}, sampling.backends_of(FUNCTIONS[name])[-1],
+        name, (5,), (2,), 2, "float32", "channels_first",
+        {"window_shape": (2,), "ceil_mode": True}, sampling.backends_of(FUNCTIONS[name])[-1],
         "batch", 1, ("plain", "signed zeros"),
     )  # fmt: skip
     assert shrinking.failures(spec) == []
     with monkeypatch.context() as patch:
         patch.setattr(jup, name, fault(getattr(jup, name)))
         found = [one for one in shrinking.failures(spec) if one.mismatch.what == what]
-        small = shrinking.smaller(found[0], seconds=2)
-        assert np.prod(small.spec.sizes) <= 6
+        small = shrinking.smaller(found[0], attempts=30)
+        assert small.spec.sizes <= (2,)
         assert small.spec.batch == ()
         assert small.spec.channels == 1
         path = stored.save(small, tmp_path)

@@ -21,10 +21,11 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_disable_most_optimizations", "--optimized" not in sys.argv)
 
 from . import sampling  # noqa: E402
+from .calls import Spec  # noqa: E402
 from .functions import FUNCTIONS  # noqa: E402
-from .programs import INTERPRETED  # noqa: E402
+from .programs import INTERPRETED, Mismatch  # noqa: E402
 from .programs import names as inputs  # noqa: E402
-from .shrinking import code, failures, smaller  # noqa: E402
+from .shrinking import Failure, code, failures, smaller  # noqa: E402
 from .stored import save  # noqa: E402
 
 SHRUNK = 3  # failures of a function that are made small; the others are counted
@@ -76,20 +77,15 @@ def main() -> int:
             if time.monotonic() > stop:
                 break
             spec = sampling.draw(name, number, given.seed, given.backend)
-            try:
-                wrong = failures(spec)
-            except NotImplementedError:
-                continue
-            except Exception:
-                print(f"ERROR OF THE FUZZER: {name}, number {number}: {spec}")
-                traceback.print_exc(limit=-4, file=sys.stdout)
-                by_function[name].failures += 1
-                continue
-            for tally in (by_function[name], by_backend[spec.backend or "None"]):
-                tally.add(len(inputs(spec)), len(wrong))
-            if wrong and reported[name] < SHRUNK:
-                reported[name] += 1
-                report(wrong, number)
+            for asked in (spec, *sampling.peers(spec)):
+                wrong = answered(asked, number)
+                if wrong is None:
+                    continue
+                for tally in (by_function[name], by_backend[asked.backend or "None"]):
+                    tally.add(len(inputs(asked)), len(wrong))
+                if wrong and reported[name] < SHRUNK:
+                    reported[name] += 1
+                    report(wrong, number)
             done += 1
             if done % PROGRAMS == 0:
                 forget()
@@ -100,11 +96,25 @@ def main() -> int:
     return int(any(tally.failures for tally in by_function.values()))
 
 
-def report(wrong: list, number: int) -> None:
+def answered(spec: Spec, number: int) -> list[Failure] | None:
+    """What is wrong with a call; None if its backend has no kernel for it."""
+    try:
+        return failures(spec)
+    except NotImplementedError:
+        return None
+    except Exception:
+        print(f"ERROR OF THE FUZZER: number {number}: {spec}")
+        traceback.print_exc(limit=-4, file=sys.stdout)
+        return [Failure(spec, None, Mismatch("an error of the fuzzer", 0, "", ""))]
+
+
+def report(wrong: list[Failure], number: int) -> None:
     """Print what is wrong, and one of the failures as small as it gets, which is stored."""
     by_what = {one.mismatch.what: one for one in reversed(wrong)}
     for one in by_what.values():
         print(f"FAILED: {one.spec.function}, number {number}: {one.mismatch}\n  {one.spec}")
+    if "an error of the fuzzer" in by_what:
+        return
     small = smaller(next(iter(by_what.values())))
     print(code(small))
     print(f"stored: {save(small)}", flush=True)

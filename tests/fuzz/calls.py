@@ -91,7 +91,7 @@ class Function:
         hows: the transformations, all by default.
         finite: of finite numbers alone, neither huge nor tiny.
         differentiable: whether it has derivatives.
-        splits: whether the spatial axes of its arrays may be split over Explicit axes of a mesh.
+        splits: the axes of a mesh that spatial axes may be split over.
     """
 
     draw: Callable[[np.random.Generator, int], Settings]
@@ -101,7 +101,7 @@ class Function:
     hows: tuple[str, ...] | None = None
     finite: bool = False
     differentiable: bool = True
-    splits: bool = True
+    splits: tuple[str, ...] = ("Auto", "Explicit")
 
 
 class Name(str):

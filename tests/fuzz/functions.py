@@ -21,14 +21,18 @@ PLAIN = ("xla", None)  # None takes kernels where they are faster
 
 SELECTING = Function(draws.windows, selecting.window_pooling, ORDERED)
 GLOBAL = Function(draws.sizes, selecting.global_pooling, ORDERED)
-ADAPTIVE = Function(draws.parts, selecting.adaptive_pooling, ORDERED, PLAIN, splits=False)
-FRACTIONAL = Function(draws.fractional, selecting.fractional_pooling, ORDERED, PLAIN, splits=False)
-# JAX does not split the channels of a convolution over Explicit axes by itself.
+ADAPTIVE = Function(draws.parts, selecting.adaptive_pooling, ORDERED, PLAIN, splits=("Auto",))
+FRACTIONAL = Function(
+    draws.fractional, selecting.fractional_pooling, ORDERED, PLAIN, splits=("Auto",)
+)
+# JAX does not split the channels of a convolution over Explicit axes by itself. XLA's partitioner
+# ends the process for some convolutions whose spatial axes are split.
 CONVOLVED: dict[str, Any] = {
     "dtypes": FLOATS[:2],
     "backends": (None,),
     "hows": ("batch", "map", "vmap", "vmap of the last axis", "eager", "Auto"),
     "finite": True,
+    "splits": (),
 }
 EXACT = {"_exact": choice(None, True)}  # without an `output_shape`
 FORMS = {"_form": choice("flat", "indices", "packed", "hostile")}
@@ -46,7 +50,7 @@ def converted(**options: draws.Draw) -> Function:
 
 FUNCTIONS = {
     "adaptive_avg_pool": Function(
-        draws.parts, linear.uneven_averages, NUMBERS, PLAIN, splits=False
+        draws.parts, linear.uneven_averages, NUMBERS, PLAIN, splits=("Auto",)
     ),
     "adaptive_max_pool": ADAPTIVE,
     "adaptive_max_pool_with_indices": ADAPTIVE,
@@ -76,7 +80,7 @@ FUNCTIONS = {
     "conv_transpose": Function(draws.transposed, linear.conv_transpose, **CONVOLVED),
     "fixed_unpool": Function(also(draws.windows, **EXACT), linear.fixed_unpool, NUMBERS),
     "fractional_avg_pool": Function(
-        draws.sequences, linear.uneven_averages, NUMBERS, PLAIN, splits=False
+        draws.sequences, linear.uneven_averages, NUMBERS, PLAIN, splits=("Auto",)
     ),
     "fractional_max_pool": FRACTIONAL,
     "fractional_max_pool_with_indices": FRACTIONAL,
@@ -88,7 +92,9 @@ FUNCTIONS = {
     "interop.from_torch": converted(),
     "interop.to_onnx": converted(storage_order=choice(None, 1)),
     "interop.to_tensorflow": converted(include_batch_in_index=choice(None, True)),
-    "interpolate": Function(draws.interpolation, linear.interpolate, NUMBERS, PLAIN, splits=False),
+    "interpolate": Function(
+        draws.interpolation, linear.interpolate, NUMBERS, PLAIN, splits=("Auto",)
+    ),
     "inverse": Function(
         also(draws.windows, _of=choice("max_pool", "avg_pool")), indexed.inverse, FLOATS
     ),

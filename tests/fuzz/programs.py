@@ -161,9 +161,10 @@ def compiled(spec: Spec, call: Call) -> Callable[[Arrays], dict[str, Any]]:
     return run
 
 
-def splits_planes(spec: Spec) -> bool:
-    """Whether spatial axes may be Explicit: docs/sharding.md names what they may not be for."""
-    return FUNCTIONS[spec.function].splits and spec.settings.get("_form") not in ("flat", "hostile")
+def splits_planes(spec: Spec, how: str) -> bool:
+    """Whether spatial axes may be split over such axes: docs/sharding.md names exceptions."""
+    is_raw = spec.settings.get("_form") in ("flat", "hostile")
+    return how in FUNCTIONS[spec.function].splits and not (is_raw and how == "Explicit")
 
 
 def sharded(spec: Spec, given: list[np.ndarray]) -> list[Any]:
@@ -172,7 +173,7 @@ def sharded(spec: Spec, given: list[np.ndarray]) -> list[Any]:
     mesh = jax.make_mesh((2, 4), ("one", "two"), axis_types=(mode,) * 2)
     rank, channels_last = given[0].ndim, spec.data_format == "channels_last"
     choices = list(range(rank))
-    if mode == AxisType.Explicit and not splits_planes(spec):
+    if not splits_planes(spec, spec.how):
         first = rank - spec.ndim - channels_last
         choices = [axis for axis in choices if not first <= axis < first + spec.ndim]
     rng = spec.rng(20)
@@ -231,7 +232,7 @@ def wanted(spec: Spec, call: Call, given: Arrays) -> dict[str, Any]:
         expected["gradient of the gradient by x"] = Expected(np.zeros_like(x), zeros=False)
         if call.weights is not None:
             expected["gradient by weights"] = call.weights(x, planes(given.dy))
-    if spec.how == "Auto" and not splits_planes(spec):
+    if spec.how == "Auto" and not splits_planes(spec, "Explicit"):
         # XLA's partitioner adds what devices have, and a sum that is zero is positive.
         each = expected.items()
         expected = {name: dataclasses.replace(known, zeros=False) for name, known in each}

@@ -70,10 +70,8 @@ def _attempt(name: str, function: Function, rng: np.random.Generator) -> Spec:
         how=one_of(rng, function.hows) if function.hows else str(rng.choice(HOWS, p=HOW_OFTEN)),
         seed=int(rng.integers(2**31)),
     )
-    place, there = rng.random(), [name for name in INTERPRETED if TESTED[name].runs]
-    if place < 0.15 and pytorch.answers_it(spec):
-        return dataclasses.replace(spec, backend="pytorch", how="batch")
-    if place > 0.97 and there and has_kernels(function):
+    there = [name for name in INTERPRETED if TESTED[name].runs]
+    if rng.random() < 0.03 and there and has_kernels(function):
         return _interpreted(spec, rng, one_of(rng, there))
     if spec.how in ("Auto", "Explicit"):
         return _divisible(spec, rng)
@@ -87,6 +85,13 @@ def _divisible(spec: Spec, rng: np.random.Generator) -> Spec:
     if not any(isinstance(v, tuple) and k in ("sequences",) for k, v in spec.settings.items()):
         changed["sizes"] = tuple(8 if e else size for e, size in zip(eights, spec.sizes))
     return dataclasses.replace(spec, **changed)
+
+
+def peers(spec: Spec) -> list[Spec]:
+    """The same call of PyTorch, where it has it."""
+    if not pytorch.answers_it(spec):
+        return []
+    return [dataclasses.replace(spec, backend="pytorch", how="batch")]
 
 
 def has_kernels(function: Function) -> bool:
