@@ -276,13 +276,6 @@ def type_of(what: str, spec: Spec, call: Call, result: np.ndarray) -> tuple[Any,
     return call.shapes[is_pooled], result_dtype(spec, call) if is_pooled else np.dtype(spec.dtype)
 
 
-def check(spec: Spec, given: Arrays | None = None) -> list[Mismatch]:
-    """Run a spec, on inputs of all its kinds or on some that are given, and compare."""
-    call = FUNCTIONS[spec.function].make(spec)
-    given = arrays(spec, call) if given is None else given
-    return mismatches(spec, call, given, answers(spec, call)(given))
-
-
 def answers(spec: Spec, call: Call) -> Callable[[Arrays], dict[str, Any]]:
     """A program of the library, or PyTorch."""
     return pytorch.answers(spec, call) if spec.backend == "pytorch" else compiled(spec, call)
