@@ -73,7 +73,7 @@ def _bits(rng: np.random.Generator, shape: Shape, dtype: np.dtype) -> np.ndarray
     return rng.integers(0, 256, count, np.uint8).view(dtype).reshape(shape)
 
 
-# Of floats. The first few are finite, and what is summed of the exact ones is exact.
+# Of floats. Sums of the exact ones are exact.
 EXACT: dict[str, Draw] = {
     "ties": lambda rng, shape, _: rng.integers(-2, 3, shape),
     "eighths": lambda rng, shape, _: rng.integers(-8, 9, shape) / 8,

@@ -69,13 +69,13 @@ def result_dtype(spec: Spec, call: Call) -> np.dtype:
 
 
 def arrays(spec: Spec, call: Call) -> Arrays:
-    """An input of each kind, with cotangents and tangents of other kinds, which are distinct."""
+    """Inputs of each kind, each with a cotangent and a tangent of other kinds."""
     dtype, of_result, found = np.dtype(spec.dtype), result_dtype(spec, call), []
     for number, kind in enumerate(names(spec)):
-        rng = spec.rng(zlib.crc32(kind.encode()), number // len(kinds(spec)))
-        others = [
-            some[rng.integers(len(some))] for some in (usable(spec, of_result), usable(spec, dtype))
-        ]
+        again, text = number // len(kinds(spec)), zlib.crc32(kind.encode())
+        orders, rng = spec.rng(text), spec.rng(text, again)
+        choices = [orders.permutation(usable(spec, t)).tolist() for t in (of_result, dtype)]
+        others = [some[again % len(some)] for some in choices]
         shapes = (call.shapes[0], call.shapes[1], call.shapes[0])
         types = (dtype, of_result, dtype)
         trio = zip((kind, *others), shapes, types)
