@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxunpool.core.frozen import jnp
+from jaxunpool.core.lowering import reshard
 from jaxunpool.core.messages import public
 
 
@@ -50,13 +51,14 @@ def inverse(fn: Callable[[Any], Any], x: Any) -> Callable[[Any], Any]:
     shapes = jax.eval_shape(lambda: result)
     expected = jax.tree_util.tree_leaves_with_path(shapes)
     structure: Any = jax.tree.structure(shapes)
+    shardings = [jax.typeof(leaf).sharding for leaf in jax.tree.leaves(result)]
 
     def apply(y: Any) -> Any:
         leaves, found = jax.tree.flatten(y)
         if found != structure:
             raise ValueError(f"y: expected the structure of fn(x), {structure}, got {found}")
         cotangents: list[Any] = []
-        for (path, like), leaf in zip(expected, leaves):
+        for (path, like), leaf, sharding in zip(expected, leaves, shardings):
             if not jnp.issubdtype(like.dtype, jnp.inexact):
                 cotangents.append(np.zeros(like.shape, jax.dtypes.float0))
                 continue
@@ -69,10 +71,17 @@ def inverse(fn: Callable[[Any], Any], x: Any) -> Callable[[Any], Any]:
                     f"y{_name(path)}: expected {like.dtype}{list(like.shape)} like fn(x), got"
                     f" {_describe(leaf)}"
                 )
-            cotangents.append(jnp.asarray(leaf))
+            cotangents.append(_placed(jnp.asarray(leaf), sharding))
         return pullback(jax.tree.unflatten(structure, cotangents))[0]
 
     return apply
+
+
+def _placed(leaf: jax.Array, wanted: Any) -> jax.Array:
+    """An array on a mesh with Explicit axes, resharded; any other as it is."""
+    if not (wanted.mesh.explicit_axes and jax.typeof(leaf).sharding.mesh.explicit_axes):
+        return leaf
+    return reshard(leaf, wanted.mesh, wanted.spec)
 
 
 def _is_floating(leaf: Any) -> bool:

@@ -6,6 +6,7 @@ a function of such images to any leading axes and to channels first.
 
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 
@@ -157,6 +158,51 @@ def adaptive_bounds(size, output):
     return [
         (math.floor(i * size / output), math.ceil((i + 1) * size / output)) for i in range(output)
     ]
+
+
+def keys(a, d):
+    """Keys' cubic kernel, from its paper's table."""
+    if d <= 1:
+        return (a + 2) * d**3 - (a + 3) * d**2 + 1
+    return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a if d < 2 else Fraction(0)
+
+
+def interpolation(size, output, mode, coordinates="half_pixel", step=None, antialias=False):
+    """What each element of the output reads, by the definition, rounded to float64 at the end."""
+    rows = np.zeros((output, size))
+    if mode == "area":
+        for row, (start, stop) in zip(rows, adaptive_bounds(size, output)):
+            row[start:stop] = 1 / (stop - start)
+        return rows
+    step = Fraction(size, output) if step is None else step
+    if mode.startswith("nearest"):
+        shift = Fraction(mode == "nearest-exact", 2)
+        for i, row in enumerate(rows):
+            row[min(int((i + shift) * step), size - 1)] = 1
+        return rows
+    if coordinates == "align_corners":
+        step = Fraction(size - 1, output - 1) if output > 1 else Fraction(0)
+    width = max(step, 1) if antialias else 1
+    for i, row in enumerate(rows):
+        where = i * step
+        if antialias or coordinates == "half_pixel":
+            where = (i + Fraction(1, 2)) * step - Fraction(1, 2)
+        weights = dict.fromkeys(range(size), Fraction(0))
+        reach = 2 * int(width + 1)
+        for element in range(int(where) - reach - 1, int(where) + reach + 2):
+            d = abs(element - where) / width
+            if mode == "linear":
+                weight = max(1 - d, Fraction(0))
+            else:
+                weight = keys(Fraction(-1, 2) if antialias else Fraction(-3, 4), d)
+            if not antialias:
+                weights[min(max(element, 0), size - 1)] += weight
+            elif 0 <= element < size:
+                weights[element] += weight
+        total = sum(weights.values()) if antialias else 1
+        for element, weight in weights.items():
+            row[element] = float(weight / total)
+    return rows
 
 
 def conv_transpose(x, kernel, strides, padding, extra, dilation):

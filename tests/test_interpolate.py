@@ -23,51 +23,6 @@ MODES = ("nearest", "nearest-exact", "linear", "cubic", "area")
 ROUNDINGS = {"linear": 3, "cubic": 12}
 
 
-def keys(a, d):
-    """Keys' cubic kernel, from its paper's table."""
-    if d <= 1:
-        return (a + 2) * d**3 - (a + 3) * d**2 + 1
-    return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a if d < 2 else Fraction(0)
-
-
-def matrix(size, output, mode, coordinates="half_pixel", step=None, antialias=False):
-    """What each element of the output reads, by the definition, rounded to float64 at the end."""
-    rows = np.zeros((output, size))
-    if mode == "area":
-        for row, (start, stop) in zip(rows, oracle.adaptive_bounds(size, output)):
-            row[start:stop] = 1 / (stop - start)
-        return rows
-    step = Fraction(size, output) if step is None else step
-    if mode.startswith("nearest"):
-        shift = Fraction(mode == "nearest-exact", 2)
-        for i, row in enumerate(rows):
-            row[min(int((i + shift) * step), size - 1)] = 1
-        return rows
-    if coordinates == "align_corners":
-        step = Fraction(size - 1, output - 1) if output > 1 else Fraction(0)
-    width = max(step, 1) if antialias else 1
-    for i, row in enumerate(rows):
-        where = i * step
-        if antialias or coordinates == "half_pixel":
-            where = (i + Fraction(1, 2)) * step - Fraction(1, 2)
-        weights = dict.fromkeys(range(size), Fraction(0))
-        reach = 2 * int(width + 1)
-        for element in range(int(where) - reach - 1, int(where) + reach + 2):
-            d = abs(element - where) / width
-            if mode == "linear":
-                weight = max(1 - d, Fraction(0))
-            else:
-                weight = keys(Fraction(-1, 2) if antialias else Fraction(-3, 4), d)
-            if not antialias:
-                weights[min(max(element, 0), size - 1)] += weight
-            elif 0 <= element < size:
-                weights[element] += weight
-        total = sum(weights.values()) if antialias else 1
-        for element, weight in weights.items():
-            row[element] = float(weight / total)
-    return rows
-
-
 def rows_and_columns(size, output, dtype=np.float64, **options):
     """The matrix that the library applies, and the transpose that its gradient applies."""
     run = functools.partial(jup.interpolate, output_shape=(output,), **options)
@@ -99,7 +54,7 @@ def test_weights_are_the_definitions(options):
     """In values and in gradients, rounded to the type; and 0 exactly where they are 0."""
     sizes = SIZES[:: examples(3, 1)]
     for (size, output), dtype in zip(sizes, itertools.cycle((np.float32, np.float64))):
-        expected = matrix(size, output, **options)
+        expected = oracle.interpolation(size, output, **options)
         found, transposed = rows_and_columns(size, output, dtype, **options)
         bound = 8 * np.finfo(dtype).eps  # of weights of at most 1.3, normalised
         np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
@@ -237,7 +192,7 @@ def test_axes_are_independent(rng, mode, layout):
     x = rng.standard_normal((2, 5, 4, 6, 3))
     expected = x
     for axis, output in ((1, 7), (2, 2), (3, 9)):
-        rows = matrix(x.shape[axis], output, mode)
+        rows = oracle.interpolation(x.shape[axis], output, mode)
         expected = np.moveaxis(np.tensordot(rows, expected, (1, axis)), 0, axis)
     options = {"mode": mode, "data_format": layout}
     move = lambda a: np.moveaxis(a, -1, 1) if layout == "channels_first" else a
@@ -406,7 +361,7 @@ def test_many_taps_are_added_in_a_loop(rng):
     """And so are their transposes."""
     for size, output in ((70, 2), (2, 70)):
         found, transposed = rows_and_columns(size, output, mode="cubic", antialias=True)
-        expected = matrix(size, output, "cubic", antialias=True)
+        expected = oracle.interpolation(size, output, "cubic", antialias=True)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
         np.testing.assert_allclose(transposed, expected, rtol=0, atol=1e-14)
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import jaxunpool as jup
 
@@ -63,3 +65,13 @@ def test_what_does_not_fit_is_named(rng):
         unpool({"y": np.zeros((2, 2, 1), np.float32)})
     with pytest.raises(ValueError, match="y: expected the structure of fn"):
         unpool([x])
+
+
+def test_shardings_need_not_agree():
+    """What is inverted is resharded as the result of the function, on Explicit axes too."""
+    mesh = jax.make_mesh((2,), ("a",), axis_types=(AxisType.Explicit,))
+    x, y = np.arange(12.0).reshape(2, 6, 1), np.arange(6.0).reshape(2, 3, 1)
+    run = jax.jit(lambda x, y: jup.inverse(lambda x: jup.max_pool(x, (2,)), x)(y))
+    for spec, other in ((P(), P("a")), (P(None, "a"), P("a"))):
+        placed = [jax.device_put(a, NamedSharding(mesh, s)) for a, s in ((x, spec), (y, other))]
+        np.testing.assert_array_equal(run(*placed), run(x, y))
