@@ -16,7 +16,7 @@ import numpy as np
 from strategies import examples, values
 
 CONFIGURATIONS = 200
-CALLS = examples(50, 200)
+CALLS = examples(25, 200)
 FIRST = {"data_format": "channels_first"}
 Arrays = tuple[np.ndarray, ...]
 

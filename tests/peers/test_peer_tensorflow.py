@@ -54,16 +54,27 @@ def floats(rng, shape, kind="plain"):
     return values(rng, tuple(shape), np.dtype(dtype), kind)
 
 
-def random_window(rng, n=None):
-    """The arguments of a pooling, the same here and there, and the shape of an array to pool."""
-    n = n or int(rng.integers(1, 4))
-    window, strides = draw(rng, n, 1, (7, 4, 3)), draw(rng, n, 1, (4, 3, 3))
-    padding = ("SAME", "VALID")[rng.integers(2)]
-    sizes = tuple(
-        int(rng.integers(k if padding == "VALID" else 1, k + (14, 7, 4)[n - 1])) for k in window
-    )
-    shape = int(rng.integers(1, 3)), *sizes, int(rng.integers(1, 4))
-    return (window, strides, padding), shape, n
+def random_window(rng, n=None, gaps=False):
+    """The arguments of a pooling, the same here and there, and the shape of an array to pool.
+
+    `gaps`: whether SAME leaves out elements at both ends in 3-D, where TensorFlow counts otherwise.
+    """
+    while True:
+        m = n or int(rng.integers(1, 4))
+        window, strides = draw(rng, m, 1, (7, 4, 3)), draw(rng, m, 1, (4, 3, 3 + gaps))
+        padding = "SAME" if gaps else ("SAME", "VALID")[rng.integers(2)]
+        sizes = tuple(
+            int(rng.integers(k if padding == "VALID" else 1, k + (14, 7, 4)[m - 1])) for k in window
+        )
+        has_gaps = m == 3 and padding == "SAME" and min(totals(sizes, window, strides)) < -1
+        if has_gaps == gaps:
+            shape = int(rng.integers(1, 3)), *sizes, int(rng.integers(1, 4))
+            return (window, strides, padding), shape, m
+
+
+def totals(sizes, window, strides):
+    """How many elements SAME adds; less than 0 for those between and beyond the windows."""
+    return [(-(-size // s) - 1) * s + k - size for size, k, s in zip(sizes, window, strides)]
 
 
 def draw_max_pool(rng):
@@ -308,6 +319,33 @@ def draw_equal_elements_3d(rng):
     )
 
 
+def draw_gaps_3d(rng):
+    """SAME with windows smaller than the strides: in 3-D, TensorFlow puts them in the middle."""
+    (window, strides, padding), shape, n = random_window(rng, 3, gaps=True)
+    half = [int(total / 2) for total in totals(shape[1:-1], window, strides)]
+    is_max = bool(rng.integers(2))
+
+    def rule(inputs, _):
+        (x,) = inputs
+        y = np.zeros((shape[0], *(-(-n // s) for n, s in zip(shape[1:], strides)), shape[-1]))
+        pads = [(low, low) for low in half]
+        for at in np.ndindex(*y.shape):
+            found = oracle.elements(at[1:-1], shape[1:-1], window, strides, pads, (1,) * n)
+            elements = [x[(at[0], *position, at[-1])] for _, position in found]
+            y[at] = max(elements) if is_max else sum(elements) / len(elements)
+        return Answer(y.astype(x.dtype))
+
+    ours, theirs = (jup.max_pool, tf.nn.max_pool3d) if is_max else (jup.avg_pool, tf.nn.avg_pool3d)
+    counts = {} if is_max else {"count_include_pad": False}
+    return Case(
+        lambda x: ours(x, window, strides, padding, **counts),
+        lambda inputs, _: Answer(theirs(*inputs, window, strides, padding).numpy()),
+        (values(rng, shape, np.dtype("float32"), "plain"),),
+        rounding=0 if is_max else 4,
+        rule=rule,
+    )
+
+
 def draw_nan(rng):
     """`max_pool2d` skips NaN, and gives the least finite number for a window of nothing larger."""
     arguments, shape, _ = random_window(rng, 2)
@@ -373,6 +411,7 @@ ROWS = {
     "resizing, antialiased": draw_antialias,
     "transposed convolution": draw_conv_transpose,
     "max pooling in 3-D, equal elements": draw_equal_elements_3d,
+    "pooling in 3-D, SAME with gaps": draw_gaps_3d,
     "max pooling, NaN and infinities": draw_nan,
     "max pooling with indices, NaN and infinities": draw_nan_with_argmax,
 }
