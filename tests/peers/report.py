@@ -25,7 +25,7 @@ DISTRIBUTIONS = {
 
 
 class Recorder:
-    """A plugin of pytest: what the rows that passed have found, and how many others failed."""
+    """A plugin of pytest: what the rows have found, and how many other tests passed."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, dict[str, Any]]] = []
@@ -62,7 +62,7 @@ def table(rows: list[tuple[str, dict[str, Any]]]) -> str:
 
 def _accuracy(bound: float, error: float) -> str:
     if not bound or not error:
-        return "the same bits"
+        return "equal"
     return f"{error:.1f} eps (at most {bound:g})"
 
 

@@ -234,6 +234,9 @@ def draw_fractional_max_pool(rng):
     )
 
 
+POSITIONS = 2 * 20  # in float32, off by eps of the size; times the slope, twice the largest value
+
+
 def resizing(rng, n, mode, theirs, rounding, least=1, **options):
     x = values(rng, (2, 2, *draw(rng, n, 1, (20, 12, 6))), np.dtype("float32"), "plain")
     sizes = draw(rng, n, least, (20, 12, 6))
@@ -243,7 +246,7 @@ def resizing(rng, n, mode, theirs, rounding, least=1, **options):
         run(lambda x: F.interpolate(x, sizes, data_format=layout, **theirs)),
         (x,),
         rounding,
-        gradient_rounding=4 * rounding or 16,
+        gradient_rounding=4 * rounding or 16,  # an element is read by several
     )
 
 
@@ -260,13 +263,13 @@ def draw_linear(rng):
         "align_mode": int(rule == "asymmetric"),
     }
     # To one element, Paddle's gradient is not that of its own function: see below.
-    return resizing(rng, n, "linear", theirs, 8 + 2 * 20, least=1 + (n == 1), coordinates=rule)
+    return resizing(rng, n, "linear", theirs, 8 + POSITIONS, least=1 + (n == 1), coordinates=rule)
 
 
 def draw_cubic(rng):
     align = bool(rng.integers(2))
     theirs = {"mode": "bicubic", "align_corners": align}
-    return resizing(rng, 2, "cubic", theirs, 8 + 2 * 12, align_corners=align)
+    return resizing(rng, 2, "cubic", theirs, 8 + POSITIONS, align_corners=align)
 
 
 def draw_area(rng):

@@ -96,22 +96,16 @@ def draw_max_pool(rng):
 
 
 def draw_dilated(rng):
-    """`tf.nn.pool`, maxima and means."""
+    """`tf.nn.pool`, maxima and means. It has no SAME for dilated windows."""
     n = int(rng.integers(1, 4))
     window, dilation = draw(rng, n, 1, (5, 3, 2)), draw(rng, n, 1, (4, 3, 2))
-    padding = ("SAME", "VALID")[rng.integers(2)]
     sizes = tuple((k - 1) * d + int(rng.integers(1, 6)) for k, d in zip(window, dilation))
     x = floats(rng, (2, *sizes, 2))
     is_max = bool(rng.integers(2))
-    pool = jup.max_pool if is_max else jup.avg_pool
-    counts = {} if is_max else {"count_include_pad": False}
+    pool, kind = (jup.max_pool, "MAX") if is_max else (jup.avg_pool, "AVG")
     return Case(
-        lambda x: pool(x, window, 1, padding, dilation=dilation, **counts),
-        run(
-            lambda x: tf.nn.pool(
-                x, window, "MAX" if is_max else "AVG", 1, padding, dilations=dilation
-            )
-        ),
+        lambda x: pool(x, window, 1, dilation=dilation),
+        run(lambda x: tf.nn.pool(x, window, kind, (1,) * n, "VALID", dilations=dilation)),
         (x,),
         rounding=0 if is_max else 4,
         gradient_rounding=8,
@@ -216,6 +210,9 @@ def draw_fractional_avg_pool(rng):
     return fractional(rng, tf.nn.fractional_avg_pool, jup.fractional_avg_pool, 4)
 
 
+POSITIONS = 2 * 20  # in float32, off by eps of the size; times the slope, twice the largest value
+
+
 def resizing(rng, theirs, rounding, **options):
     """`theirs(x, sizes)`, of two spatial axes."""
     x = values(rng, (2, *draw(rng, 2, 1, (20, 12)), 2), np.dtype("float32"), "plain")
@@ -225,7 +222,7 @@ def resizing(rng, theirs, rounding, **options):
         run(lambda x: theirs(x, sizes)),
         (x,),
         rounding,
-        gradient_rounding=4 * rounding or 16,
+        gradient_rounding=4 * rounding or 16,  # an element is read by several
     )
 
 
@@ -237,7 +234,7 @@ def draw_linear(rng):
         align_corners=rule == "align_corners",
         half_pixel_centers=rule == "half_pixel",
     )
-    return resizing(rng, theirs, 8 + 2 * 20, mode="linear", coordinates=rule)
+    return resizing(rng, theirs, 8 + POSITIONS, mode="linear", coordinates=rule)
 
 
 def draw_nearest(rng):
@@ -251,7 +248,7 @@ def draw_nearest(rng):
 def draw_antialias(rng):
     mode = ("linear", "cubic")[rng.integers(2)]
     theirs = lambda x, sizes: tf.image.resize(x, sizes, f"bi{mode}", antialias=True)
-    return resizing(rng, theirs, 8 + 2 * 20, mode=mode, antialias=True)
+    return resizing(rng, theirs, 8 + POSITIONS, mode=mode, antialias=True)
 
 
 def draw_conv_transpose(rng):
@@ -397,6 +394,61 @@ def draw_nan_with_argmax(rng):
     )
 
 
+def by_weights(rng, mode, weights):
+    """A resizing of two axes, each by a matrix of weights."""
+    x = values(rng, (2, *draw(rng, 2, 1, (20, 12)), 2), np.dtype("float32"), "plain")
+    sizes = draw(rng, 2, 1, (20, 12))
+
+    def rule(inputs, _):
+        rows, columns = map(weights, x.shape[1:3], sizes)
+        return Answer(np.einsum("ai,bj,nijc->nabc", rows, columns, inputs[0]).astype(x.dtype))
+
+    ours = {"bicubic": "cubic", "area": "area"}[mode]
+    return Case(
+        lambda x: jup.interpolate(x, sizes, mode=ours),
+        lambda inputs, _: Answer(tf.image.resize(*inputs, sizes, mode).numpy()),
+        (x,),
+        rounding=8 + POSITIONS,
+        rule=rule,
+    )
+
+
+def draw_area(rng):
+    """Each element weighs as much as is covered of it. Here it counts whole, as in PyTorch."""
+
+    def weights(size, output):
+        edges = np.arange(output + 1) * size / output
+        cells = np.arange(size)
+        covered = np.minimum(edges[1:, None], cells + 1) - np.maximum(edges[:-1, None], cells)
+        return np.maximum(covered, 0) * output / size
+
+    return by_weights(rng, "area", weights)
+
+
+def draw_bicubic(rng):
+    """The cubic of a = -0.5, from a table of 1024 steps, and beyond the edges without weight."""
+
+    def weights(size, output):
+        found = np.zeros((output, size))
+        for i in range(output):
+            position = (i + 0.5) * size / output - 0.5
+            first = int(np.floor(position))
+            part = np.rint((position - first) * 1024) / 1024
+            for tap in range(-1, 3):
+                if 0 <= first + tap < size:
+                    found[i, first + tap] = keys(abs(part - tap))
+        return found / found.sum(1, keepdims=True)
+
+    return by_weights(rng, "bicubic", weights)
+
+
+def keys(distance, a=-0.5):
+    """Keys' cubic convolution kernel."""
+    if distance <= 1:
+        return ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    return ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+
+
 ROWS = {
     "max pooling": draw_max_pool,
     "max pooling with indices": draw_max_pool_with_argmax,
@@ -412,6 +464,8 @@ ROWS = {
     "transposed convolution": draw_conv_transpose,
     "max pooling in 3-D, equal elements": draw_equal_elements_3d,
     "pooling in 3-D, SAME with gaps": draw_gaps_3d,
+    "resizing, cubic": draw_bicubic,
+    "resizing, area": draw_area,
     "max pooling, NaN and infinities": draw_nan,
     "max pooling with indices, NaN and infinities": draw_nan_with_argmax,
 }
