@@ -17,7 +17,7 @@ import numpy as np
 from strategies import examples, values
 
 CONFIGURATIONS = 200
-CALLS = examples(25, 200)
+CALLS = examples(20, 200)
 FIRST = {"data_format": "channels_first"}
 Arrays = tuple[np.ndarray, ...]
 
@@ -81,20 +81,14 @@ class Found:
 Maker = Callable[[np.random.Generator], Case]
 
 
-def check(
-    peer: str,
-    operator: str,
-    maker: Maker,
-    record_property: Callable[..., None],
-    calls: int = CALLS,
-) -> None:
+def check(peer: str, operator: str, maker: Maker, record_property: Callable[..., None]) -> None:
     """Compare all configurations of a row, and record what was found."""
     found = Found()
-    for number in range(calls):
+    for number in range(CALLS):
         rng = np.random.default_rng([zlib.crc32(f"{peer} {operator}".encode()), number])
         try:
             case = maker(rng)
-            compare(case, rng, found, CONFIGURATIONS // calls)
+            compare(case, rng, found)
         except Exception as error:
             error.add_note(f"{peer}, {operator}, call {number}")
             raise
@@ -103,13 +97,13 @@ def check(
     record_property("row", (peer, operator, dataclasses.asdict(found)))
 
 
-def compare(case: Case, rng: np.random.Generator, found: Found, count: int) -> None:
-    """One call with that many inputs."""
+def compare(case: Case, rng: np.random.Generator, found: Found) -> None:
+    """One call with all its inputs."""
     inputs, program = case.inputs, jax.jit(functools.partial(answer, case.ours))
     kind = "plain" if case.rule is None else "eighths"  # whose sums are exact, in any order
     cotangent = lambda shape: values(rng, tuple(shape), inputs[0].dtype, kind)
     found.calls += 1
-    for _ in range(count):
+    for _ in range(CONFIGURATIONS // CALLS):
         theirs = case.theirs(inputs, cotangent)
         ours = Answer(*jax.tree.map(np.asarray, program(inputs, theirs.cotangent)))
         found.configurations += 1

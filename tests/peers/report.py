@@ -47,7 +47,7 @@ def table(rows: list[tuple[str, dict[str, Any]]]) -> str:
     for operator, found in rows:
         count = f"{found['configurations']} ({found['calls']} calls)"
         if found["different"]:
-            cells = [f"differ in {found['different']}: the peer's rule is exact", "", ""]
+            cells = [f"differ in {found['different']}: another rule", "", ""]
         else:
             cells = [
                 _accuracy(found["value_bound"], found["value_error"]),

@@ -269,7 +269,7 @@ def draw_linear(rng):
 def draw_cubic(rng):
     align = bool(rng.integers(2))
     theirs = {"mode": "bicubic", "align_corners": align}
-    return resizing(rng, 2, "cubic", theirs, 8 + POSITIONS, align_corners=align)
+    return resizing(rng, 2, "cubic", theirs, 8 + POSITIONS, least=2, align_corners=align)
 
 
 def draw_area(rng):
@@ -434,6 +434,18 @@ def test_the_gradient_of_a_single_element():
     value, gradient = jax.value_and_grad(run)(x.numpy())
     assert value == 2.5
     assert gradient.ravel().tolist() == [0, 0, 0.5, 0.5, 0, 0]
+
+
+def test_cubic_interpolation_to_a_single_element():
+    """Paddle reads at -0.5, half an element before the first, and not in the middle."""
+    x = np.arange(1, 7, dtype=np.float32).reshape(1, 1, 1, 6)
+    theirs = F.interpolate(paddle.to_tensor(x), [2, 1], mode="bicubic").numpy()
+    near, far = 19 / 32, -3 / 32  # Keys' cubic at distances of 0.5 and 1.5, a = -0.75
+    before = (far + 2 * near) * x[..., 0] + far * x[..., 1]
+    middle = far * (x[..., 1] + x[..., 4]) + near * (x[..., 2] + x[..., 3])
+    np.testing.assert_array_equal(theirs.ravel(), [before.item()] * 2)
+    found = jup.interpolate(x, (2, 1), mode="cubic", **FIRST)
+    np.testing.assert_array_equal(found.ravel(), [middle.item()] * 2)
 
 
 def test_a_single_window_of_fractional_pooling():
