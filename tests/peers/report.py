@@ -29,14 +29,14 @@ class Recorder:
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, dict[str, Any]]] = []
-        self.published = 0
+        self.others = 0
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.when != "call" or not report.passed:
             return
         found = [value for name, value in report.user_properties if name == "row"]
         self.rows += [(operator, numbers) for _, operator, numbers in found]
-        self.published += not found
+        self.others += not found
 
 
 def table(rows: list[tuple[str, dict[str, Any]]]) -> str:
@@ -47,16 +47,18 @@ def table(rows: list[tuple[str, dict[str, Any]]]) -> str:
     for operator, found in rows:
         count = f"{found['configurations']} ({found['calls']} calls)"
         if found["different"]:
-            cells = [f"differ in {found['different']}: another rule", "", ""]
+            row = [operator, count, f"differ in {found['different']}: another rule", "", ""]
         else:
-            cells = [
+            row = [
+                operator,
+                count,
                 _accuracy(found["value_bound"], found["value_error"]),
                 "equal" if found["indices"] else "",
                 _accuracy(found["gradient_bound"], found["gradient_error"])
                 if found["gradients"]
                 else "",
             ]
-        lines.append(f"| {operator} | {count} | {' | '.join(cells)} |".replace("|  |", "| |"))
+        lines.append("|".join(["", *(f" {cell}".rstrip() + " " for cell in row), ""]))
     return "\n".join(lines)
 
 
@@ -80,9 +82,9 @@ def main() -> int:
     calls = sum(found["configurations"] for _, found in recorder.rows)
     text = (
         f"<!-- peers: {name} -->\n"
-        f"Version {version}, jax {importlib.metadata.version('jax')}, {datetime.date.today()}:"
-        f" {calls} random configurations, and {recorder.published} tests of published examples and"
-        f" of single differences.\n\n{table(recorder.rows)}\n<!-- end -->"
+        f"Version {version}, jax {importlib.metadata.version('jax')}, {datetime.date.today()}."
+        f" {calls} random configurations. Further tests, of published examples and of single"
+        f" differences: {recorder.others}.\n\n{table(recorder.rows)}\n<!-- end -->"
     )
     pattern = rf"<!-- peers: {name} -->.*?<!-- end -->"
     page = PAGE.read_text()
