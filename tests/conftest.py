@@ -26,6 +26,8 @@ import strategies
 from jax.experimental.compilation_cache import compilation_cache
 from memory import resident_bytes
 
+collect_ignore = ["peers"]  # which run by `pytest tests/peers` alone
+
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 8)  # tests of sharding use them; all others the first
 
