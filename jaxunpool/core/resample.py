@@ -406,6 +406,7 @@ def resample(
         return ratio, i if ratio < 1 else -i
 
     plan = tuple((maps[i], axes[i]) for i in sorted(range(len(axes)), key=first))
+    x = lowering.gathered(x, axes)
     return RESAMPLE.bind(x, plan=plan, transposed=False, implementation=implementation)
 
 
