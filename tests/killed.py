@@ -20,7 +20,8 @@ COMMAND += " --checkpoint-every 1 --output run"
 
 def written() -> set[pathlib.Path]:
     """Checkpoints and figures of the run."""
-    return {path for path in pathlib.Path("run").glob("*/*")} | set(pathlib.Path("run").glob("*"))
+    run = pathlib.Path("run")
+    return {*run.glob("*"), *run.glob("*/*")}
 
 
 def wait_for_more(child: int) -> None:
