@@ -53,7 +53,10 @@ def main(folder: str, kills: int, seed: int) -> int:
         _, status = os.waitpid(child, 0)
         lasted = time.monotonic() - began
         steps = [int(path.name) for path in written() if path.name.isdigit()]
-        print(f"life {life}: {lasted:.2f} s, status {status}, step {max(steps, default=0)}")
+        print(
+            f"life {life}: {lasted:.2f} s, status {status}, step {max(steps, default=0)}",
+            flush=True,
+        )
         if os.WIFEXITED(status) and os.WEXITSTATUS(status):
             return 1
     return 0
