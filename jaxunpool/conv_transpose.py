@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from jaxunpool.core import lowering
 from jaxunpool.core.arguments import Sizes, as_factors
 from jaxunpool.core.carriers import in_parts
 from jaxunpool.core.convolution import Convolution, Ints, Pairs, as_precision, on_known_mesh, plain
@@ -133,6 +134,7 @@ def conv_transpose(
 
     # The gradient by its input of a convolution from the result to x.
     batch = x.shape[: x.ndim - n - 1]
+    x = lowering.gathered(x, range(1, len(batch)))
     x = x.reshape((math.prod(batch), *x.shape[len(batch) :]))
     spatial = "XYZ"[:n]
     names = (f"N{spatial}C", f"{spatial}OI") if is_last else (f"NC{spatial}", f"OI{spatial}")
@@ -140,6 +142,9 @@ def conv_transpose(
     conv = Convolution(
         results, window, strides, ends, spacing, layout, groups, as_precision(precision)
     )
+    # Explicit shards that JAX's convolution does not take.
+    x = lowering.gathered(x, conv.axes("y")[1:], results)
+    kernel = lowering.gathered(kernel, range(kernel.ndim))
     as_jax_does = on_known_mesh(x, kernel) or not all(isinstance(size, int) for size in results)
     run = functools.partial(plain, "u", conv) if as_jax_does else functools.partial(conv.bind, "u")
     y = (in_parts(run) if jnp.iscomplexobj(x) else run)(kernel, x)

@@ -6,8 +6,9 @@ import functools
 from typing import Any
 
 import jax
+import numpy as np
 
-from jaxunpool.core import primitives
+from jaxunpool.core import lowering, primitives
 from jaxunpool.core.arguments import Sizes, as_values, unpooling_window
 from jaxunpool.core.backends import Implementation
 from jaxunpool.core.frozen import jnp, lax
@@ -109,7 +110,8 @@ def bed_of_nails_unpool(
 
     With position 0 this is the zero-filled unpooling of FCN-like decoders ("bed of nails"), and
     tensorpack's 2x2 unpooling. A value is dropped if its position is in the padding. This is
-    `lax.pad`, with its derivatives (slices), on every platform.
+    `lax.pad`, with its derivatives (slices), on every platform; where Explicit axes split rows or
+    columns, it is a `max_unpool` to that position.
 
     Args:
         y: numbers or booleans, the pooled array or one of its shape.
@@ -150,6 +152,10 @@ def bed_of_nails_unpool(
         raise ValueError(
             f"position={shown(position)}: expected less than window_shape={geometry.window_shape}"
         )
+    if lowering.is_split(y, geometry.axes):  # into shards that `lax.pad` does not take
+        offset = np.ravel_multi_index(taps, geometry.window_shape)
+        offsets = jnp.full_like(y, offset, geometry.offset_dtype)
+        return primitives.scatter(y, offsets, geometry, "last", implementation)
     pads = [(0, 0, 0)] * y.ndim
     for number, axis, tap in zip(geometry.axes, geometry.spatial, taps):
         first, last = (axis.position(window, tap) for window in (0, axis.outputs - 1))

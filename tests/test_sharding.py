@@ -441,18 +441,11 @@ def every_public_function_on_one_device():
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("placed", [False, pytest.param(True, marks=pytest.mark.thorough)])
-def test_every_public_function_on_batches_under_set_mesh(mode, placed, monkeypatch):
-    if mode == AxisType.Explicit and placed:
-        # checkify and linear_transpose know nothing of explicit axes
-        for name in ("validate_indices", "inverse"):
-            monkeypatch.delitem(TABLE, name)
+def test_every_public_function_on_batches_that_nobody_placed(mode):
+    """Under `set_mesh`; those that are placed are in test_exactness.py."""
     arrays, expected = every_public_function_on_one_device()
-    mesh = mesh_of((2,), mode)
-    if placed:
-        arrays = jax.device_put(arrays, NamedSharding(mesh, P("one")))
-    run = jax.vmap(every_public_function, spmd_axis_name=None if placed else "one")
-    with jax.set_mesh(mesh):
+    run = jax.vmap(every_public_function, spmd_axis_name="one")
+    with jax.set_mesh(mesh_of((2,), mode)):
         found = cheaply(run)(*arrays)
     for name, results in found.items():
         for a, b in zip(jax.tree.leaves(results), jax.tree.leaves(expected[name]), strict=True):

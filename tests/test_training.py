@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import io
 import json
 import os
 import pathlib
+import pickle
 import re
 import resource
 import shutil
@@ -33,6 +35,7 @@ from jaxunpool.training import (  # noqa: E402
     figures,
     loop,
     metrics,
+    processes,
     scenes,
     session,
     shards,
@@ -563,6 +566,88 @@ def test_full_disk(run, saved, capfd):
     assert {path: after[path] for path in before} == before
     again = resumed(folder, run)
     np.testing.assert_array_equal(checkpoints.pack(again), packed[3])
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "damaged"])
+def test_a_file_where_a_folder_should_be(name, run, saved, capfd):
+    """Also what a user sees for whom the folder is read-only: nothing is lost."""
+    folder, packed = saved
+    if name == "damaged":
+        flip(next((folder / "checkpoints/3").rglob("*/d/*")))
+    else:
+        (folder / name).rename(folder / "away")
+    (folder / name).write_text("a file")
+    before = contents(folder)
+    with pytest.raises(UsageError, match=r"(cannot be opened|cannot be moved) \(.*\)$"):
+        resumed(folder, run)
+    assert contents(folder) == before
+    (folder / name).unlink()
+    if name == "checkpoints":
+        (folder / "away").rename(folder / name)
+    state = resumed(folder, run)
+    np.testing.assert_array_equal(checkpoints.pack(state), packed[int(state.step)])
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_takes_no_more(number, run, saved, monkeypatch, tmp_path):
+    """On the way to a checkpoint, and where a run begins."""
+    folder, packed = saved
+    state, before = resumed(folder, run), contents(folder)
+
+    def refuse(*arguments, **options):
+        raise OSError(number, os.strerror(number))
+
+    with opened(folder) as full, monkeypatch.context() as patch:
+        patch.setattr("orbax.checkpoint.CheckpointManager.save", refuse)
+        expected = rf"step 3 cannot be saved \({os.strerror(number)}\); step 3 is safe"
+        with pytest.raises(UsageError, match=expected):
+            full.save(state)
+    assert contents(folder) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "write_text", refuse)
+        with pytest.raises(UsageError, match=rf"cannot be written \({os.strerror(number)}\)"):
+            checkpoints.Folder(tmp_path / "new", TINY)
+    np.testing.assert_array_equal(checkpoints.pack(resumed(folder, run)), packed[3])
+
+
+def test_what_a_killed_process_was_writing_goes(run, saved):
+    folder, packed = saved
+    (folder / ".metrics.json.123.part").write_text("{")
+    np.testing.assert_array_equal(checkpoints.pack(resumed(folder, run)), packed[3])
+    assert sorted(os.listdir(folder)) == ["checkpoints", "configuration.json"]
+
+
+def test_nothing_is_unpickled(run, saved, monkeypatch):
+    """A pickle can run code where it is read."""
+    folder, packed = saved
+
+    def refuse(*arguments, **options):
+        raise AssertionError("unpickled")
+
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    state = resumed(folder, run)
+    np.testing.assert_array_equal(checkpoints.pack(state), packed[3])
+    with opened(folder) as again:
+        again.save(dataclasses.replace(state, step=state.step + 1))
+    assert int(resumed(folder, run).step) == 4
+    sources = pathlib.Path(checkpoints.__file__).parents[1].rglob("*.py")
+    unpickles = re.compile(r"^\s*(import|from) (pickle|dill|joblib|shelve)|allow_pickle=True", re.M)
+    assert [path.name for path in sources if unpickles.search(path.read_text())] == []
+
+
+def test_what_processes_tell_each_other(rng):
+    """Numbers, texts, arrays, lists, tuples and dicts."""
+    image = rng.integers(0, 9, (2, 3), np.int32)
+    told = {"a": [1, 0.5, None, True, "\u00b5"], "b": ((), (image, image[:0])), "array": {}}
+    found = processes.unpacked(processes.packed([told, np.float64(0.1), np.nan]))
+    assert found[1] == 0.1
+    assert np.isnan(found[2])
+    assert found[0]["a"] == told["a"]
+    assert isinstance(found[0]["b"], tuple)
+    assert found[0]["array"] == {}
+    for a, b in zip(found[0]["b"][1], told["b"][1]):
+        np.testing.assert_array_equal(a, b, strict=True)
 
 
 def test_trained_network_can_be_loaded(run, saved):

@@ -54,6 +54,7 @@ def select(
     """
     check_plain(implementation, "pooling over uneven windows")
     starts, stops, widths = tuple(starts), stops and tuple(stops), tuple(widths)
+    x = lowering.gathered(x, plane.axes)
     if implementation != "xla":
         return _select_program(x, starts, stops, widths, plane)
     _, flat = _find(lax.stop_gradient(x), starts, stops, widths, plane, implementation)
@@ -144,7 +145,7 @@ def mean(
     """Mean of each window, from its start to its stop along each axis; see `select`."""
     run = functools.partial(_mean, widths=tuple(widths), plane=plane)
     of_type = in_parts(run) if jnp.iscomplexobj(x) else run
-    return of_type(x, tuple(starts), tuple(stops))
+    return of_type(lowering.gathered(x, plane.axes), tuple(starts), tuple(stops))
 
 
 @functools.partial(jax.jit, static_argnames=("widths", "plane"))

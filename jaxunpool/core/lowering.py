@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -213,6 +214,30 @@ def reshard(array: jax.Array, mesh: Any, spec: PartitionSpec) -> jax.Array:
     """An array with a sharding in its type."""
     wanted = NamedSharding(mesh, spec)
     return array if jax.typeof(array).sharding == wanted else jax.sharding.reshard(array, wanted)
+
+
+def is_split(array: jax.Array, axes: Sequence[int]) -> bool:
+    """Whether an array has Explicit shards along some of these axes."""
+    spec = jax.typeof(array).sharding.spec
+    return any(halo.axis_names(spec[axis]) for axis in axes)
+
+
+def gathered(array: jax.Array, axes: Sequence[int], sizes: Sequence[int] = ()) -> jax.Array:
+    """An array whose Explicit shards along some axes are gathered, as XLA gathers those of Auto.
+
+    Args:
+        array: the array, of any sharding.
+        axes: along which elements of a result read elements of any shard.
+        sizes: of the result along them. An axis stays split where its shards divide that size;
+            without sizes it never does.
+    """
+    sharding = jax.typeof(array).sharding
+    mesh, entries = sharding.mesh, list(sharding.spec)
+    for axis, size in itertools.zip_longest(axes, sizes):
+        count = math.prod(mesh.shape[name] for name in halo.axis_names(entries[axis]))
+        if size is None or size % count:
+            entries[axis] = None
+    return reshard(array, mesh, PartitionSpec(*entries)) if mesh.explicit_axes else array
 
 
 # One device

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxunpool.core import lowering
 from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels.common import comparable
@@ -73,11 +74,12 @@ class Packing:
 
     def pack(self, values: jax.Array) -> jax.Array:
         """Unsigned integers in bytes; those without room become the largest that there is."""
-        return _pack(values, self)
+        size = self.packed_shape(values.shape)[self.axis]
+        return _pack(lowering.gathered(values, [self.axis], [size]), self)
 
     def unpack(self, packed: jax.Array) -> jax.Array:
         """The values, uint8."""
-        return _unpack(packed, self)
+        return _unpack(lowering.gathered(packed, [self.axis], [self.size]), self)
 
 
 def _ceil(size: Any, count: int) -> Any:

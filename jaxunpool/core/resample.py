@@ -30,6 +30,7 @@ from jaxunpool.core.carriers import carried, carrier
 from jaxunpool.core.eager import eager
 from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import MAX_INT32, Plane
+from jaxunpool.kernels import common
 from jaxunpool.kernels.common import accumulator
 
 # Up to here the elements are slices in one fused program; beyond, a loop keeps it small.
@@ -406,6 +407,7 @@ def resample(
         return ratio, i if ratio < 1 else -i
 
     plan = tuple((maps[i], axes[i]) for i in sorted(range(len(axes)), key=first))
+    x = lowering.gathered(x, axes)
     return RESAMPLE.bind(x, plan=plan, transposed=False, implementation=implementation)
 
 
@@ -458,10 +460,10 @@ def apply(x: jax.Array, tables: Sequence[Table], transposed: bool) -> jax.Array:
         if divisors is not None:
             divisors = _aligned(divisors, table.axis, y.ndim)
         if divisors is not None and transposed:
-            y /= divisors
+            y = common.divide(y, divisors)
         y = _along(y, table)
         if divisors is not None and not transposed:
-            y /= divisors
+            y = common.divide(y, divisors)
     return y.astype(x.dtype)
 
 

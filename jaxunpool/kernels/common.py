@@ -72,9 +72,11 @@ def divide(y: jax.Array, counts: Any) -> jax.Array:
     """`y / counts`, correctly rounded.
 
     XLA turns division by what does not vary along some axis into a product with its rounded
-    reciprocal, in some programs and not in others. So the divisor is made to depend on `y`.
+    reciprocal, in some programs and not in others. So the divisor is made to depend on `y`. It also
+    divides a quotient once, by the product of both divisors. So the result is no plain quotient.
     """
-    return y / jnp.where(y != y, 1, counts).astype(y.dtype)
+    isnan = y != y
+    return jnp.where(isnan, y, y / jnp.where(isnan, 1, counts).astype(y.dtype))
 
 
 def accumulator(dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike:

@@ -184,6 +184,8 @@ def claimed(path: pathlib.Path, about: dict[str, Any]) -> Iterator[None]:
                 raise UsageError(f"--output {path}: holds something other than a run")
             else:
                 write_json(path / CONFIGURATION, about)
+            for unfinished in path.glob(".*.part"):  # of a process that was killed
+                unfinished.unlink()
         except OSError as error:
             raise UsageError(f"--output {path}: {error.strerror or error}") from None
         yield
