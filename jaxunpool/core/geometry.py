@@ -132,7 +132,7 @@ class Axis:
         """
         if not self.low and self.span <= self.stride:
             return 0
-        return -(-max(self.span - 1, self.low) // self.stride)
+        return -(-(self.span - 1) // self.stride)  # padding is less than a span
 
     # Windows and the positions of their elements
 
