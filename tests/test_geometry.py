@@ -8,6 +8,7 @@ import numpy as np
 import oracle
 import pytest
 from hypothesis import strategies as st
+from jax import export
 from strategies import examples
 
 import jaxunpool as jup
@@ -214,3 +215,25 @@ def test_many_taps_that_are_apart():
     counts = [sum(p in own for own in members) for p in range(40)]
     np.testing.assert_array_equal(axis.covers(np.arange(40)), counts)
     assert {*counts} == {1, 2, 3}
+
+
+def test_an_open_size_takes_the_most_that_windows_can_reach_beyond():
+    (n,) = export.symbolic_shape("n", constraints=["n >= 12"])
+    settings = itertools.product(
+        (1, 2, 3, 4), (1, 2, 3), (1, 2), [(0, 0), (1, 0), (0, 1), (2, 2)], (False, True)
+    )
+    left_open = 0
+    for window, strides, dilation, pads, ceil_mode in itertools.islice(settings, 0, None, 5):
+        if max(pads) > (window - 1) * dilation:
+            continue
+        options = {"padding": (pads,), "dilation": dilation, "ceil_mode": ceil_mode}
+        make = lambda size: WindowGeometry.for_input((size, 1), (window,), strides, **options)
+        try:
+            (axis,) = make(n).spatial
+        except ValueError as error:
+            assert "symbolic" in str(error)
+            continue
+        if isinstance(axis.overhang, int):
+            assert axis.overhang == max(make(size).spatial[0].overhang for size in range(12, 18))
+            left_open += strides > 1
+    assert left_open > 5
