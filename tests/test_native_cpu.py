@@ -247,24 +247,86 @@ WINDOWS = {
 }
 
 
+@pytest.mark.parametrize("channels", [3, 18])
+@pytest.mark.parametrize("window", only(*list(WINDOWS)[:-2], among=WINDOWS))
+def test_every_kernel_is_the_definition(window, channels):
+    sizes = numbers(2, channels, *WINDOWS[window])
+    check_all(sizes, FLOAT, np.random.default_rng(channels))
+
+
 @pytest.mark.parametrize("how", ["gather", "gather last", "scatter", "scatter last"])
 @pytest.mark.parametrize("window", only(*list(WINDOWS)[:-1], among=WINDOWS))
 def test_hostile_offsets_select_nothing(window, how):
-    """Every number that the type of offsets has, in every window; the channels differ by it."""
+    """Every number that the type of offsets has, in every window; the channels differ by it.
+
+    In some channels more, windows name the same elements.
+    """
     name, *last = how.split()
     offset_type = BYTE if np.prod([axis[2] for axis in WINDOWS[window]]) <= 255 else WIDE
-    count = np.iinfo(offset_type).max + 1
-    sizes = numbers(1, count, *WINDOWS[window])
+    count, more = np.iinfo(offset_type).max + 1, 32
+    sizes = numbers(1, count + more, *WINDOWS[window])
     inside, outside = unpooled(sizes), pooled(sizes)
     rng, dtype = np.random.default_rng(0), FLOAT
     first, result = (inside, outside) if name == "gather" else (outside, inside)
     array = rng.integers(1, 100, first).astype(dtype)
-    offsets = np.broadcast_to(np.arange(count).astype(offset_type), outside)
+    every = np.broadcast_to(np.arange(count), (*outside[:-1], count))
+    some = rng.integers(0, volume(sizes) + 1, (*outside[:-1], more))
+    offsets = np.concatenate([every, some], -1).astype(offset_type)
     option = {"winners" if name == "gather" else "last": bool(last)}
     kernel = jax.jit(functools.partial(call, name, [(result, dtype)], sizes=sizes, **option))
     (found,) = kernel(array, offsets)
     (wanted,) = define(name, sizes, array, offsets, last=bool(last))
     np.testing.assert_array_equal(found, wanted)
+
+
+def test_hostile_positions_name_nothing():
+    """Positions of a whole plane, the next example's among them."""
+    inside, outside, rng = (2, 6, 3), (2, 9, 3), np.random.default_rng(0)
+    u, y = (rng.integers(1, 99, shape).astype(FLOAT) for shape in (inside, outside))
+    positions = rng.choice([*range(6), -1, 6, 7, -(2**31), MOST], outside).astype(np.int32)
+    summed, moved, read, owner = np.zeros_like(u), np.zeros_like(u), np.zeros_like(y), {}
+    for (batch, number, channel), position in np.ndenumerate(positions):
+        if 0 <= position < 6:
+            element = batch, position, channel
+            read[batch, number, channel] = u[element]
+            summed[element] += y[batch, number, channel]
+            moved[element], owner[element] = y[batch, number, channel], (batch, number, channel)
+    winners = np.zeros_like(y)
+    for element, window in owner.items():
+        winners[window] = u[element]
+    sizes = np.array([2, 6, 9, 3])
+
+    @jax.jit
+    def found(u, y, positions):
+        gather = functools.partial(call, "gather_flat", [(outside, FLOAT)], u, positions)
+        scatter = functools.partial(call, "scatter_flat", [(inside, FLOAT)], y, positions)
+        several = [gather(sizes=sizes, winners=last) for last in (False, True)]
+        return several + [scatter(sizes=sizes, last=last) for last in (False, True)]
+
+    for (result,), wanted in zip(found(u, y, positions), (read, winners, summed, moved)):
+        np.testing.assert_array_equal(result, wanted)
+
+
+def test_hostile_bounds_are_put_inside():
+    """Windows that begin or end outside, or end before they begin: none is empty."""
+    starts, stops = np.array([-5, 0, 3, 4, 9, 2]), np.array([-1, 0, 2, 99, 99, 5])
+    x = np.random.default_rng(0).integers(1, 9, (2, 1, 5, 4, 3)).astype(FLOAT)
+    outside, zero, one = (2, 1, 6, 6, 3), np.zeros(1, np.int32), np.ones(1, np.int32)
+    bounds = starts.astype(np.int32), stops.astype(np.int32)
+    arrays = (x, zero, bounds[0], bounds[0], one, bounds[1], bounds[1])
+    sizes = np.array([2, 3, 1, 5, 4, 1, 6, 6])
+    types = [(outside, FLOAT), (outside, np.int32)]
+    y, flat = jax.jit(functools.partial(call, "select_uneven", types, sizes=sizes))(*arrays)
+    for (n, _, row, column, channel), found in np.ndenumerate(y):
+        rows, columns = (
+            range(first := min(max(starts[o], 0), size - 1), min(max(stops[o], first + 1), size))
+            for o, size in ((row, 5), (column, 4))
+        )
+        window = x[n, 0, rows.start : rows.stop, columns.start : columns.stop, channel]
+        at = np.unravel_index(window.argmax(), window.shape)
+        assert found == window.max()
+        position = (rows.start + at[0]) * 4 + columns.start + at[1]
+        assert flat[n, 0, row, column, channel] == position
 
 
 @pytest.mark.parametrize("primitive", SUMS)
