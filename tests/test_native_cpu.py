@@ -242,13 +242,19 @@ WINDOWS = {
     "overlap": [(7, 4, 3, 2, 1, 1, 1)] * 2,
     "dilation": [(9, 5, 3, 2, 2, 2, 2), (8, 8, 3, 1, 3, 3, 3)],
     "volume": [(3, 3, 3, 1, 1, 1, 1), (4, 2, 3, 2, 1, 1, 1), (5, 3, 3, 2, 1, 1, 1)],
+    "beyond": [(10, 4, 7, 2, 1, 2, 1), (9, 4, 6, 2, 1, 2, 1)],
+    "few": [(13, 3, 5, 5, 1, 1, 1)] * 2,
+    "codes": [
+        (12, 6, 7, 1, 1, 0, 0),
+        (10, 3, 8, 1, 1, 0, 0),
+    ],  # of a byte, but not their differences
     "255": [(20, 3, 15, 2, 1, 0, 0), (20, 2, 17, 3, 1, 0, 0)],
     "272": [(18, 2, 16, 2, 1, 0, 0), (18, 1, 17, 1, 1, 0, 0)],
 }
 
 
 @pytest.mark.parametrize("channels", [3, 18])
-@pytest.mark.parametrize("window", only(*list(WINDOWS)[:-2], among=WINDOWS))
+@pytest.mark.parametrize("window", only(*list(WINDOWS)[:-3], among=WINDOWS))
 def test_every_kernel_is_the_definition(window, channels):
     sizes = numbers(2, channels, *WINDOWS[window])
     check_all(sizes, FLOAT, np.random.default_rng(channels))
@@ -277,6 +283,21 @@ def test_hostile_offsets_select_nothing(window, how):
     (found,) = kernel(array, offsets)
     (wanted,) = define(name, sizes, array, offsets, last=bool(last))
     np.testing.assert_array_equal(found, wanted)
+
+
+def test_rows_that_no_cache_holds():
+    """Windows of three axes that meet, in rows too long to be kept until the next layer."""
+    sizes = numbers(1, 256, (3, 2, 2, 1, 1, 0, 0), (66, 64, 3, 1, 1, 0, 0), (34, 32, 3, 1, 1, 0, 0))
+    (_, *inside), (_, *outside), rng = unpooled(sizes), pooled(sizes), np.random.default_rng(0)
+    u, offsets = rng.random(inside, FLOAT), rng.integers(0, 18, outside).astype(BYTE)
+    *window, channel = np.indices(outside, sparse=True)
+    taps = np.unravel_index(offsets, (2, 3, 3))
+    elements = (*(o + tap for o, tap in zip(window, taps)), channel)
+    number, owner = np.arange(offsets.size).reshape(outside), np.empty(inside, np.int64)
+    owner[elements] = number  # the last of several
+    kernel = functools.partial(call, "gather", [((1, *outside), FLOAT)], winners=True, sizes=sizes)
+    (found,) = jax.jit(kernel)(u[None], offsets[None])
+    np.testing.assert_array_equal(found[0], np.where(owner[elements] == number, u[elements], 0))
 
 
 def test_hostile_positions_name_nothing():
