@@ -242,6 +242,8 @@ WINDOWS = {
     "overlap": [(7, 4, 3, 2, 1, 1, 1)] * 2,
     "dilation": [(9, 5, 3, 2, 2, 2, 2), (8, 8, 3, 1, 3, 3, 3)],
     "volume": [(3, 3, 3, 1, 1, 1, 1), (4, 2, 3, 2, 1, 1, 1), (5, 3, 3, 2, 1, 1, 1)],
+    "one dilation": [(7, 4, 3, 2, 1, 1, 1), (9, 4, 3, 2, 2, 1, 1)],
+    "phases": [(10, 4, 3, 2, 1, 0, 0)] * 2,
     "beyond": [(10, 4, 7, 2, 1, 2, 1), (9, 4, 6, 2, 1, 2, 1)],
     "few": [(13, 3, 5, 5, 1, 1, 1)] * 2,
     "codes": [
@@ -253,10 +255,10 @@ WINDOWS = {
 }
 
 
-@pytest.mark.parametrize("channels", [3, 18])
+@pytest.mark.parametrize(("batch", "channels"), [(40, 3), (2, 18)])
 @pytest.mark.parametrize("window", only(*list(WINDOWS)[:-3], among=WINDOWS))
-def test_every_kernel_is_the_definition(window, channels):
-    sizes = numbers(2, channels, *WINDOWS[window])
+def test_every_kernel_is_the_definition(window, batch, channels):
+    sizes = numbers(batch, channels, *WINDOWS[window])
     check_all(sizes, FLOAT, np.random.default_rng(channels))
 
 
