@@ -240,6 +240,7 @@ def test_an_array_without_a_channel_axis_is_refused(n):
             with pytest.raises(ValueError, match=rf"^{name}.* does not fit "):
                 use()
     jup.validate_indices(flat[..., None], output_shape=sizes)
+    jup.validate_indices(flat[None, ..., None], output_shape=4)  # of all but batch and channels
     PoolIndices.from_flat(flat[..., None], jup.Plane(input_shape=sizes))
 
 
