@@ -89,6 +89,18 @@ def test_xla_is_the_definition(primitive, data):
         assert check.is_close(result, wanted, exact, call.geometry.volume)
 
 
+@pytest.mark.parametrize("primitive", PRIMITIVES)
+def test_xla_is_the_definition_of_large_windows(primitive, rng):
+    """They are not unrolled: axis after axis, by loops, or one element fetched for each."""
+    geometry, shape = case_of((2, 13, 9, 2), (10, 5), 2, ((2, 1), (1, 3)))
+    calls = calls_of(primitive, geometry)
+    call = calls[0 if primitive == "gather" else -1]  # under "last", some are zero in any case
+    arrays = arrays_of(call, shape, np.dtype(np.float32), "plain", rng, primitive in SUMS)
+    found = run("xla", call, arrays)
+    for result, (wanted, exact) in zip(found, check.definition(call, arrays), strict=True):
+        assert check.is_close(result, wanted, exact, geometry.volume)
+
+
 @pytest.mark.parametrize("window", [{"window_shape": (2, 2)}, OVERLAPPING], ids=["2x2", "3x3"])
 @pytest.mark.parametrize("primitive", ["scatter", *SUMS])
 @pytest.mark.parametrize("backend", TESTED)

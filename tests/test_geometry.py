@@ -8,6 +8,7 @@ import numpy as np
 import oracle
 import pytest
 from hypothesis import strategies as st
+from jax import export
 from strategies import examples
 
 import jaxunpool as jup
@@ -152,6 +153,7 @@ def test_axis_is_what_counting_says(data):
         hypothesis.reject()
     (axis,) = geometry.spatial
     inside, padded = range(axis.size), range(-axis.low, axis.size + axis.high)
+    grid = np.arange(16)[:, None], np.arange(12)  # of one shape: compiled once
     members = [
         [o * stride - axis.low + tap * axis.dilation for tap in range(window)]
         for o in range(axis.outputs)
@@ -163,20 +165,74 @@ def test_axis_is_what_counting_says(data):
     meet = any(len(some) > 1 for some in covering)
     assert axis.overlaps or not meet
     assert axis.overlaps == meet or dilation > 1  # elements apart may interleave
+    none_meet = len({p for own in members for p in own}) == axis.outputs * window
+    assert (axis.is_last(*grid) is True) == none_meet  # padding counts
     for is_padded, there in ((False, inside), (True, padded)):
         counts = [sum(p in there for p in own) for own in members]
         assert [int(axis.count(o, padded=is_padded)) for o in range(axis.outputs)] == counts
-        if axis.is_full(padded=is_padded):
-            assert set(counts) == {window}
+        assert axis.is_full(padded=is_padded) == (set(counts) == {window})
     for o, own in enumerate(members):
         assert int(axis.first(o)) == next(t for t, p in enumerate(own) if p in inside)
         assert [bool(axis.has(o, t)) for t in range(window)] == [p in inside for p in own]
+    taps, is_element = map(np.asarray, axis.tap(*grid))
+    wanted = [[p in own for p in range(12)] for own in members]
+    assert is_element[: axis.outputs].tolist() == wanted[:16]
     for p, some in zip(inside, covering):
         assert int(axis.covers(p)) == len(some) <= axis.most_covers
         assert [w for w in axis.covering(p) if 0 <= w[0] < axis.outputs] == some
         for o, t in some:
             assert bool(axis.is_last(o, t)) == ((o, t) == some[-1])
-            assert tuple(map(int, axis.tap(o, p))) == (t, True)
+            assert taps[o, p] == t
         cell, element = divmod(p, stride)
         assert {o - cell for o, _ in some} <= {*axis.reaching(1)} <= {*axis.shifts}
         assert {o for o, _ in axis.covering(element)} <= {*axis.shifts}
+
+    # In cells of `stride` elements, with as many more windows at both ends as it takes.
+    assert axis.overhang == max(members[-1][-1] + 1 - axis.size, 0)
+    assert axis.cells == len({p // stride for p in inside})
+    starts = {o: o * stride - axis.low for o in range(-20, 30)}
+    reach = [o for o, start in starts.items() if start < stride and start + span > 0]
+    assert list(axis.shifts) == reach
+    assert axis.cells_without == max(axis.cells - 1 + reach[-1] - (axis.outputs - 1), 0)
+    starts_of_cells = range(0, axis.size, stride)
+    are_whole = len(starts_of_cells) == axis.outputs and axis.size % stride == 0
+    in_cell = all(p // stride == o for o, own in enumerate(members) for p in own)
+    assert axis.is_tiled == (are_whole and in_cell)
+    for shards in range(1, 5):
+        assert axis.divides(shards) == (are_whole and axis.outputs % shards == 0)
+    own = [axis.position(0, tap) for tap in range(window)]
+    others = {p // stride for p in own} | {o for p in own for o, _ in axis.covering(p)}
+    assert axis.halo >= max(map(abs, others))
+    assert axis.halo <= max(-(-(span - 1) // stride), 1)
+    assert (axis.halo == 0) == (others == {0})
+
+
+def test_many_taps_that_are_apart():
+    """Windows over a position are counted by a loop."""
+    geometry = WindowGeometry.for_input((40, 1), (9,), 3, 4, dilation=2)
+    (axis,) = geometry.spatial
+    members = [{axis.position(o, tap) for tap in range(9)} for o in range(axis.outputs)]
+    counts = [sum(p in own for own in members) for p in range(40)]
+    np.testing.assert_array_equal(axis.covers(np.arange(40)), counts)
+    assert {*counts} == {1, 2, 3}
+
+
+def test_an_open_size_takes_the_most_that_windows_can_reach_beyond():
+    (n,) = export.symbolic_shape("n", constraints=["n >= 12"])
+    settings = itertools.product(
+        (1, 2, 3, 4), (1, 2, 3), (1, 2), [(0, 0), (1, 0), (0, 1), (2, 2)], (False, True)
+    )
+    left_open = 0
+    for window, strides, dilation, pads, ceil_mode in itertools.islice(settings, 0, None, 5):
+        if max(pads) > (window - 1) * dilation:
+            continue
+        options = {"padding": (pads,), "dilation": dilation, "ceil_mode": ceil_mode}
+        make = lambda size: WindowGeometry.for_input((size, 1), (window,), strides, **options)
+        try:
+            (axis,) = make(n).spatial
+        except ValueError:  # whether they reach beyond the padding is left open
+            continue
+        if isinstance(axis.overhang, int):
+            assert axis.overhang == max(make(size).spatial[0].overhang for size in range(12, 18))
+            left_open += strides > 1
+    assert left_open > 5

@@ -78,6 +78,25 @@ def test_flat_positions_inside_jit_that_are_in_no_window_select_nothing():
         np.testing.assert_array_equal(np.ravel(jax.grad(lambda y: run(y).sum())(y)), [1, 1, 0, 0])
 
 
+def test_an_offset_of_padding_or_of_nothing_has_no_position():
+    geometry = WindowGeometry.for_input((4, 5, 11), (3, 3), 2, ((1, 1), (2, 1)))
+    offsets = np.broadcast_to(np.arange(11, dtype=np.uint8), geometry.pooled_shape((4, 5, 11)))
+    flat = np.asarray(PoolIndices(offsets, geometry).flat)
+    for (oh, ow, offset), found in np.ndenumerate(flat):
+        row, column = 2 * oh - 1 + offset // 3, 2 * ow - 2 + offset % 3
+        is_inside = offset < 9 and 0 <= row < 4 and 0 <= column < 5
+        assert found == (5 * row + column if is_inside else -1)
+
+
+def test_flat_positions_inside_jit_that_are_in_no_plane_select_nothing():
+    plane = jup.Plane(input_shape=(2, 3))
+    flat = jnp.array([-7, -1, 0, 5, 6, 2**31 - 1])[:, None, None]
+    made = jax.jit(PoolIndices.from_flat, static_argnums=1)(flat, plane)
+    for indices in (made, PoolIndices(flat, plane)):
+        np.testing.assert_array_equal(np.ravel(indices.flat), [-1, -1, 0, 5, -1, -1])
+    np.testing.assert_array_equal(made.offsets, made.flat)
+
+
 SOURCES = {
     "from_flat": PoolIndices.from_flat,
     "from_torch": jup.interop.from_torch,
@@ -204,6 +223,25 @@ def test_large_offsets_do_not_wrap_around(dtype, x64):
                 np.testing.assert_array_equal(np.ravel(u), [0, 0, 0, 1])
             with pytest.raises(ValueError, match=rf"indices\[0, 0\] = {2**32 + 1}: "):
                 jup.validate_indices(indices)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_an_array_without_a_channel_axis_is_refused(n):
+    sizes = (4,) * n
+    flat, geometry = np.zeros((2,) * n, np.int32), WindowGeometry.for_input((*sizes, 1), (2,) * n)
+    for plane in (geometry, jup.Plane(input_shape=sizes)):
+        indices = PoolIndices(flat, plane)
+        for name, use in {
+            "output_shape=": lambda: jup.max_unpool(flat, flat, output_shape=sizes),
+            "output_shape=.*": lambda: jup.validate_indices(flat, output_shape=sizes),
+            "flat:": lambda: PoolIndices.from_flat(flat, plane),
+            "indices.offsets:": lambda: jup.max_unpool(flat, indices),
+        }.items():
+            with pytest.raises(ValueError, match=rf"^{name}.* does not fit "):
+                use()
+    jup.validate_indices(flat[..., None], output_shape=sizes)
+    jup.validate_indices(flat[None, ..., None], output_shape=4)  # of all but batch and channels
+    PoolIndices.from_flat(flat[..., None], jup.Plane(input_shape=sizes))
 
 
 def test_not_an_array():

@@ -300,18 +300,22 @@ def test_derivatives(rng, name):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
-def test_an_infinite_pattern_stays_in_its_windows():
+@pytest.mark.parametrize("implementation", [None, "xla"])
+def test_an_infinite_pattern_stays_in_its_windows(implementation):
     """No window, and no element of one, contributes nothing: not zero times infinity."""
+    unpool = functools.partial(jup.fixed_unpool, implementation=implementation)
     infinite = jnp.array([jnp.inf, 1.0, 1.0])
-    u = jup.fixed_unpool(jnp.ones((2, 1)), infinite[:2], output_shape=(5,))
+    u = unpool(jnp.ones((2, 1)), infinite[:2], output_shape=(5,))
     np.testing.assert_array_equal(u[:, 0], [np.inf, 1, np.inf, 1, 0])
-    padded = lambda y, p: jup.fixed_unpool(y, p, (2,), ((1, 0),)).sum()
+    u = unpool(jnp.ones((2, 1)), infinite[::-1], 2)
+    np.testing.assert_array_equal(u[:, 0], [1, 1, np.inf, 1, np.inf])
+    padded = lambda y, p: unpool(y, p, (2,), ((1, 0),)).sum()
     gradient = jax.grad(padded)(jnp.ones((2, 1)), infinite)
     np.testing.assert_array_equal(gradient[:, 0], [2, np.inf])
     y = jnp.array([[jnp.inf], [1.0]])
     gradient = jax.grad(padded, 1)(y, jnp.ones(3))
     np.testing.assert_array_equal(gradient, [1, np.inf, np.inf])
-    hanging = lambda p: jup.fixed_unpool(y[::-1], p, output_shape=(4,), ceil_mode=True).sum()
+    hanging = lambda p: unpool(y[::-1], p, output_shape=(4,), ceil_mode=True).sum()
     np.testing.assert_array_equal(jax.grad(hanging)(jnp.ones(3)), [np.inf, 1, 1])
 
 

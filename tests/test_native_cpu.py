@@ -242,29 +242,114 @@ WINDOWS = {
     "overlap": [(7, 4, 3, 2, 1, 1, 1)] * 2,
     "dilation": [(9, 5, 3, 2, 2, 2, 2), (8, 8, 3, 1, 3, 3, 3)],
     "volume": [(3, 3, 3, 1, 1, 1, 1), (4, 2, 3, 2, 1, 1, 1), (5, 3, 3, 2, 1, 1, 1)],
+    "one dilation": [(7, 4, 3, 2, 1, 1, 1), (9, 4, 3, 2, 2, 1, 1)],
+    "phases": [(10, 4, 3, 2, 1, 0, 0)] * 2,
+    "beyond": [(2, 2, 1, 1, 1, 0, 0), (10, 4, 7, 2, 1, 2, 1), (9, 4, 6, 2, 1, 2, 1)],
+    "few": [(13, 3, 5, 5, 1, 1, 1)] * 2,
+    "codes": [
+        (12, 6, 7, 1, 1, 0, 0),
+        (10, 3, 8, 1, 1, 0, 0),
+    ],  # of a byte, but not their differences
     "255": [(20, 3, 15, 2, 1, 0, 0), (20, 2, 17, 3, 1, 0, 0)],
     "272": [(18, 2, 16, 2, 1, 0, 0), (18, 1, 17, 1, 1, 0, 0)],
 }
 
 
+@pytest.mark.parametrize(("batch", "channels"), [(40, 3), (2, 18)])
+@pytest.mark.parametrize("window", only(*list(WINDOWS)[:-3], among=WINDOWS))
+def test_every_kernel_is_the_definition(window, batch, channels):
+    sizes = numbers(batch, channels, *WINDOWS[window])
+    check_all(sizes, FLOAT, np.random.default_rng(channels))
+
+
 @pytest.mark.parametrize("how", ["gather", "gather last", "scatter", "scatter last"])
 @pytest.mark.parametrize("window", only(*list(WINDOWS)[:-1], among=WINDOWS))
 def test_hostile_offsets_select_nothing(window, how):
-    """Every number that the type of offsets has, in every window; the channels differ by it."""
+    """Every number that the type of offsets has, in every window; the channels differ by it.
+
+    In some channels more, windows name the same elements.
+    """
     name, *last = how.split()
     offset_type = BYTE if np.prod([axis[2] for axis in WINDOWS[window]]) <= 255 else WIDE
-    count = np.iinfo(offset_type).max + 1
-    sizes = numbers(1, count, *WINDOWS[window])
+    count, more = np.iinfo(offset_type).max + 1, 32
+    sizes = numbers(1, count + more, *WINDOWS[window])
     inside, outside = unpooled(sizes), pooled(sizes)
     rng, dtype = np.random.default_rng(0), FLOAT
     first, result = (inside, outside) if name == "gather" else (outside, inside)
     array = rng.integers(1, 100, first).astype(dtype)
-    offsets = np.broadcast_to(np.arange(count).astype(offset_type), outside)
+    every = np.broadcast_to(np.arange(count), (*outside[:-1], count))
+    some = rng.integers(0, volume(sizes) + 1, (*outside[:-1], more))
+    offsets = np.concatenate([every, some], -1).astype(offset_type)
     option = {"winners" if name == "gather" else "last": bool(last)}
     kernel = jax.jit(functools.partial(call, name, [(result, dtype)], sizes=sizes, **option))
     (found,) = kernel(array, offsets)
     (wanted,) = define(name, sizes, array, offsets, last=bool(last))
     np.testing.assert_array_equal(found, wanted)
+
+
+def test_rows_that_no_cache_holds():
+    """Windows of three axes that meet, in rows too long to be kept until the next layer."""
+    sizes = numbers(1, 256, (3, 2, 2, 1, 1, 0, 0), (66, 64, 3, 1, 1, 0, 0), (34, 32, 3, 1, 1, 0, 0))
+    (_, *inside), (_, *outside), rng = unpooled(sizes), pooled(sizes), np.random.default_rng(0)
+    u, offsets = rng.random(inside, FLOAT), rng.integers(0, 18, outside).astype(BYTE)
+    *window, channel = np.indices(outside, sparse=True)
+    taps = np.unravel_index(offsets, (2, 3, 3))
+    elements = (*(o + tap for o, tap in zip(window, taps)), channel)
+    number, owner = np.arange(offsets.size).reshape(outside), np.empty(inside, np.int64)
+    owner[elements] = number  # the last of several
+    kernel = functools.partial(call, "gather", [((1, *outside), FLOAT)], winners=True, sizes=sizes)
+    (found,) = jax.jit(kernel)(u[None], offsets[None])
+    np.testing.assert_array_equal(found[0], np.where(owner[elements] == number, u[elements], 0))
+
+
+def test_hostile_positions_name_nothing():
+    """Positions of a whole plane, the next example's among them."""
+    inside, outside, rng = (2, 6, 3), (2, 9, 3), np.random.default_rng(0)
+    u, y = (rng.integers(1, 99, shape).astype(FLOAT) for shape in (inside, outside))
+    positions = rng.choice([*range(6), -1, 6, 7, -(2**31), MOST], outside).astype(np.int32)
+    summed, moved, read, owner = np.zeros_like(u), np.zeros_like(u), np.zeros_like(y), {}
+    for (batch, number, channel), position in np.ndenumerate(positions):
+        if 0 <= position < 6:
+            element = batch, position, channel
+            read[batch, number, channel] = u[element]
+            summed[element] += y[batch, number, channel]
+            moved[element], owner[element] = y[batch, number, channel], (batch, number, channel)
+    winners = np.zeros_like(y)
+    for element, window in owner.items():
+        winners[window] = u[element]
+    sizes = np.array([2, 6, 9, 3])
+
+    @jax.jit
+    def found(u, y, positions):
+        gather = functools.partial(call, "gather_flat", [(outside, FLOAT)], u, positions)
+        scatter = functools.partial(call, "scatter_flat", [(inside, FLOAT)], y, positions)
+        several = [gather(sizes=sizes, winners=last) for last in (False, True)]
+        return several + [scatter(sizes=sizes, last=last) for last in (False, True)]
+
+    for (result,), wanted in zip(found(u, y, positions), (read, winners, summed, moved)):
+        np.testing.assert_array_equal(result, wanted)
+
+
+def test_hostile_bounds_are_put_inside():
+    """Windows that begin or end outside, or end before they begin: none is empty."""
+    starts, stops = np.array([-5, 0, 3, 4, 9, 2]), np.array([-1, 0, 2, 99, 99, 5])
+    x = np.random.default_rng(0).integers(1, 9, (2, 1, 5, 4, 3)).astype(FLOAT)
+    outside, zero, one = (2, 1, 6, 6, 3), np.zeros(1, np.int32), np.ones(1, np.int32)
+    bounds = starts.astype(np.int32), stops.astype(np.int32)
+    arrays = (x, zero, bounds[0], bounds[0], one, bounds[1], bounds[1])
+    sizes = np.array([2, 3, 1, 5, 4, 1, 6, 6])
+    types = [(outside, FLOAT), (outside, np.int32)]
+    y, flat = jax.jit(functools.partial(call, "select_uneven", types, sizes=sizes))(*arrays)
+    for (n, _, row, column, channel), found in np.ndenumerate(y):
+        rows, columns = (
+            range(first := min(max(starts[o], 0), size - 1), min(max(stops[o], first + 1), size))
+            for o, size in ((row, 5), (column, 4))
+        )
+        window = x[n, 0, rows.start : rows.stop, columns.start : columns.stop, channel]
+        at = np.unravel_index(window.argmax(), window.shape)
+        assert found == window.max()
+        position = (rows.start + at[0]) * 4 + columns.start + at[1]
+        assert flat[n, 0, row, column, channel] == position
 
 
 @pytest.mark.parametrize("primitive", SUMS)

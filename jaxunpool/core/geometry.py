@@ -134,7 +134,7 @@ class Axis:
         """
         if not self.low and self.span <= self.stride:
             return 0
-        return -(-max(self.span - 1, self.low) // self.stride)
+        return -(-(self.span - 1) // self.stride)  # padding is less than a span
 
     # Windows and the positions of their elements
 
@@ -158,8 +158,11 @@ class Axis:
 
     @property
     def overhang(self) -> int:
-        """How far windows reach beyond the end; the most, if symbolic sizes leave it open."""
-        return decided(lambda: max(self.stop - self.size, 0), self.high + self.stride - 1)
+        """How far windows reach beyond the end; the most, if symbolic sizes leave it open.
+
+        Sizes that leave open whether windows reach beyond the padding are refused before.
+        """
+        return decided(lambda: max(self.stop - self.size, 0), self.high)
 
     def has(self, window: Any, tap: Any) -> Any:
         """Whether an element of a window is no padding; True if that is so for all."""
@@ -243,10 +246,11 @@ class Axis:
 
     @property
     def cells_without(self) -> int:
-        """How far the last shift takes cells beyond the last window; likewise the most."""
-        last = self.shifts[-1]
-        most = (self.stride + self.span - 2 - self.low - self.high) // self.stride
-        return decided(lambda: max(self.cells + last - self.outputs, 0), max(most + last, 0))
+        """How far the last shift takes cells beyond the last window.
+
+        Never less than 0: the last window begins before the end of the input.
+        """
+        return self.cells + self.shifts[-1] - self.outputs
 
     def covering(self, element: int) -> Iterator[tuple[int, int]]:
         """The windows that have an element, in order, and as which tap: (window, tap).
