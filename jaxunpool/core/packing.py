@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import WindowGeometry
@@ -19,7 +21,8 @@ class Packing:
     """How values of 2 or 4 bits share bytes: neighbours along one axis, the first lowest.
 
     The axis keeps its place, and all others stay as they are: a part of an array along these, or a
-    shard of it, is packed by itself. A shard along the axis itself has to hold whole bytes.
+    shard of it, is packed by itself. A shard along the axis itself has to hold whole bytes; where
+    shards would not, over Explicit axes, the axis is not split.
 
     Attributes:
         bits: of each value.
@@ -73,7 +76,7 @@ class Packing:
 
     def pack(self, values: jax.Array) -> jax.Array:
         """Unsigned integers in bytes; those without room become the largest that there is."""
-        return _pack(values, self)
+        return _pack(_in_whole_bytes(values, self), self)
 
     def unpack(self, packed: jax.Array) -> jax.Array:
         """The values, uint8."""
@@ -88,6 +91,19 @@ def _replaced(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
     changed = list(shape)
     changed[axis] = size
     return tuple(changed)
+
+
+def _in_whole_bytes(values: jax.Array, how: Packing) -> jax.Array:
+    """Values whose shards along the axis hold whole bytes: over Explicit axes, resharded if not."""
+    sharding, axis = jax.typeof(values).sharding, values.ndim + how.axis
+    names = sharding.spec[axis] if sharding.mesh.explicit_axes else None
+    if names is None:
+        return values
+    shards = math.prod(sharding.mesh.shape[name] for name in jax.tree.leaves(names))
+    if how.size % (shards * (8 // how.bits)) == 0:
+        return values
+    spec = PartitionSpec(*sharding.spec[:axis], None, *sharding.spec[axis + 1 :])
+    return jax.sharding.reshard(values, NamedSharding(sharding.mesh, spec))
 
 
 # The values of a byte are an axis of their own, right of the packed one. Both loops are vectors, of
