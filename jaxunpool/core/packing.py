@@ -20,7 +20,8 @@ class Packing:
     """How values of 2 or 4 bits share bytes: neighbours along one axis, the first lowest.
 
     The axis keeps its place, and all others stay as they are: a part of an array along these, or a
-    shard of it, is packed by itself. A shard along the axis itself has to hold whole bytes.
+    shard of it, is packed by itself. A shard along the axis itself has to hold whole bytes; where
+    shards would not, over Explicit axes, the axis is not split.
 
     Attributes:
         bits: of each value.
@@ -74,8 +75,9 @@ class Packing:
 
     def pack(self, values: jax.Array) -> jax.Array:
         """Unsigned integers in bytes; those without room become the largest that there is."""
-        size = self.packed_shape(values.shape)[self.axis]
-        return _pack(lowering.gathered(values, [self.axis], [size]), self)
+        count = 8 // self.bits
+        whole = self.size // count if self.size % count == 0 else 1  # bytes, or none to share out
+        return _pack(lowering.gathered(values, [self.axis], [whole]), self)
 
     def unpack(self, packed: jax.Array) -> jax.Array:
         """The values, uint8."""
