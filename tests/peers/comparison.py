@@ -81,14 +81,20 @@ class Found:
 Maker = Callable[[np.random.Generator], Case]
 
 
-def check(peer: str, operator: str, maker: Maker, record_property: Callable[..., None]) -> None:
+def check(
+    peer: str,
+    operator: str,
+    maker: Maker,
+    record_property: Callable[..., None],
+    calls: int = CALLS,
+) -> None:
     """Compare all configurations of a row, and record what was found."""
     found = Found()
-    for number in range(CALLS):
+    for number in range(calls):
         rng = np.random.default_rng([zlib.crc32(f"{peer} {operator}".encode()), number])
         try:
             case = maker(rng)
-            compare(case, rng, found)
+            compare(case, rng, found, CONFIGURATIONS // calls)
         except Exception as error:
             error.add_note(f"{peer}, {operator}, call {number}")
             raise
@@ -97,13 +103,13 @@ def check(peer: str, operator: str, maker: Maker, record_property: Callable[...,
     record_property("row", (peer, operator, dataclasses.asdict(found)))
 
 
-def compare(case: Case, rng: np.random.Generator, found: Found) -> None:
-    """One call with all its inputs."""
+def compare(case: Case, rng: np.random.Generator, found: Found, count: int) -> None:
+    """One call with that many inputs."""
     inputs, program = case.inputs, jax.jit(functools.partial(answer, case.ours))
     kind = "plain" if case.rule is None else "eighths"  # whose sums are exact, in any order
     cotangent = lambda shape: values(rng, tuple(shape), inputs[0].dtype, kind)
     found.calls += 1
-    for _ in range(CONFIGURATIONS // CALLS):
+    for _ in range(count):
         theirs = case.theirs(inputs, cotangent)
         ours = Answer(*jax.tree.map(np.asarray, program(inputs, theirs.cotangent)))
         found.configurations += 1

@@ -10,12 +10,13 @@ os.environ.setdefault("DEV", "PYTHON")  # which needs no compiler
 tinygrad = pytest.importorskip("tinygrad", reason="in the extra 'peers'")
 
 from comparison import FIRST, Answer, Case, check  # noqa: E402
-from strategies import values  # noqa: E402
+from strategies import examples, values  # noqa: E402
 from tinygrad import Tensor  # noqa: E402
 
 import jaxunpool as jup  # noqa: E402
 
 PEER = "tinygrad"
+CALLS = examples(8, 100)  # it compiles for seconds
 
 
 def run(function):
@@ -125,11 +126,11 @@ def draw_avg_pool(rng):
     )
 
 
-def resizing(rng, mode, rounding, keeps=True, **options):
+def resizing(rng, mode, rounding, least=1, keeps=True, **options):
     """`keeps`: whether an axis may keep its size."""
     n = int(rng.integers(1, 4))
     x = floats(rng, (1, 1, *draw(rng, n, 1, (10, 6, 4))))
-    sizes = draw(rng, n, 1, (10, 6, 4))
+    sizes = draw(rng, n, least, (10, 6, 4))
     while not keeps and any(a == b for a, b in zip(sizes, x.shape[2:])):
         sizes = draw(rng, n, 1, (10, 6, 4))
     return Case(
@@ -146,7 +147,8 @@ def draw_nearest(rng):
 
 
 def draw_linear(rng):
-    return resizing(rng, "linear", 8, align_corners=bool(rng.integers(2)))
+    align = bool(rng.integers(2))  # to one element, tinygrad gives NaN then
+    return resizing(rng, "linear", 8, least=1 + align, align_corners=align)
 
 
 def draw_conv_transpose(rng):
@@ -235,7 +237,7 @@ ROWS = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("operator", ROWS)
 def test_random_configurations(operator, record_property):
-    check(PEER, operator, ROWS[operator], record_property)
+    check(PEER, operator, ROWS[operator], record_property, CALLS)
 
 
 # Examples of tinygrad's documentation.
@@ -286,3 +288,10 @@ def test_nearest_interpolation_that_keeps_an_axis():
     np.testing.assert_array_equal(jup.interpolate(x, (3, 4), **FIRST), y.numpy())
     with pytest.raises(RuntimeError, match="UOp verification failed"):
         gradient.numpy()
+
+
+def test_aligned_corners_of_one_element():
+    """The first element, as in PyTorch. tinygrad divides by zero."""
+    x = np.arange(3, dtype=np.float32).reshape(1, 1, 3)
+    assert np.isnan(Tensor(x).interpolate((1,), "linear", align_corners=True).numpy()).all()
+    assert jup.interpolate(x, (1,), mode="linear", align_corners=True, **FIRST).tolist() == [[[0]]]
