@@ -101,6 +101,14 @@ def test_xla_is_the_definition_of_large_windows(primitive, rng):
         assert check.is_close(result, wanted, exact, geometry.volume)
 
 
+def test_xla_selects_the_first_of_equals_and_no_padding(rng):
+    geometry, shape = case_of((2, 7, 9, 3), **OVERLAPPING)
+    x = np.concatenate([values(rng, shape, np.dtype(np.float32), kind) for kind in KINDS])
+    call = Call("select", geometry)
+    for result, (wanted, _) in zip(run("xla", call, [x]), check.definition(call, [x]), strict=True):
+        np.testing.assert_array_equal(result, wanted)
+
+
 @pytest.mark.parametrize("window", [{"window_shape": (2, 2)}, OVERLAPPING], ids=["2x2", "3x3"])
 @pytest.mark.parametrize("primitive", ["scatter", *SUMS])
 @pytest.mark.parametrize("backend", TESTED)
@@ -178,6 +186,16 @@ def test_flat_indices_have_the_bits_of_xla(dtype, data):
                 list(map(jnp.asarray, (array, flat))),
             )
             same_bits(call, *(run(backend, call, arrays) for backend in ("native_cpu", "xla")))
+
+
+def test_flat_indices_of_two_axes_have_the_bits_of_xla(rng):
+    skip_if_not_compiled("native_cpu")
+    plane = Plane(input_shape=(4, 5), data_format="channels_first")
+    y = jnp.asarray(rng.integers(1, 9, (2, 3, 3, 4)), jnp.float32)
+    flat = jnp.asarray(rng.integers(-2, 22, y.shape), jnp.int32)
+    for how in ("sum", "last"):
+        call = Call("scatter", plane, duplicates=how)
+        same_bits(call, *(run(backend, call, [y, flat]) for backend in ("native_cpu", "xla")))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
