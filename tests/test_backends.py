@@ -191,8 +191,8 @@ def test_flat_indices_have_the_bits_of_xla(dtype, data):
 def test_flat_indices_of_two_axes_have_the_bits_of_xla(rng):
     skip_if_not_compiled("native_cpu")
     plane = Plane(input_shape=(4, 5), data_format="channels_first")
-    y = jnp.asarray(rng.integers(1, 9, (2, 3, 3, 4)), jnp.float32)
-    flat = jnp.asarray(rng.integers(-2, 22, y.shape), jnp.int32)
+    y = jnp.asarray(rng.integers(1, 9, (2, 1, 3, 3, 4)), jnp.float32)
+    flat = jnp.asarray(rng.choice([*range(-2, 22), 2**32 + 1], y.shape))  # 1 in 32 bits
     for how in ("sum", "last"):
         call = Call("scatter", plane, duplicates=how)
         same_bits(call, *(run(backend, call, [y, flat]) for backend in ("native_cpu", "xla")))
