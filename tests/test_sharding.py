@@ -664,3 +664,18 @@ def test_two_processes(tmp_path):
     finally:
         for process in processes:
             process.kill()
+
+
+def test_a_cropped_transposed_convolution_of_sharded_rows():
+    """XLA's partitioner aborts the process for a convolution of negative padding at the low end."""
+    x, kernel = jnp.arange(4.0).reshape(1, 4, 1), jnp.ones((2, 1, 1))
+    run = functools.partial(
+        jup.conv_transpose, kernel=kernel, strides=3, padding=((2, 0),), output_padding=2
+    )
+    rows = NamedSharding(mesh_of((2,), AxisType.Auto), P(None, AXES[0]))
+    expected = [0, 1, 1, 0, 2, 2, 0, 3, 3, 0, 0]
+    assert (
+        jax.jit(run)(jax.device_put(x, rows)).ravel().tolist()
+        == expected
+        == run(x).ravel().tolist()
+    )

@@ -158,19 +158,24 @@ def _spread(conv: Convolution, k: jax.Array, y: jax.Array) -> jax.Array:
     after = [
         size - length - b + span for size, length, b, span in zip(conv.sizes, spread, before, spans)
     ]
+    # Cropped after it: of a negative low padding XLA's partitioner aborts the process.
+    crops = [max(-b, 0) for b in before]
     layout = conv.layout
     kernel = (n + 1, n, *range(n))
-    return lax.conv_general_dilated(
+    u = lax.conv_general_dilated(
         y,
         lax.rev(k.reshape((*conv.window, outputs, conv.groups * inputs)), range(n)),
         (1,) * n,
-        list(zip(before, after)),
+        [(b + crop, a) for b, crop, a in zip(before, crops, after)],
         lhs_dilation=conv.strides,
         rhs_dilation=conv.dilation,
         dimension_numbers=lax.ConvDimensionNumbers(layout.out_spec, kernel, layout.lhs_spec),
         feature_group_count=conv.groups,
         precision=conv.precision,
     )
+    for crop, axis in zip(crops, conv.axes("u")[1:]):
+        u = lax.slice_in_dim(u, crop, None, axis=axis) if crop else u
+    return u
 
 
 def _convolve(conv: Convolution, u: jax.Array, k: jax.Array) -> jax.Array:
