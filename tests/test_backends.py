@@ -40,6 +40,7 @@ BORDERS = {
     "gaps and overhang": ((8, 5, 5, 8, 128), (2, 2, 2), {"strides": 3, "ceil_mode": True}),
 }
 OVERLAPPING = {"window_shape": (3, 3), "strides": 2, "padding": 1}
+ZEROS = {"2x2": {"window_shape": (2, 2)}, "3x3": OVERLAPPING}
 
 
 def test_all_backends_are_tested():
@@ -109,7 +110,7 @@ def test_xla_selects_the_first_of_equals_and_no_padding(rng):
         np.testing.assert_array_equal(result, wanted)
 
 
-@pytest.mark.parametrize("window", [{"window_shape": (2, 2)}, OVERLAPPING], ids=["2x2", "3x3"])
+@pytest.mark.parametrize("window", only("3x3", among=ZEROS))
 @pytest.mark.parametrize("primitive", ["scatter", *SUMS])
 @pytest.mark.parametrize("backend", TESTED)
 def test_a_sum_that_is_zero_is_positive(backend, primitive, window):
@@ -118,7 +119,7 @@ def test_a_sum_that_is_zero_is_positive(backend, primitive, window):
     tested = TESTED[backend]
     if not tested.runs:
         pytest.skip("this jax has no interpreter for it")
-    geometry, shape = case_of(tested.shape, **window)
+    geometry, shape = case_of(tested.shape, **ZEROS[window])
     pooled, dtypes = geometry.pooled_shape(shape), [np.dtype(np.float32)]
     calls = calls_of(primitive, geometry)
     if backend == "xla":

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from backend_cases import TESTED, skip_if_not_compiled
+from strategies import only
 
 import jaxunpool
 from benchmarks import __main__ as command
@@ -367,6 +368,7 @@ def test_only_kernels_are_interpreted(options, capsys):
     assert "--interpret" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_command(tmp_path):
     pytest.importorskip("rich")
     path = tmp_path / "new" / "report.json"
@@ -505,7 +507,9 @@ def test_times_against_elements_and_windows(monkeypatch):
     assert all(seconds > 0 for r in rows for seconds in r["seconds"])
 
 
-@pytest.mark.parametrize("parts", [(8, 1, 1, 1), (1, 2, 2, 1), (2, 1, 2, 2)])
+@pytest.mark.parametrize(
+    "parts", only(((2, 1, 2, 2),), among=[((8, 1, 1, 1),), ((1, 2, 2, 1),), ((2, 1, 2, 2),)])
+)
 @pytest.mark.parametrize("operation", scaling.OPERATIONS)
 def test_programs_cost_what_is_on_paper(operation, parts):
     layout = scaling.Layout((8, 16, 24, 4), parts)

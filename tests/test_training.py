@@ -688,6 +688,7 @@ def assert_is_figure(path):
         assert len(np.unique(np.asarray(figure))) > 50
 
 
+@pytest.mark.thorough
 def test_train(tmp_path, monkeypatch, capfd, one_device, finished):
     monkeypatch.chdir(tmp_path)
     assert main(["train", *OPTIONS]) == 0
