@@ -1,12 +1,16 @@
 """Compiles the kernels for CPU where there is a C++ compiler; without one, installing goes on."""
 
 import concurrent.futures
-import ctypes
 import hashlib
+import importlib.metadata
 import importlib.util
 import itertools
+import os
 import pathlib
+import platform
 import shutil
+import subprocess
+import sys
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -22,6 +26,14 @@ headers = [str(pathlib.Path(jaxlib.origin).parent / "include")] if jaxlib else [
 
 # Sums have the same bits whatever the compiler: no products fused with additions.
 FLAGS = ["-std=c++17", "-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+# What else a library depends on.
+COMPILER = [os.environ.get(name) for name in ("CC", "CXX", "CFLAGS", "CXXFLAGS", "CPPFLAGS")]
+VERSIONS = [importlib.metadata.version("jaxlib") if jaxlib else None, platform.machine()]
+BUILD = hashlib.sha256(repr([FLAGS, COMPILER, VERSIONS]).encode()).hexdigest()
+SAYS = "import ctypes, sys; library = ctypes.CDLL(sys.argv[1])\n" + "".join(
+    f"library.{name}.restype = ctypes.c_char_p; print(library.{name}().decode())\n"
+    for name in ("jaxunpool_sources", "jaxunpool_build")
+)
 
 
 class Build(build_ext):
@@ -40,7 +52,7 @@ class Build(build_ext):
         super().build_extensions()
 
     def build_extension(self, extension):
-        """A library of the same sources that loads here is as good as a new one."""
+        """A library that was made here of the same sources is as good as a new one."""
         there = FOLDER / pathlib.Path(self.get_ext_filename(extension.name)).name
         if self.editable_mode and is_current(there):
             target = pathlib.Path(self.get_ext_fullpath(extension.name))
@@ -51,13 +63,13 @@ class Build(build_ext):
 
 
 def is_current(library):
-    """Whether a library was made of these sources, for this machine."""
-    try:
-        loaded = ctypes.CDLL(str(library.resolve()))
-        loaded.jaxunpool_sources.restype = ctypes.c_char_p
-        return loaded.jaxunpool_sources().decode() == DIGEST
-    except (OSError, AttributeError):
-        return False
+    """Whether a library was made of these sources, in this way.
+
+    It is asked in another process, which a file that is not whole can end.
+    """
+    asked = [sys.executable, "-c", SAYS, str(library.resolve())]
+    said = subprocess.run(asked, capture_output=True, text=True, check=False)
+    return said.returncode == 0 and said.stdout.split() == [DIGEST, BUILD]
 
 
 setup(
@@ -68,7 +80,10 @@ setup(
             UNITS,
             depends=[str(path) for path in SOURCES],
             include_dirs=headers,
-            define_macros=[("JAXUNPOOL_SOURCES", f'"{DIGEST}"')],
+            define_macros=[
+                ("JAXUNPOOL_SOURCES", f'"{DIGEST}"'),
+                ("JAXUNPOOL_BUILD", f'"{BUILD}"'),
+            ],
             extra_compile_args=[*FLAGS, "-Wno-psabi"],
             language="c++",
             optional=True,

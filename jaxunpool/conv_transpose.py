@@ -142,8 +142,9 @@ def conv_transpose(
     conv = Convolution(
         results, window, strides, ends, spacing, layout, groups, as_precision(precision)
     )
-    # Explicit shards that JAX's convolution does not take.
-    x = lowering.gathered(x, conv.axes("y")[1:], results)
+    # Explicit shards that JAX's convolution does not take, nor what crops its result.
+    kept = [1 if crop else size for size, crop in zip(results, conv.unreached)]
+    x = lowering.gathered(x, conv.axes("y")[1:], kept)
     kernel = lowering.gathered(kernel, range(kernel.ndim))
     as_jax_does = on_known_mesh(x, kernel) or not all(isinstance(size, int) for size in results)
     run = functools.partial(plain, "u", conv) if as_jax_does else functools.partial(conv.bind, "u")

@@ -100,7 +100,7 @@ def _forget_compiled_programs() -> None:
 
 def _compile_quickly() -> None:
     """Most of the fast tier's time is LLVM's; the thorough tier compiles as users do."""
-    asked = "JAX_DISABLE_MOST_OPTIMIZATIONS" in os.environ
+    asked = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "0") == "1"
     jax.config.update("jax_disable_most_optimizations", asked or not strategies.THOROUGH)
 
 

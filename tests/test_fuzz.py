@@ -32,7 +32,10 @@ def test_every_public_function_is_drawn():
 
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
 def test_what_was_wrong_once_is_right(path):
-    assert stored.still_wrong(path) == []
+    try:
+        assert stored.still_wrong(path) == []
+    except shrinking.UnservedError as error:
+        pytest.skip(str(error))
 
 
 def test_there_are_stored_cases():

@@ -666,16 +666,28 @@ def test_two_processes(tmp_path):
             process.kill()
 
 
-def test_a_cropped_transposed_convolution_of_sharded_rows():
-    """XLA's partitioner aborts the process for a convolution of negative padding at the low end."""
-    x, kernel = jnp.arange(4.0).reshape(1, 4, 1), jnp.ones((2, 1, 1))
-    run = functools.partial(
-        jup.conv_transpose, kernel=kernel, strides=3, padding=((2, 0),), output_padding=2
-    )
-    rows = NamedSharding(mesh_of((2,), AxisType.Auto), P(None, AXES[0]))
-    expected = [0, 1, 1, 0, 2, 2, 0, 3, 3, 0, 0]
-    assert (
-        jax.jit(run)(jax.device_put(x, rows)).ravel().tolist()
-        == expected
-        == run(x).ravel().tolist()
-    )
+CROPPED = {
+    "conv_transpose": functools.partial(
+        jup.conv_transpose, kernel=jnp.ones((3, 2, 1, 1)), strides=3, padding=((3, 0), (2, 0))
+    ),
+    "bed_of_nails_unpool": functools.partial(
+        jup.bed_of_nails_unpool, window_shape=(3, 3), strides=2, padding=1
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("name", CROPPED)
+def test_what_crops_the_low_end_of_sharded_rows(name, mode):
+    """XLA's partitioner aborts the process where negative padding and gaps meet."""
+    x = jnp.arange(64.0).reshape(1, 8, 8, 1)
+
+    @jax.jit
+    def program(x):
+        y, pullback = jax.vjp(CROPPED[name], x)
+        return y, pullback(y)[0]
+
+    expected = program(x)
+    for spec in (P(None, AXES[0]), P(None, None, AXES[0])):
+        rows = NamedSharding(mesh_of((4,), mode), spec)
+        jax.tree.map(np.testing.assert_array_equal, program(jax.device_put(x, rows)), expected)

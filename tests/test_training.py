@@ -648,6 +648,9 @@ def test_what_processes_tell_each_other(rng):
     assert found[0]["array"] == {}
     for a, b in zip(found[0]["b"][1], told["b"][1]):
         np.testing.assert_array_equal(a, b, strict=True)
+    for other in ({1: 2}, np.array([None]), np.zeros(2, jax.numpy.bfloat16)):
+        with pytest.raises(TypeError, match="not sent"):
+            processes.packed(other)
 
 
 def test_trained_network_can_be_loaded(run, saved):

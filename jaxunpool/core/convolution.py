@@ -78,6 +78,12 @@ class Convolution:
             max(0, (n + low + high - (k - 1) * d - 1) // s + 1) for n, k, s, (low, high), d in axes
         )
 
+    @property
+    def unreached(self) -> Ints:
+        """How many elements of its padding no element of the input shares a result with."""
+        axes = zip(self.window, self.padding, self.dilation)
+        return tuple(max(low - (k - 1) * d, 0) for k, (low, _), d in axes)
+
     def axes(self, name: str) -> Ints:
         """Of `u` or `y` the axes of the batch, of space and of channels; of `k` those of the
         window, of input channels and of outputs."""
@@ -159,7 +165,7 @@ def _spread(conv: Convolution, k: jax.Array, y: jax.Array) -> jax.Array:
         size - length - b + span for size, length, b, span in zip(conv.sizes, spread, before, spans)
     ]
     # Cropped after it: of a negative low padding XLA's partitioner aborts the process.
-    crops = [max(-b, 0) for b in before]
+    crops = conv.unreached
     layout = conv.layout
     kernel = (n + 1, n, *range(n))
     u = lax.conv_general_dilated(

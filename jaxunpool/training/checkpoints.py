@@ -53,6 +53,7 @@ class Folder:
         options = ocp.CheckpointManagerOptions(
             create=False,  # Orbax leaves it to us when not all processes take part
             max_to_keep=KEPT,
+            cleanup_tmp_directories=True,  # of a process that was killed
             enable_async_checkpointing=False,
             multiprocessing_options=ocp.options.MultiprocessingOptions(
                 primary_host=alone, active_processes={alone}, barrier_sync_key_prefix=str(alone)

@@ -239,9 +239,13 @@ def packed(value: Any) -> np.ndarray:
 
     def described(one: Any) -> Any:
         if isinstance(one, np.ndarray):
+            if one.dtype.kind in "OV":
+                raise TypeError(f"arrays of {one.dtype} are not sent")
             arrays.append(one)
             return {"array": len(arrays) - 1}
         if isinstance(one, dict):
+            if not all(isinstance(name, str) for name in one):
+                raise TypeError(f"names that are no texts are not sent: {list(one)}")
             return {"dict": {name: described(each) for name, each in one.items()}}
         if isinstance(one, tuple):
             return {"tuple": [described(each) for each in one]}

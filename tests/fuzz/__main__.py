@@ -7,7 +7,9 @@ import ctypes
 import dataclasses
 import gc
 import os
+import pathlib
 import sys
+import tempfile
 import time
 import traceback
 
@@ -25,11 +27,13 @@ from .calls import Spec  # noqa: E402
 from .functions import FUNCTIONS  # noqa: E402
 from .programs import INTERPRETED, Mismatch  # noqa: E402
 from .programs import names as inputs  # noqa: E402
-from .shrinking import Failure, code, failures, smaller  # noqa: E402
+from .shrinking import Failure, UnservedError, code, failures, smaller  # noqa: E402
 from .stored import save  # noqa: E402
 
 SHRUNK = 3  # failures of a function that are made small; the others are counted
 PROGRAMS = 60  # that are kept, before all are forgotten
+# The call that runs: it stays if that ends the process.
+RUNNING = pathlib.Path(tempfile.gettempdir(), f"jaxunpool-fuzz-{os.getpid()}")
 
 
 @dataclasses.dataclass
@@ -71,7 +75,7 @@ def main() -> int:
     by_backend = collections.defaultdict(Tally)
     reported = collections.Counter[str]()
     stop, number, done = time.monotonic() + 60 * given.minutes, given.first, 0
-    print(f"seed {given.seed}", flush=True)
+    print(f"seed {given.seed}; the call that runs is in {RUNNING}", flush=True)
     while time.monotonic() < stop:
         for name in names:
             if time.monotonic() > stop:
@@ -90,6 +94,7 @@ def main() -> int:
             if done % PROGRAMS == 0:
                 forget()
         number += 1
+    RUNNING.unlink(missing_ok=True)
     print_table("function", by_function)
     print_table("backend", by_backend)
     print(f"seed {given.seed}, numbers {given.first} to {number}")
@@ -99,8 +104,9 @@ def main() -> int:
 def answered(spec: Spec, number: int) -> list[Failure] | None:
     """What is wrong with a call; None if its backend has no kernel for it."""
     try:
+        RUNNING.write_text(f"number {number}: {spec}")
         return failures(spec)
-    except NotImplementedError:
+    except UnservedError:
         return None
     except Exception:
         print(f"ERROR OF THE FUZZER: number {number}: {spec}")

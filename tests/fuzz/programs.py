@@ -162,7 +162,7 @@ def compiled(spec: Spec, call: Call) -> Callable[[Arrays], dict[str, Any]]:
 
 
 def splits_planes(spec: Spec, how: str) -> bool:
-    """Whether spatial axes may be split over such axes: docs/sharding.md names exceptions."""
+    """Whether calls with spatial axes that are split over such axes are drawn."""
     is_raw = spec.settings.get("_form") in ("flat", "hostile")
     return how in FUNCTIONS[spec.function].splits and not (is_raw and how == "Explicit")
 

@@ -22,17 +22,23 @@ class Failure:
     mismatch: Mismatch
 
 
+class UnservedError(Exception):
+    """A backend has no kernel for a call."""
+
+
 def failures(spec: Spec, given: Arrays | None = None) -> list[Failure]:
-    """Everything that is wrong with a spec; an error of the library too."""
+    """Everything that is wrong with a spec; an error of the library too.
+
+    Raises:
+        UnservedError: the spec names a backend that has no kernel for it.
+    """
     call = FUNCTIONS[spec.function].make(spec)
     made = arrays(spec, call) if given is None else given
     try:
         wrong = mismatches(spec, call, made, answers(spec, call)(made))
-    except NotImplementedError:  # a kernel that does not serve the call
-        if spec.backend in (None, "xla"):
-            raise
-        return []
     except Exception as error:
+        if isinstance(error, NotImplementedError) and spec.backend not in (None, "xla"):
+            raise UnservedError(str(error)) from error
         text = str(error).partition("\n")[0]
         return [Failure(spec, None, Mismatch(type(error).__name__, 0, "", text))]
     found = []
@@ -59,7 +65,7 @@ def _same(spec: Spec, what: str) -> Failure | None:
     """The failure of a spec that is like another."""
     try:
         found = failures(spec)
-    except (InvalidCallError, NotImplementedError, ValueError, KeyError, IndexError):
+    except (InvalidCallError, UnservedError, NotImplementedError, ValueError, KeyError, IndexError):
         return None
     return next((one for one in found if one.mismatch.what == what), None)
 

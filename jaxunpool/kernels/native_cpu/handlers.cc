@@ -865,12 +865,16 @@ auto with_sizes() {
 }  // namespace
 }  // namespace jaxunpool
 
-// What the library was made of (setup.py).
+// What the library was made of, and how (setup.py).
 #ifndef JAXUNPOOL_SOURCES
 #define JAXUNPOOL_SOURCES ""
+#define JAXUNPOOL_BUILD ""
 #endif
 extern "C" __attribute__((visibility("default"))) const char* jaxunpool_sources() {
   return JAXUNPOOL_SOURCES;
+}
+extern "C" __attribute__((visibility("default"))) const char* jaxunpool_build() {
+  return JAXUNPOOL_BUILD;
 }
 
 using namespace jaxunpool;
