@@ -47,8 +47,12 @@ class Folder:
     def __init__(self, path: pathlib.Path, configuration: Configuration):
         self.path = path
         self.about = configuration.about()
-        self._held = contextlib.ExitStack()
-        self._held.enter_context(claimed(path, self.about))
+        with contextlib.ExitStack() as held:
+            held.enter_context(claimed(path, self.about))
+            self._manager = self._opened()
+            self._held = held.pop_all()
+
+    def _opened(self) -> ocp.CheckpointManager:
         alone = jax.process_index()  # of several processes, one saves what all of them have
         options = ocp.CheckpointManagerOptions(
             create=False,  # Orbax leaves it to us when not all processes take part
@@ -60,8 +64,9 @@ class Folder:
             ),
         )
         with self._explained("checkpoints cannot be opened"):
-            (path / CHECKPOINTS).mkdir(exist_ok=True)
-            self._manager = ocp.CheckpointManager((path / CHECKPOINTS).absolute(), options=options)
+            folder = self.path / CHECKPOINTS
+            folder.mkdir(exist_ok=True)
+            return ocp.CheckpointManager(folder.absolute(), options=options)
 
     def save(self, state: State) -> None:
         """Write a checkpoint of this state, and drop the oldest of more than `KEPT`."""
