@@ -52,11 +52,7 @@ def answers_it(spec: Spec) -> bool:
         room = zip(settings["output_shape"], settings["window_shape"], spec.sizes)
         return all(o + k - 1 + (n == 3) <= size for o, k, size in room)
     if spec.function == "interpolate":
-        mode = settings["mode"]
-        # Of antialiasing, and of nearest in 1-D and 3-D, its gradients are not of its results.
-        if settings.get("antialias") or "coordinates" in settings or mode == "nearest":
-            return False
-        return mode != "cubic" or n == 2
+        return settings["mode"] == "area"  # in others its positions are rounded
     if spec.function == "conv_transpose":
         return all(low == high for low, high in settings["padding"])
     return True
@@ -92,13 +88,8 @@ def _function(spec: Spec, others: tuple[np.ndarray, ...]) -> Callable[[Any], Any
 
         return pool
     if name == "interpolate":
-        mode = settings["mode"]
-        words = {"linear": ("linear", "bilinear", "trilinear")[n - 1], "cubic": "bicubic"}
         options = {"size": settings.get("output_shape"), "scale_factor": settings.get("scale")}
-        corners = {"align_corners": settings.get("align_corners", False)}
-        return lambda x: F.interpolate(
-            x, mode=words.get(mode, mode), **options, **(corners if mode in words else {})
-        )
+        return lambda x: F.interpolate(x, mode="area", **options)
     kernel, options = others[0], {k: v for k, v in spec.keywords.items() if k != "strides"}
     if spec.data_format == "channels_last":
         kernel = np.moveaxis(kernel, (-2, -1), (0, 1))
