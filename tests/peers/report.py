@@ -15,13 +15,7 @@ import pytest
 
 FOLDER = pathlib.Path(__file__).parent
 PAGE = FOLDER.parent.parent / "docs/peers.md"
-# By the module's name: that of its distribution, for the version.
-DISTRIBUTIONS = {
-    "onnxruntime": "onnxruntime",
-    "tensorflow": "tensorflow-cpu",
-    "paddle": "paddlepaddle",
-    "tinygrad": "tinygrad",
-}
+PEERS = ("onnxruntime", "tensorflow", "paddle", "tinygrad")
 
 
 class Recorder:
@@ -70,7 +64,10 @@ def _accuracy(bound: float, error: float) -> str:
 
 def main() -> int:
     """Run the tests of each peer in a process of its own, and write its section."""
-    chosen = sys.argv[1:] or [name for name in DISTRIBUTIONS if importlib.util.find_spec(name)]
+    chosen = sys.argv[1:] or [name for name in PEERS if importlib.util.find_spec(name)]
+    if not chosen:
+        print(f"none of {', '.join(PEERS)} is installed")
+        return 1
     if len(chosen) > 1:  # some of them cannot live in one process
         return max(subprocess.call([sys.executable, __file__, name]) for name in chosen)
     (name,) = chosen
@@ -78,7 +75,8 @@ def main() -> int:
     status = pytest.main(["-q", str(FOLDER / f"test_peer_{name}.py")], plugins=[recorder])
     if status:
         return int(status)
-    version = importlib.metadata.version(DISTRIBUTIONS[name])
+    distribution = importlib.metadata.packages_distributions()[name][0]
+    version = importlib.metadata.version(distribution)
     calls = sum(found["configurations"] for _, found in recorder.rows)
     text = (
         f"<!-- peers: {name} -->\n"
