@@ -291,7 +291,7 @@ def _check_source(window: Any, output_shape: Any, key: Any, samples: Any, sequen
     if key is not None:
         try:
             jax.eval_shape(jax.random.bits, key)
-        except (TypeError, ValueError, AttributeError):
+        except (TypeError, ValueError, AttributeError, OverflowError):
             raise TypeError(f"key: expected a jax.random key, got {shown(key)}") from None
 
 

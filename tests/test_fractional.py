@@ -276,3 +276,9 @@ def test_derivatives(rng):
     (gradient,) = derivatives.check(run, x)
     (expected,) = derivatives.check(functools.partial(run, how="xla"), x, forward=True)
     np.testing.assert_allclose(gradient, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("key", [3, -(2**63), 10**30])
+def test_an_int_is_no_key(key):
+    with pytest.raises(TypeError, match="^key: expected a jax.random key, got -?[0-9]+$"):
+        jup.fractional_avg_pool(jnp.ones((5, 6, 3)), (4, 5), key=key)

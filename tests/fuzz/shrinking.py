@@ -37,7 +37,9 @@ def failures(spec: Spec, given: Arrays | None = None) -> list[Failure]:
     try:
         wrong = mismatches(spec, call, made, answers(spec, call)(made))
     except Exception as error:
-        if isinstance(error, NotImplementedError) and spec.backend not in (None, "xla"):
+        # PyTorch refuses some windows that reach into the padding.
+        refusal = RuntimeError if spec.backend == "pytorch" else NotImplementedError
+        if isinstance(error, refusal) and spec.backend not in (None, "xla"):
             raise UnservedError(str(error)) from error
         text = str(error).partition("\n")[0]
         return [Failure(spec, None, Mismatch(type(error).__name__, 0, "", text))]
