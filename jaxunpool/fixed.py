@@ -176,7 +176,7 @@ def _check_kind(values: Any, factors: Any) -> None:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _pad(y: jax.Array, pads: tuple[tuple[int, int, int], ...]) -> jax.Array:
-    # Cropped after it: of a negative low padding XLA's partitioner aborts the process.
+    # XLA's partitioner aborts the process for negative low padding: the result is cropped.
     crops = [max(-low, 0) for low, _, _ in pads]
     wider = [(low + crop, high, inner) for (low, high, inner), crop in zip(pads, crops)]
     u = lax.pad(y, jnp.zeros((), y.dtype), wider)

@@ -80,7 +80,7 @@ class Convolution:
 
     @property
     def unreached(self) -> Ints:
-        """How many elements of its padding no element of the input shares a result with."""
+        """How far padding at the low end exceeds the reach of a window, if it does."""
         axes = zip(self.window, self.padding, self.dilation)
         return tuple(max(low - (k - 1) * d, 0) for k, (low, _), d in axes)
 
@@ -164,7 +164,7 @@ def _spread(conv: Convolution, k: jax.Array, y: jax.Array) -> jax.Array:
     after = [
         size - length - b + span for size, length, b, span in zip(conv.sizes, spread, before, spans)
     ]
-    # Cropped after it: of a negative low padding XLA's partitioner aborts the process.
+    # XLA's partitioner aborts the process for negative low padding: the result is cropped.
     crops = conv.unreached
     layout = conv.layout
     kernel = (n + 1, n, *range(n))
