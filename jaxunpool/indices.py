@@ -25,6 +25,7 @@ from jaxunpool.core.geometry import (
     as_array,
     as_sequence,
     decided,
+    in_range,
     per_axis,
 )
 from jaxunpool.core.messages import public, shown
@@ -271,7 +272,7 @@ saving.register(LEAVES)
 def flat_positions(offsets: jax.Array, geometry: Plane) -> jax.Array:
     """Flat spatial position of every offset, int32; -1 where the offset selects nothing."""
     if not isinstance(geometry, WindowGeometry):
-        return jnp.where(_is_inside(offsets, geometry), offsets, -1).astype(jnp.int32)
+        return jnp.where(_is_inside(offsets, geometry), offsets.astype(jnp.int32), -1)
     check_plane("geometry.input_shape", geometry.input_shape)
     flat, inside = jnp.int32(0), geometry.names_element(offsets)
     for position, size in zip(geometry.positions(offsets), geometry.input_shape):
@@ -311,11 +312,12 @@ def validate_indices(
         indices = as_pool_indices(indices)
         flat, sizes = indices.flat, indices.geometry.input_shape
         values: Any = indices.offsets
-        expected = "an offset to an element of its window"
+        has_windows = isinstance(indices.geometry, WindowGeometry)
     else:
-        flat, values = as_indices("indices", indices), indices
+        flat, values, has_windows = as_indices("indices", indices), indices, False
         sizes = plane_sizes("indices", flat.shape, output_shape)
-        expected = f"a flat position in 0..{math.prod(sizes) - 1} of a {sizes} plane"
+    position = f"a flat position in 0..{math.prod(sizes) - 1} of a {sizes} plane"
+    expected = "an offset to an element of its window" if has_windows else position
     inside = _is_position(flat, math.prod(sizes))
     if isinstance(inside, jax.core.Tracer):
         checkify.check(jnp.all(inside), f"indices: expected {expected}")
@@ -466,9 +468,7 @@ def _is_inside(flat: jax.Array, plane: Plane) -> jax.Array:
     return _is_position(flat, math.prod(plane.input_shape))
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _is_position(flat: jax.Array, count: int) -> jax.Array:
-    return (flat >= 0) & (flat < count)
+_is_position = jax.jit(in_range, static_argnums=1)
 
 
 @functools.partial(jax.jit, static_argnums=1)

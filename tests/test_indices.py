@@ -1,5 +1,7 @@
 """PoolIndices as a value."""
 
+import contextlib
+import re
 import subprocess
 import sys
 
@@ -7,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from backend_cases import skip_if_not_compiled
+from strategies import INTEGERS, only
 
 import jaxunpool as jup
 from jaxunpool import PoolIndices, WindowGeometry
@@ -132,6 +136,7 @@ def test_offsets_have_one_type_for_one_geometry(volume, dtype):
         assert sums == [0] * 4
 
 
+WRAPS = [0, *(sign * 2**bits for bits in (8, 16, 32) for sign in (-1, 1))]
 ODD = ("int2", "int4", "uint2", "uint4", "bool", "float8_e4m3fn", "float16", "complex64", "key")
 
 
@@ -158,12 +163,36 @@ def test_offsets_of_odd_types_are_refused_by_name(dtype):
             use()
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint16", "uint32", "uint64"])
-def test_offsets_may_be_integers_of_other_types(dtype):
-    y, indices = jup.max_pool_with_indices(jnp.arange(16.0).reshape(4, 4, 1), (2, 2))
-    other = PoolIndices(indices.offsets.astype(dtype), indices.geometry)
-    np.testing.assert_array_equal(jup.max_unpool(y, other), jup.max_unpool(y, indices))
-    np.testing.assert_array_equal(other.flat, indices.flat)
+SIZES = (3, 127, 128, 144, 255, 256, 300, 32768, 65536)
+
+
+@pytest.mark.parametrize("size", only(144, 256, among=SIZES))
+@pytest.mark.parametrize("implementation", ["xla", "native_cpu"])
+@pytest.mark.parametrize("kind", ["window", "plane"])
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_offsets_may_be_integers_of_other_types(dtype, kind, implementation, size):
+    """Also where these are too narrow for the number of elements, or wider than positions are."""
+    skip_if_not_compiled(implementation)
+    limits = np.iinfo(dtype)
+    near = [value + wrap for value in (-1, 0, 1, size // 2, size - 1, size) for wrap in WRAPS]
+    offsets = np.unique(np.clip(near, limits.min, limits.max)).astype(dtype)[:, None, None]
+    wide = offsets.astype(np.int64)
+    inside = (wide >= 0) & (wide < size)
+    x, y = (np.arange(1.0, n + 1, dtype=np.float32) for n in (size, wide.size))
+    x, y = np.broadcast_to(x[:, None], (wide.size, size, 1)), y[:, None, None]
+    window = WindowGeometry.for_input(x.shape, (size,))
+    geometry = window if kind == "window" else jup.Plane(input_shape=(size,))
+    with jax.enable_x64(dtype == "int64"):
+        indices = PoolIndices(jnp.asarray(offsets), geometry)
+        unpooled = jup.max_unpool(y, indices, implementation=implementation)
+        read = jup.pool_at(x, indices, implementation=implementation)
+        np.testing.assert_array_equal(indices.flat, np.where(inside, wide, -1))
+        first = np.argmin(inside)
+        named = re.escape(f"indices[{first}, 0, 0] = {offsets[first].item()}: expected")
+        with contextlib.nullcontext() if inside.all() else pytest.raises(ValueError, match=named):
+            jup.validate_indices(indices)
+    np.testing.assert_array_equal(unpooled, np.where(wide == np.arange(size)[:, None], y, 0))
+    np.testing.assert_array_equal(read, np.where(inside, wide + 1, 0))
 
 
 @pytest.mark.parametrize("dtype", ODD)

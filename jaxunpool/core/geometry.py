@@ -477,9 +477,7 @@ class WindowGeometry(Plane):
 
     def names_element(self, offsets: Any) -> jax.Array:
         """Whether each offset names an element of the window."""
-        # In 32 bits: in its own type an offset compares with a volume that has wrapped around.
-        wide = jnp.asarray(offsets).astype(jnp.int32)
-        return (wide >= 0) & (wide < self.volume)
+        return in_range(offsets, self.volume)
 
     def positions(self, offsets: Any) -> list[Any]:
         """Input position of every offset, one int32 array per spatial axis."""
@@ -569,6 +567,18 @@ def check_known(name: str, sizes: Sequence[int]) -> None:
     """A ValueError for symbolic sizes, where a program is made of their numbers."""
     if not all(isinstance(size, int) for size in sizes):
         raise ValueError(f"{name}: expected spatial sizes that are known, got {tuple(sizes)}")
+
+
+def in_range(numbers: Any, count: int) -> jax.Array:
+    """Whether integers, of any type, are among 0, 1, ..., count - 1.
+
+    Narrow ones are compared in 32 bits: JAX converts `count` to their type, where it may wrap
+    around.
+    """
+    numbers = jnp.asarray(numbers)
+    if numbers.dtype.itemsize < 4:
+        numbers = numbers.astype(jnp.int32)
+    return (numbers >= 0) & (numbers < count)
 
 
 def along(like: jax.Array, axis: int) -> jax.Array:

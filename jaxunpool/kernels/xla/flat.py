@@ -10,7 +10,7 @@ import math
 import jax
 
 from jaxunpool.core.frozen import jnp, lax
-from jaxunpool.core.geometry import Plane
+from jaxunpool.core.geometry import Plane, in_range
 from jaxunpool.kernels.common import accumulator, comparable, unsigned_zero
 
 Axes = tuple[int, ...]
@@ -84,5 +84,4 @@ def _lines(x: jax.Array, axes: Axes) -> jax.Array:
 
 def _positions(flat: jax.Array, size: int) -> jax.Array:
     """Index vectors for XLA, with one out-of-range value for all that are (of any integer type)."""
-    flat = flat.astype(comparable(flat.dtype))
-    return jnp.where((flat >= 0) & (flat < size), flat, size).astype(jnp.int32)[..., None]
+    return jnp.where(in_range(flat, size), flat.astype(jnp.int32), size)[..., None]
