@@ -1,5 +1,7 @@
 """What a program would run, read off its trace."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -66,6 +68,15 @@ def test_names_and_reasons():
     assert table[0] == "on gpu:"
     assert len(table) == 4
     assert "float32[2,8,8,4]" in table[2]
+
+
+def test_a_jaxpr_names_the_windows_and_options():
+    def run(x):
+        y = jup.avg_pool(x, (2, 2), divisor_override=3, implementation="xla")
+        return jup.max_unpool(y, jnp.zeros(y.shape, int), output_shape=(8, 8))
+
+    calls = re.findall(r"call=(.*?)\s+lead=", str(jax.make_jaxpr(run)(X)))
+    assert calls == ["2x2 every 2x2, channels_last, xla, sum, divided by 3", "flat, last"]
 
 
 @pytest.mark.parametrize("backend", backends.NAMES)

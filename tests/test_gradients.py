@@ -119,3 +119,27 @@ def test_16_bit_sums_are_rounded_once(dtype):
     flat = jnp.full((3, 3, 1), 12)
     u = jup.max_unpool(dy, flat, output_shape=(5, 5), duplicates="sum")
     assert u[2, 2, 0] == big + 8
+
+
+@jax.custom_vjp
+def stopped(y):
+    """The same, with a gradient of zero that is no array."""
+    return y
+
+
+stopped.defvjp(lambda y: (y, None), lambda _, dy: (None,))
+
+
+def test_a_zero_that_is_no_array_goes_through_every_transpose():
+    x = jnp.ones((4, 4, 1))
+    _, indices = jup.max_pool_with_indices(x, (2, 2))
+    functions = (
+        lambda x: jup.max_pool(x, (2, 2)),
+        lambda x: jup.max_unpool(x[:2, :2], indices),
+        lambda x: jup.pool_at(x, indices),
+        lambda x: jup.avg_pool(x, (2, 2)),
+        lambda x: jup.nearest_unpool(x, (2, 2)),
+        lambda x: jup.fixed_unpool(x, x[:2, :2, 0]),
+    )
+    gradients = jax.jit(lambda x: [jax.grad(lambda x: stopped(f(x)).sum())(x) for f in functions])
+    np.testing.assert_array_equal(gradients(x), jnp.zeros((len(functions), *x.shape)))

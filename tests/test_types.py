@@ -475,3 +475,19 @@ def test_averages_have_the_type_of_jnp_mean(dtype):
             assert jax.eval_shape(jup.global_avg_pool, x).dtype == jax.eval_shape(jnp.mean, x).dtype
             pool = functools.partial(jup.avg_pool, window_shape=(2, 2))
             assert jax.eval_shape(pool, x).dtype == jax.eval_shape(jnp.mean, x).dtype
+
+
+def test_no_result_has_a_weak_type():
+    """One would take the type of what it is added to."""
+    weak = jax.ShapeDtypeStruct((4, 4, 1), jnp.float32, weak_type=True)
+    indices = jax.eval_shape(lambda x: jup.max_pool_with_indices(x, (2, 2))[1], weak)
+    for f in (
+        lambda x, i: jup.max_pool_with_indices(x, (2, 2)),
+        lambda x, i: jup.max_unpool(x[:2, :2], i),
+        lambda x, i: jup.pool_at(x, i),
+        lambda x, i: jup.avg_pool(x, (2, 2)),
+        lambda x, i: jup.nearest_unpool(x, (2, 2)),
+        lambda x, i: jup.fixed_unpool(x, x[:2, :2, 0]),
+    ):
+        results = jax.eval_shape(f, weak, indices)
+        assert not any(leaf.weak_type for leaf in jax.tree.leaves(results))
