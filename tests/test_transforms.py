@@ -59,6 +59,26 @@ def test_vmap_over_every_argument(x, raw):
     same(jax.vmap(unpool, in_axes=(None, 0))(y[1], indices), each)
 
 
+def test_vmap_over_patterns(rng):
+    """Each example with each pattern; small integers, so that no sum is rounded."""
+    draw = lambda *shape: rng.integers(-3, 4, shape).astype(np.float32)
+    y, patterns = draw(2, 4, 1), draw(3, 2)
+
+    def run(y, pattern):
+        u, pullback = jax.vjp(jup.fixed_unpool, y, pattern)
+        return u, *pullback(u)
+
+    each = jax.jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))(y, patterns)
+    for n, k in np.ndindex(2, 3):
+        one, pattern = y[n], patterns[k]
+        expected = (
+            np.kron(one, pattern[:, None]),
+            one * (pattern**2).sum(),
+            pattern * (one**2).sum(),
+        )
+        same(tuple(a[n, k] for a in each), expected)
+
+
 @pytest.mark.parametrize("implementation", only(None, among=[None, "xla"]))
 def test_vmap_of_gradients(x, implementation):
     def loss(x):
