@@ -28,7 +28,7 @@ GIVES = {
 UNPOOL = ("scatter", "replicate")
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True)
 class Call:
     """The static parameters of one bound primitive.
 

@@ -132,9 +132,8 @@ def _weighted_transpose(ct: Any, *arrays: Any, call: Call, lead: int) -> Any:
 
     def solve(kind: str) -> jax.Array:
         name = {"u": "replicate", "p": "reduce", "w": "correlate"}[kind]
-        weighting = None if kind == "w" else call.weighting or "sum"
         there = [have[k] for k in TAKES[name] if k in have]
-        other = call.to(name, weighting=weighting, divisor=call.divisor)
+        other = call.to(name, weighting=call.weighting, divisor=call.divisor)
         result = bind(other, *there, lead=lead)
         return result.astype(have[kind].aval.dtype)
 
