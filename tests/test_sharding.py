@@ -364,18 +364,21 @@ def test_without_jit():
     same(y, jup.max_pool(x, (2,)))
 
 
-def test_sharded_float64_in_a_context_works_or_says_what_to_do():
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_sharded_64_bit_numbers_in_a_context_work_or_say_what_to_do(dtype):
     """The compiler's thread sees the context from jax 0.12 on."""
     sharding = NamedSharding(mesh_of((2,), AxisType.Auto), P("one"))
+    ones, pool = np.ones((2, 4, 1), dtype), jax.jit(lambda x: jup.avg_pool(x, (2,)))
     jax.config.update("jax_enable_x64", False)
     with contextlib.ExitStack() as stack:
         stack.callback(jax.config.update, "jax_enable_x64", True)
+        half = jax.device_put(ones, sharding)  # of 32 bits, which need no context
+        same(pool(half), np.ones((2, 2, 1), half.dtype))
         if jax.__version_info__ < (0, 12):
             hint = re.escape("use jax.config.update('jax_enable_x64', True)")
             stack.enter_context(pytest.raises(jax.errors.JaxRuntimeError, match=hint))
         stack.enter_context(jax.enable_x64(True))
-        x = jax.device_put(np.ones((2, 4, 1)), sharding)
-        same(jax.jit(lambda x: jup.max_pool(x, (2,)))(x), np.ones((2, 2, 1)))
+        same(pool(jax.device_put(ones, sharding)), np.ones((2, 2, 1), dtype))
 
 
 @pytest.mark.parametrize("manual", [{"one", "two"}, {"one"}], ids=["all axes", "one axis"])
