@@ -88,6 +88,24 @@ def test_the_gradient_of_last_goes_to_the_winner_alone():
     np.testing.assert_array_equal(pullback(jnp.array([[5.0], [7.0]]))[0], [[7], [7], [5]])
 
 
+@pytest.mark.parametrize("implementation", [None, "xla"])
+def test_winners_among_many_windows(rng, implementation):
+    """Up to fifteen in one element, and more of them than a small integer counts."""
+    options = {"implementation": implementation}
+    x = jnp.asarray(rng.permutation(600).reshape(100, 6, 1), jnp.float32)
+
+    def run(x, du):
+        y, indices = jup.max_pool_with_indices(x, (5, 3), 1, 1, **options)
+        return indices.flat, jax.vjp(lambda y: jup.max_unpool(y, indices, **options), y)[1](du)[0]
+
+    du = np.arange(1, x.size + 1, dtype=np.float32).reshape(x.shape)
+    flat, dy = jax.jit(run)(x, du)
+    flat = np.ravel(flat)
+    last = {element: writer for writer, element in enumerate(flat)}
+    wins = [last[element] == writer for writer, element in enumerate(flat)]
+    np.testing.assert_array_equal(np.ravel(dy), np.where(wins, du.ravel()[flat], 0))
+
+
 def residuals(f, *args):
     """Arrays that a reverse pass keeps from the forward pass."""
     return [np.asarray(leaf) for leaf in jax.tree.leaves(jax.vjp(f, *args)[1])]

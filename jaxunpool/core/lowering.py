@@ -293,9 +293,9 @@ def _wins(run: Callable[..., Any], call: Call, indices: jax.Array) -> jax.Array:
     numbers = [along(indices, axis) for axis in plane.axes]
     sizes = [indices.shape[axis] for axis in plane.axes]
     if isinstance(plane, WindowGeometry):
-        # Only so many windows can meet in one element; powers of two make remainders cheap.
-        sizes = [1 << (axis.most_covers - 1).bit_length() for axis in plane.spatial]
-        numbers = [number & (size - 1) for number, size in zip(numbers, sizes)]
+        # Windows that meet are fewer than this apart along each axis. So their labels differ, by
+        # less than `count`, and still do where the type of labels wraps around.
+        sizes = [axis.most_covers for axis in plane.spatial]
     rasters = [math.prod(sizes[i + 1 :]) for i in range(plane.ndim)]
     label: Any = sum(number * raster for number, raster in zip(numbers, rasters))
     count = math.prod(sizes)
