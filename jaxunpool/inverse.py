@@ -95,9 +95,11 @@ def _describe(leaf: Any) -> str:
 
 
 def _is_array(leaf: Any) -> bool:
-    if isinstance(leaf, np.ndarray | np.generic):
-        return leaf.dtype.kind not in "OSUMm"
-    return isinstance(leaf, jax.Array | int | float | complex)
+    try:
+        jax.typeof(leaf)
+    except (TypeError, ValueError, OverflowError):  # NumPy has arrays of what is no number
+        return False
+    return True
 
 
 def _name(path: Any) -> str:

@@ -112,20 +112,17 @@ def compiled_as_users_do():
     _compile_quickly()
 
 
-@pytest.fixture(scope="module")
-def compiled_once(tmp_path_factory):
-    """For files whose runs compile the same programs again and again."""
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once(tmp_path_factory):
+    """A program that was compiled and forgotten, or is built again, is read from a file."""
     settings = {
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
     }
-    before = {name: getattr(jax.config, name) for name in settings}
     for name, value in settings.items():
         jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+    compilation_cache.reset_cache()  # it may have noted already that there is none
 
 
 @pytest.fixture

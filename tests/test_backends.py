@@ -68,7 +68,7 @@ def drawn(backend, primitive, data):
 
 @pytest.mark.parametrize("primitive", PRIMITIVES)
 @pytest.mark.parametrize("backend", KERNELS)
-@hypothesis.settings(max_examples=examples(2, 20))
+@hypothesis.settings(max_examples=examples(1, 20))
 @hypothesis.given(data=st.data())
 def test_kernels_have_the_bits_of_xla(backend, primitive, data):
     skip_if_not_compiled(backend)
@@ -111,7 +111,7 @@ def test_xla_selects_the_first_of_equals_and_no_padding(rng):
 
 
 @pytest.mark.parametrize("window", only("3x3", among=ZEROS))
-@pytest.mark.parametrize("primitive", ["scatter", *SUMS])
+@pytest.mark.parametrize("primitive", only("replicate", among=["scatter", *SUMS]))
 @pytest.mark.parametrize("backend", TESTED)
 def test_a_sum_that_is_zero_is_positive(backend, primitive, window):
     """Of one negative zero or several, weighted or not. Moved, they keep their sign."""
@@ -137,7 +137,7 @@ def test_a_sum_that_is_zero_is_positive(backend, primitive, window):
         assert np.signbit(found).any() == (call.duplicates == "last")
 
 
-@pytest.mark.parametrize("border", only("overlap", "channels first", among=BORDERS))
+@pytest.mark.parametrize("border", only("channels first", among=BORDERS))
 @pytest.mark.parametrize("backend", KERNELS)
 def test_kernels_can_be_traced_anywhere(backend, border, rng):
     """For what `xla` gives, whether this JAX can run them or not."""

@@ -107,6 +107,7 @@ def test_an_implementation_without_a_kernel_is_left_out():
     assert "jaxunpool" not in next(cases).make()
 
 
+@pytest.mark.thorough
 def test_latency(monkeypatch):
     monkeypatch.setattr(latency, "COMPILED", "1x14x15x2")
     *compiled, call = latency.cases()
@@ -117,6 +118,7 @@ def test_latency(monkeypatch):
         assert next(iter(times)) == "jaxunpool"
 
 
+@pytest.mark.thorough
 def test_every_round_runs_every_contender():
     calls = []
     runs = {name: lambda name=name: calls.append(name) for name in "abc"}

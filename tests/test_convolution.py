@@ -58,7 +58,7 @@ def derived(conv, name, have):
     return jax.linear_transpose(given, have[name])(have["y"])[0]
 
 
-@hypothesis.settings(max_examples=examples(5, 80))
+@hypothesis.settings(max_examples=examples(3, 80))
 @hypothesis.given(
     convolutions(), st.integers(0, 2**32 - 1), st.sampled_from([1, 60, 400, im2col.ELEMENTS])
 )

@@ -80,7 +80,16 @@ NEEDS = {
     "docs/recipes/keras.md": "keras",
 }
 # `--thorough` runs the others, in which networks learn.
-LONG = ("recipes/", "api/models", "modules", "porting/networks", "faults")
+LONG = (
+    "recipes/",
+    "api/models",
+    "guide",
+    "modules",
+    "porting/networks",
+    "faults",
+    "sharding",
+    "training",
+)
 QUICK = [page for page in PAGES if not page.removeprefix("docs/").startswith(LONG)]
 
 
@@ -137,7 +146,7 @@ def test_there_are_tables():
     assert len(TABLES) >= 8
 
 
-@pytest.mark.parametrize("page", sorted({page for page, _ in TABLES}))
+@pytest.mark.parametrize("page", only(*QUICK, among=sorted({page for page, _ in TABLES})))
 def test_every_row_runs(page):
     names = names_after(page)
     for _, _, ours in pairs(page):

@@ -154,6 +154,7 @@ def test_division_is_exact():
         np.testing.assert_array_equal(np.asarray(rests, np.int64), [r for _, r in expected])
 
 
+@pytest.mark.thorough
 def test_programs_do_not_grow():
     """Neither with the input nor with the output, in values and gradients."""
 
@@ -307,7 +308,6 @@ def test_derivatives(rng, mode):
 @pytest.mark.parametrize(
     ("data_format", "dtype"),
     only(
-        ("channels_last", "float32"),
         ("channels_first", "bfloat16"),
         among=itertools.product(
             ["channels_last", "channels_first"], ["float16", "bfloat16", "float32", "float64"]

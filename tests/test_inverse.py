@@ -67,6 +67,27 @@ def test_what_does_not_fit_is_named(rng):
         unpool([x])
 
 
+@pytest.mark.parametrize(
+    "leaf",
+    [
+        *map(np.asarray, ("text", b"bytes", {"object"})),
+        np.zeros(2, [("field", np.float32)]),
+        np.void(b"four"),
+        np.datetime64("2000-01-01"),
+        np.longdouble(1),
+        10**400,
+        "text",
+    ],
+    ids=repr,
+)
+def test_leaves_that_are_no_arrays_of_jax(leaf):
+    name = type(leaf).__name__
+    with pytest.raises(TypeError, match=rf"^x\['a'\]: expected floats, got {name}$"):
+        jup.inverse(lambda x: x, {"a": leaf})
+    with pytest.raises(ValueError, match=rf"^y\['a'\]: expected float32\[2\].*, got {name}$"):
+        jup.inverse(lambda x: x, {"a": np.ones(2, np.float32)})({"a": leaf})
+
+
 def test_shardings_need_not_agree():
     """What is inverted is resharded as the result of the function, on Explicit axes too."""
     mesh = jax.make_mesh((2,), ("a",), axis_types=(AxisType.Explicit,))

@@ -255,6 +255,7 @@ def test_images_of_different_sizes():
     assert text.startswith("x: expected numbers, got object[2] (NumPy makes objects of images of")
 
 
+@pytest.mark.thorough
 def test_models_take_lists_and_name_what_is_none():
     models, rngs = jaxunpool.models, nnx.Rngs(0)
     makes = [

@@ -27,7 +27,6 @@ from jaxunpool.__main__ import main  # noqa: E402
 from jaxunpool.apps.command import read_json  # noqa: E402
 from jaxunpool.training import options, shards, train  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 ROOT = pathlib.Path(__file__).parents[1]
 WORKER = [sys.executable, str(ROOT / "tests/one_of_many.py")]
 COMMAND = [sys.executable, "-m", "jaxunpool", "train"]

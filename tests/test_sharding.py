@@ -151,7 +151,7 @@ def test_neighbours_exchange_no_more_than_what_windows_share(mode, options, size
         assert array.sharding.is_equivalent_to(sharding, array.ndim)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", only(AxisType.Explicit, among=MODES))
 @pytest.mark.parametrize(
     "dtype", only("complex64", among=["bool", "float8_e4m3fn", "float8_e5m2", "complex64"])
 )
@@ -443,7 +443,7 @@ def every_public_function_on_one_device():
     return arrays, run(*arrays)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", only(AxisType.Explicit, among=MODES))
 def test_every_public_function_on_batches_that_nobody_placed(mode):
     """Under `set_mesh`; those that are placed are in test_exactness.py."""
     arrays, expected = every_public_function_on_one_device()
@@ -603,7 +603,7 @@ def test_derivatives_of_patterns_on_sharded_rows(mode, implementation, rng):
     jax.tree.map(close, found, wanted)
 
 
-@pytest.mark.parametrize("implementation", [None, "xla"])
+@pytest.mark.parametrize("implementation", only(None, among=[None, "xla"]))
 def test_uneven_windows_of_a_sharded_batch(implementation):
     x = negative((4, 8, 7, 2))
     pool = functools.partial(jup.adaptive_max_pool, output_shape=5, implementation=implementation)

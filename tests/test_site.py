@@ -77,11 +77,13 @@ def test_every_link_leads_somewhere(site):
                 assert anchor in pages[target].anchors or anchor.startswith("__"), (name, link)
 
 
+@pytest.mark.thorough
 def test_nothing_is_loaded_from_elsewhere(site):
     for name, page in site[0].items():
         assert not [address for address in page.loaded if "//" in address], name
 
 
+@pytest.mark.thorough
 def test_every_picture_says_what_it_shows(site):
     pictures = [(name, p) for name, page in site[0].items() for p in page.pictures]
     assert len(pictures) > 15
@@ -125,6 +127,7 @@ FIRST = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js")
 def test_search_brings_the_page_that_answers_first(site):
     _, folder = site

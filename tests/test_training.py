@@ -43,7 +43,6 @@ from jaxunpool.training import (  # noqa: E402
 )
 from jaxunpool.training.options import Configuration  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 TINY = Configuration(
     steps=6, batch=2, size=24, features=4, kernel_size=3, stages=2, learning_rate=0.01
 )

@@ -27,7 +27,7 @@ from test_training import (  # noqa: E402, F401
 from jaxunpool.apps.command import UsageError  # noqa: E402
 from jaxunpool.training import checkpoints, session  # noqa: E402
 
-pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("compiled_once")]
+pytestmark = pytest.mark.thorough
 KILLS = int(os.environ.get("KILLS", "4"))
 ROOT = pathlib.Path(__file__).parent.parent
 
