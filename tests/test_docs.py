@@ -146,7 +146,9 @@ def test_there_are_tables():
     assert len(TABLES) >= 8
 
 
-@pytest.mark.parametrize("page", only("docs/porting/pytorch.md", among=sorted({page for page, _ in TABLES})))
+@pytest.mark.parametrize(
+    "page", only("docs/porting/pytorch.md", among=sorted({page for page, _ in TABLES}))
+)
 def test_every_row_runs(page):
     names = names_after(page)
     for _, _, ours in pairs(page):

@@ -91,7 +91,9 @@ class Function:
         hows: the transformations, all by default.
         finite: of finite numbers alone, neither huge nor tiny.
         differentiable: whether it has derivatives.
-        splits: the axes of a mesh that spatial axes may be split over.
+        splits: whether spatial axes may be split over devices.
+        signed_zeros: whether a zero keeps its sign where Auto axes split spatial axes. XLA's
+            partitioner adds what the devices have, and a sum that is zero is positive.
     """
 
     draw: Callable[[np.random.Generator, int], Settings]
@@ -101,7 +103,8 @@ class Function:
     hows: tuple[str, ...] | None = None
     finite: bool = False
     differentiable: bool = True
-    splits: tuple[str, ...] = ("Auto", "Explicit")
+    splits: bool = True
+    signed_zeros: bool = True
 
 
 class Name(str):

@@ -21,9 +21,9 @@ PLAIN = ("xla", None)  # None takes kernels where they are faster
 
 SELECTING = Function(draws.windows, selecting.window_pooling, ORDERED)
 GLOBAL = Function(draws.sizes, selecting.global_pooling, ORDERED)
-ADAPTIVE = Function(draws.parts, selecting.adaptive_pooling, ORDERED, PLAIN, splits=("Auto",))
+ADAPTIVE = Function(draws.parts, selecting.adaptive_pooling, ORDERED, PLAIN, signed_zeros=False)
 FRACTIONAL = Function(
-    draws.fractional, selecting.fractional_pooling, ORDERED, PLAIN, splits=("Auto",)
+    draws.fractional, selecting.fractional_pooling, ORDERED, PLAIN, signed_zeros=False
 )
 # JAX does not split the channels of a convolution over Explicit axes by itself. XLA's partitioner
 # ends the process for some convolutions whose spatial axes are split.
@@ -32,7 +32,7 @@ CONVOLVED: dict[str, Any] = {
     "backends": (None,),
     "hows": ("batch", "map", "vmap", "vmap of the last axis", "eager", "Auto"),
     "finite": True,
-    "splits": (),
+    "splits": False,
 }
 EXACT = {"_exact": choice(None, True)}  # without an `output_shape`
 FORMS = {"_form": choice("flat", "indices", "packed", "hostile")}
@@ -49,9 +49,7 @@ def converted(**options: draws.Draw) -> Function:
 
 
 FUNCTIONS = {
-    "adaptive_avg_pool": Function(
-        draws.parts, linear.uneven_averages, NUMBERS, PLAIN, splits=("Auto",)
-    ),
+    "adaptive_avg_pool": Function(draws.parts, linear.uneven_averages, NUMBERS, PLAIN),
     "adaptive_max_pool": ADAPTIVE,
     "adaptive_max_pool_with_indices": ADAPTIVE,
     "avg_pool": Function(
@@ -79,9 +77,7 @@ FUNCTIONS = {
     "conv_general_dilated": Function(draws.convolution, linear.conv_general_dilated, **CONVOLVED),
     "conv_transpose": Function(draws.transposed, linear.conv_transpose, **CONVOLVED),
     "fixed_unpool": Function(also(draws.windows, **EXACT), linear.fixed_unpool, NUMBERS),
-    "fractional_avg_pool": Function(
-        draws.sequences, linear.uneven_averages, NUMBERS, PLAIN, splits=("Auto",)
-    ),
+    "fractional_avg_pool": Function(draws.sequences, linear.uneven_averages, NUMBERS, PLAIN),
     "fractional_max_pool": FRACTIONAL,
     "fractional_max_pool_with_indices": FRACTIONAL,
     "global_avg_pool": Function(draws.sizes, linear.global_avg_pool, NUMBERS, (None,)),
@@ -92,9 +88,7 @@ FUNCTIONS = {
     "interop.from_torch": converted(),
     "interop.to_onnx": converted(storage_order=choice(None, 1)),
     "interop.to_tensorflow": converted(include_batch_in_index=choice(None, True)),
-    "interpolate": Function(
-        draws.interpolation, linear.interpolate, NUMBERS, PLAIN, splits=("Auto",)
-    ),
+    "interpolate": Function(draws.interpolation, linear.interpolate, NUMBERS, PLAIN),
     "inverse": Function(
         also(draws.windows, _of=choice("max_pool", "avg_pool")), indexed.inverse, FLOATS
     ),

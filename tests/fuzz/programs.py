@@ -164,19 +164,13 @@ def compiled(spec: Spec, call: Call) -> Callable[[Arrays], dict[str, Any]]:
     return run
 
 
-def splits_planes(spec: Spec, how: str) -> bool:
-    """Whether calls with spatial axes that are split over such axes are drawn."""
-    is_raw = spec.settings.get("_form") in ("flat", "hostile")
-    return how in FUNCTIONS[spec.function].splits and not (is_raw and how == "Explicit")
-
-
 def sharded(spec: Spec, given: list[np.ndarray]) -> list[Any]:
     """Arrays split over eight devices along an axis, where it divides."""
     mode = AxisType.Auto if spec.how == "Auto" else AxisType.Explicit
     mesh = jax.make_mesh((2, 4), ("one", "two"), axis_types=(mode,) * 2)
     rank, channels_last = given[0].ndim, spec.data_format == "channels_last"
     choices = list(range(rank))
-    if not splits_planes(spec, spec.how):
+    if not FUNCTIONS[spec.function].splits:
         first = rank - spec.ndim - channels_last
         choices = [axis for axis in choices if not first <= axis < first + spec.ndim]
     rng = spec.rng(20)
@@ -235,8 +229,7 @@ def wanted(spec: Spec, call: Call, given: Arrays) -> dict[str, Any]:
         expected["gradient of the gradient by x"] = Expected(np.zeros_like(x), zeros=False)
         if call.weights is not None:
             expected["gradient by weights"] = call.weights(x, planes(given.dy))
-    if spec.how == "Auto" and not splits_planes(spec, "Explicit"):
-        # XLA's partitioner adds what devices have, and a sum that is zero is positive.
+    if spec.how == "Auto" and not FUNCTIONS[spec.function].signed_zeros:
         each = expected.items()
         expected = {name: dataclasses.replace(known, zeros=False) for name, known in each}
     return expected | {"integers": [Expected(array) for array in integers]}
