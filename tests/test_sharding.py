@@ -557,6 +557,17 @@ def test_a_network_from_before_set_mesh(mode):
         same(run(state, x), expected)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_lowered_for_more_devices_than_there_are(mode):
+    """Auto axes are left to XLA's partitioner, which no callback then helps."""
+    mesh = jax.sharding.AbstractMesh((16,), ("one",), axis_types=(mode,))
+    x = jax.ShapeDtypeStruct((16, 4, 1), jnp.float32, sharding=NamedSharding(mesh, P("one")))
+    traced = jax.jit(lambda x: jup.max_pool(x, (2,))).trace(x)
+    program = traced.lower(lowering_platforms=("cpu",)).as_text()
+    assert "CustomSPMDPartitioning" not in program
+    assert ("sdy.manual_computation" in program) == (mode == AxisType.Explicit)
+
+
 @pytest.mark.parametrize("implementation", [None, "xla"])
 def test_a_sharded_program_can_be_exported(implementation):
     sharding = NamedSharding(mesh_of((8,), AxisType.Auto), P("one"))

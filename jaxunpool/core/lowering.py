@@ -139,8 +139,8 @@ def _program(
     if mesh is None:
         return automatic(*arrays)
     specs = {"u": spec, "p": spec, "w": PartitionSpec(*spec[:lead], *[None] * call.geometry.ndim)}
-    ins, outs = (tuple(specs[k] for k in kinds[call.primitive]) for kinds in (TAKES, GIVES))
-    ins, out = ins[: len(arrays)], outs if len(outs) > 1 else outs[0]
+    ins = tuple(specs[kind] for kind, _ in zip(TAKES[call.primitive], arrays))
+    out = specs[GIVES[call.primitive][0]]  # of every result
     around = jax.sharding.get_abstract_mesh()
     if not around.empty and mesh != around:
         # JAX lowers every `shard_map` for the mesh of `set_mesh`, whatever mesh it is given.
