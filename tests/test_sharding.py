@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import functools
+import itertools
 import os
 import pathlib
 import re
@@ -705,3 +706,30 @@ def test_what_crops_the_low_end_of_sharded_rows(name, mode):
     for spec in (P(None, AXES[0]), P(None, None, AXES[0])):
         rows = NamedSharding(mesh_of((4,), mode), spec)
         jax.tree.map(np.testing.assert_array_equal, program(jax.device_put(x, rows)), expected)
+
+
+@pytest.mark.parametrize("mode", only(AxisType.Explicit, among=MODES))
+@pytest.mark.parametrize("function", ["fractional_max_pool", "fractional_max_pool_with_indices"])
+def test_windows_split_where_the_array_is_not(function, mode, rng):
+    """Sequences for each plane; the gradient has the sharding of the array all the same."""
+    x, samples = rng.integers(0, 99, (2, 11, 4)).astype(np.float32), rng.random((2, 4, 1))
+    mesh = mesh_of((2, 4), mode)
+
+    @jax.jit
+    def program(x, samples):
+        pool = functools.partial(
+            getattr(jup, function), window_shape=(3,), output_shape=(4,), random_samples=samples
+        )
+        y, pullback = jax.vjp(lambda x: jax.tree.leaves(pool(x))[0], x)
+        return y, pullback(y)[0]
+
+    expected = program(x, samples)
+    for ours, theirs in itertools.product([P(), P(AXES[0])], [P(AXES[0]), P(None, AXES[1])]):
+        arrays = [
+            jax.device_put(array, NamedSharding(mesh, spec))
+            for array, spec in ((x, ours), (samples, theirs))
+        ]
+        found = program(*arrays)
+        same(found, expected)
+        if mode == AxisType.Explicit:
+            assert jax.typeof(found[1]).sharding == jax.typeof(arrays[0]).sharding

@@ -56,6 +56,8 @@ def select(
     starts, stops, widths = tuple(starts), stops and tuple(stops), tuple(widths)
     x = lowering.gathered(x, plane.axes)
     if implementation != "xla":
+        # Resharded before the custom_vjp, which wants a gradient of the type of its argument.
+        x = lowering.split_as(x, (*starts, *(stops or ())))
         return _select_program(x, starts, stops, widths, plane)
     _, flat = _find(lax.stop_gradient(x), starts, stops, widths, plane, implementation)
     return primitives.gather(x, flat, plane, implementation), flat

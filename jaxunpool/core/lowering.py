@@ -240,6 +240,20 @@ def gathered(array: jax.Array, axes: Sequence[int], sizes: Sequence[int] = ()) -
     return reshard(array, mesh, PartitionSpec(*entries)) if mesh.explicit_axes else array
 
 
+def split_as(array: jax.Array, others: Sequence[jax.Array]) -> jax.Array:
+    """An array that is also split over Explicit axes wherever one of the others is.
+
+    The others broadcast with it; an axis of size 1 is not split.
+    """
+    sharding = jax.typeof(array).sharding
+    mesh, entries = sharding.mesh, list(sharding.spec)
+    for other in map(jax.typeof, others):
+        if other.sharding.mesh.explicit_axes:
+            mesh = other.sharding.mesh
+            entries = [ours or theirs for ours, theirs in zip(entries, other.sharding.spec)]
+    return reshard(array, mesh, PartitionSpec(*entries)) if mesh.explicit_axes else array
+
+
 # One device
 
 
