@@ -26,6 +26,7 @@ from jaxunpool.core.geometry import (
     as_sequence,
     decided,
     in_range,
+    in_range_or,
     per_axis,
 )
 from jaxunpool.core.messages import public, shown
@@ -272,7 +273,7 @@ saving.register(LEAVES)
 def flat_positions(offsets: jax.Array, geometry: Plane) -> jax.Array:
     """Flat spatial position of every offset, int32; -1 where the offset selects nothing."""
     if not isinstance(geometry, WindowGeometry):
-        return jnp.where(_is_inside(offsets, geometry), offsets.astype(jnp.int32), -1)
+        return in_range_or(offsets, math.prod(geometry.input_shape), -1)
     check_plane("geometry.input_shape", geometry.input_shape)
     flat, inside = jnp.int32(0), geometry.names_element(offsets)
     for position, size in zip(geometry.positions(offsets), geometry.input_shape):
@@ -350,7 +351,7 @@ def narrow(offsets: Any) -> Any:
     if offsets.dtype.itemsize < 8:
         return offsets
     offsets = as_indices("indices.offsets", offsets)
-    return jnp.where(_is_position(offsets, MAX_INT32), offsets, -1).astype(jnp.int32)
+    return in_range_or(offsets, MAX_INT32, -1)
 
 
 def check_integers(name: str, array: jax.Array) -> None:
@@ -464,17 +465,13 @@ def _layout(plane: Plane) -> str:
     return "" if plane.data_format == "channels_last" else f", data_format={plane.data_format}"
 
 
-def _is_inside(flat: jax.Array, plane: Plane) -> jax.Array:
-    return _is_position(flat, math.prod(plane.input_shape))
-
-
 _is_position = jax.jit(in_range, static_argnums=1)
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def _offsets_from_flat(flat: jax.Array, geometry: Plane) -> tuple[jax.Array, jax.Array]:
     """Offset of every flat position inside its window, and whether it is an element of it."""
-    inside = _is_inside(flat, geometry)
+    inside = _is_position(flat, math.prod(geometry.input_shape))
     if not isinstance(geometry, WindowGeometry):
         return jnp.where(inside, flat, -1).astype(jnp.int32), inside
     check_plane("geometry.input_shape", geometry.input_shape)

@@ -709,22 +709,25 @@ def test_what_crops_the_low_end_of_sharded_rows(name, mode):
 
 
 @pytest.mark.parametrize("mode", only(AxisType.Explicit, among=MODES))
+@pytest.mark.parametrize("implementation", only(None, among=[None, "xla"]))
 @pytest.mark.parametrize("function", ["fractional_max_pool", "fractional_max_pool_with_indices"])
-def test_windows_split_where_the_array_is_not(function, mode, rng):
+def test_windows_split_as_the_array_is_not(function, implementation, mode, rng):
     """Sequences for each plane; the gradient has the sharding of the array all the same."""
     x, samples = rng.integers(0, 99, (2, 11, 4)).astype(np.float32), rng.random((2, 4, 1))
     mesh = mesh_of((2, 4), mode)
 
     @jax.jit
     def program(x, samples):
-        pool = functools.partial(
-            getattr(jup, function), window_shape=(3,), output_shape=(4,), random_samples=samples
-        )
+        options = {"random_samples": samples, "implementation": implementation}
+        pool = functools.partial(getattr(jup, function), window_shape=3, output_shape=4, **options)
         y, pullback = jax.vjp(lambda x: jax.tree.leaves(pool(x))[0], x)
         return y, pullback(y)[0]
 
     expected = program(x, samples)
-    for ours, theirs in itertools.product([P(), P(AXES[0])], [P(AXES[0]), P(None, AXES[1])]):
+    one, two, _ = AXES
+    for ours, theirs in itertools.product(
+        [P(), P(one), P(None, None, one), P(None, None, two)], [P(one), P(None, one), P(None, two)]
+    ):
         arrays = [
             jax.device_put(array, NamedSharding(mesh, spec))
             for array, spec in ((x, ours), (samples, theirs))
@@ -733,3 +736,16 @@ def test_windows_split_where_the_array_is_not(function, mode, rng):
         same(found, expected)
         if mode == AxisType.Explicit:
             assert jax.typeof(found[1]).sharding == jax.typeof(arrays[0]).sharding
+
+
+@pytest.mark.parametrize("spec", [P(), P(None, AXES[0]), P(None, None, AXES[0])], ids=str)
+def test_eager_windows_of_their_own_over_explicit_axes(spec, rng):
+    """Bounds are constants on one device there, and stay so."""
+    x = rng.integers(0, 99, (2, 12, 4)).astype(np.float32)
+    placed = jax.device_put(x, NamedSharding(mesh_of((2,), AxisType.Explicit), spec))
+    for pool in (
+        lambda x: jup.adaptive_max_pool(x, 5),
+        lambda x: jup.adaptive_max_pool(x, 5, implementation="xla"),
+        lambda x: jup.fractional_max_pool(x, 3, 4, random_samples=np.full((2, 4, 1), 0.6)),
+    ):
+        same(pool(placed), pool(x))

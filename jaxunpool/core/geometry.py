@@ -581,6 +581,12 @@ def in_range(numbers: Any, count: int) -> jax.Array:
     return (numbers >= 0) & (numbers < count)
 
 
+def in_range_or(numbers: Any, count: int, otherwise: int) -> jax.Array:
+    """Integers of any type in int32, and `otherwise` for those that are not in range."""
+    wide = jnp.asarray(numbers).astype(jnp.int32)
+    return jnp.where(in_range(numbers, count), wide, otherwise)
+
+
 def along(like: jax.Array, axis: int) -> jax.Array:
     """0, 1, ... along one axis of an array of another's shape, and sharded as it is; int32.
 

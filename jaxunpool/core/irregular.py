@@ -53,11 +53,11 @@ def select(
         implementation: `"xla"` for plain JAX.
     """
     check_plain(implementation, "pooling over uneven windows")
-    starts, stops, widths = tuple(starts), stops and tuple(stops), tuple(widths)
-    x = lowering.gathered(x, plane.axes)
+    widths = tuple(widths)
+    # Resharded before the custom_vjp, which wants a gradient of the type of its argument.
+    x, *bounds = lowering.agreed([x, *starts, *(stops or ())], plane)
+    starts, stops = tuple(bounds[: plane.ndim]), stops and tuple(bounds[plane.ndim :])
     if implementation != "xla":
-        # Resharded before the custom_vjp, which wants a gradient of the type of its argument.
-        x = lowering.split_as(x, (*starts, *(stops or ())))
         return _select_program(x, starts, stops, widths, plane)
     _, flat = _find(lax.stop_gradient(x), starts, stops, widths, plane, implementation)
     return primitives.gather(x, flat, plane, implementation), flat

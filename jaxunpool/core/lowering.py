@@ -32,7 +32,7 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from jaxunpool.core import backends, halo
 from jaxunpool.core.calls import GIVES, TAKES, Call
 from jaxunpool.core.frozen import jnp, lax
-from jaxunpool.core.geometry import WindowGeometry, along
+from jaxunpool.core.geometry import Plane, WindowGeometry, along
 from jaxunpool.kernels import varying, xla
 from jaxunpool.kernels.common import comparable
 
@@ -202,12 +202,32 @@ def _by_compiler(platform: str, call: Call) -> Callable[..., Any]:
 
 def explicit(call: Call, arrays: Sequence[Any]) -> tuple[Any, PartitionSpec, halo.Parts]:
     """The mesh with Explicit axes, or None, and what `halo.agree` says of the arrays on it."""
-    there = [a for a, kind in zip(arrays, TAKES[call.primitive]) if a is not None and kind != "w"]
-    shardings = [jax.typeof(array).sharding for array in there]
+    kinds = zip(arrays, TAKES[call.primitive])
+    return _agreement(call, [a for a, kind in kinds if a is not None and kind != "w"])
+
+
+def _agreement(call: Call, arrays: Sequence[Any]) -> tuple[Any, PartitionSpec, halo.Parts]:
+    shardings = [jax.typeof(array).sharding for array in arrays]
     mesh = next((s.mesh for s in shardings if s.mesh.explicit_axes), None)
     if mesh is None:
         return None, PartitionSpec(), {}
-    return mesh, *halo.agree(call, mesh, [(a.shape, s) for a, s in zip(there, shardings)])
+    return mesh, *halo.agree(call, mesh, [(a.shape, s) for a, s in zip(arrays, shardings)])
+
+
+def agreed(arrays: Sequence[jax.Array], plane: Plane) -> list[jax.Array]:
+    """Arrays that broadcast together, in one sharding over Explicit axes; no plane is split."""
+    mesh, spec, _ = _agreement(Call("gather", plane), arrays)
+
+    def placed(array: jax.Array) -> jax.Array:
+        on_mesh = (
+            isinstance(array, jax.core.Tracer) or jax.typeof(array).sharding.mesh.explicit_axes
+        )
+        if mesh is None or not on_mesh:  # a constant outside of a program, which is on one device
+            return array
+        entries = (name if size > 1 else None for name, size in zip(spec, array.shape))
+        return reshard(array, mesh, PartitionSpec(*entries))
+
+    return [placed(array) for array in arrays]
 
 
 def reshard(array: jax.Array, mesh: Any, spec: PartitionSpec) -> jax.Array:
@@ -237,20 +257,6 @@ def gathered(array: jax.Array, axes: Sequence[int], sizes: Sequence[int] = ()) -
         count = math.prod(mesh.shape[name] for name in halo.axis_names(entries[axis]))
         if size is None or size % count:
             entries[axis] = None
-    return reshard(array, mesh, PartitionSpec(*entries)) if mesh.explicit_axes else array
-
-
-def split_as(array: jax.Array, others: Sequence[jax.Array]) -> jax.Array:
-    """An array that is also split over Explicit axes wherever one of the others is.
-
-    The others broadcast with it; an axis of size 1 is not split.
-    """
-    sharding = jax.typeof(array).sharding
-    mesh, entries = sharding.mesh, list(sharding.spec)
-    for other in map(jax.typeof, others):
-        if other.sharding.mesh.explicit_axes:
-            mesh = other.sharding.mesh
-            entries = [ours or theirs for ours, theirs in zip(entries, other.sharding.spec)]
     return reshard(array, mesh, PartitionSpec(*entries)) if mesh.explicit_axes else array
 
 

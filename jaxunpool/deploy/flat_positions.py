@@ -9,7 +9,7 @@ import jax
 from jax.extend.core import Primitive
 
 from jaxunpool.core.frozen import jnp, lax
-from jaxunpool.core.geometry import Plane, in_range
+from jaxunpool.core.geometry import Plane, in_range_or
 from jaxunpool.kernels.common import accumulator, unsigned_zero
 
 SCATTER_ELEMENTS = Primitive("jaxunpool_onnx_scatter_elements")
@@ -25,8 +25,7 @@ def scatter(y: jax.Array, flat: jax.Array, *, plane: Plane, how: str) -> jax.Arr
     first, sizes = y.ndim + plane.axes[0], plane.input_shape
     size = math.prod(sizes)
     merged = (*y.shape[:first], -1, *y.shape[first + plane.ndim :])
-    values, flat = y.reshape(merged), flat.reshape(merged)
-    flat = jnp.where(in_range(flat, size), flat.astype(jnp.int32), size)
+    values, flat = y.reshape(merged), in_range_or(flat.reshape(merged), size, size)
     shape = (*values.shape[:first], size + 1, *values.shape[first + 1 :])
 
     def scattered(fill: int, updates: jax.Array, reduction: str) -> jax.Array:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxunpool.core.frozen import jnp
-from jaxunpool.core.geometry import Axis, Plane, WindowGeometry, in_range
+from jaxunpool.core.geometry import Axis, Plane, WindowGeometry, in_range_or
 from jaxunpool.kernels.common import accumulator
 from jaxunpool.kernels.native_cpu import library
 
@@ -186,7 +186,7 @@ def _positions(flat: jax.Array, sizes: np.ndarray) -> jax.Array:
     """Positions in int32, with -1 for all that name no element."""
     if flat.dtype == jnp.int32:
         return flat
-    return jnp.where(in_range(flat, int(sizes[1])), flat.astype(jnp.int32), -1)
+    return in_range_or(flat, int(sizes[1]), -1)
 
 
 def _planes(g: Plane, unpooled: tuple[int, ...], pooled: tuple[int, ...]) -> np.ndarray:
@@ -200,8 +200,8 @@ def _narrowed(offsets: jax.Array, geometry: WindowGeometry) -> jax.Array:
     """Offsets of the geometry's type, also where they were made by hand."""
     if offsets.dtype == geometry.offset_dtype:
         return offsets
-    named = jnp.where(geometry.names_element(offsets), offsets.astype(jnp.int32), geometry.volume)
-    return named.astype(geometry.offset_dtype)
+    volume = geometry.volume  # names no element
+    return in_range_or(offsets, volume, volume).astype(geometry.offset_dtype)
 
 
 def _type(like: jax.Array, shape: tuple[int, ...], dtype: Any) -> Any:

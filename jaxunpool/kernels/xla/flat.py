@@ -10,7 +10,7 @@ import math
 import jax
 
 from jaxunpool.core.frozen import jnp, lax
-from jaxunpool.core.geometry import Plane, in_range
+from jaxunpool.core.geometry import Plane, in_range_or
 from jaxunpool.kernels.common import accumulator, comparable, unsigned_zero
 
 Axes = tuple[int, ...]
@@ -84,4 +84,4 @@ def _lines(x: jax.Array, axes: Axes) -> jax.Array:
 
 def _positions(flat: jax.Array, size: int) -> jax.Array:
     """Index vectors for XLA, with one out-of-range value for all that are (of any integer type)."""
-    return jnp.where(in_range(flat, size), flat.astype(jnp.int32), size)[..., None]
+    return in_range_or(flat, size, size)[..., None]
