@@ -14,6 +14,7 @@ from jaxunpool.core.backends import Implementation
 from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import DataFormat, Padding, as_sequence, per_axis
 from jaxunpool.core.messages import public, shown
+from jaxunpool.kernels import varying
 
 # From the narrowest to the widest.
 KINDS = {
@@ -154,7 +155,7 @@ def bed_of_nails_unpool(
         )
     if lowering.is_split(y, geometry.axes):  # into shards that `lax.pad` does not take
         offset = np.ravel_multi_index(taps, geometry.window_shape)
-        offsets = jnp.full_like(y, offset, geometry.offset_dtype)
+        offsets = varying.full_like(y, int(offset), geometry.offset_dtype)
         return primitives.scatter(y, offsets, geometry, "last", implementation)
     pads = [(0, 0, 0)] * y.ndim
     for number, axis, tap in zip(geometry.axes, geometry.spatial, taps):

@@ -222,8 +222,7 @@ def _pass(
         position = jnp.minimum(start + tap, stop - 1).astype(jnp.int32)
         value = _take(x, position, axis)
         carried = 0 if flat is None else _take(flat, position, axis)
-        # Added to zeros like the value, which have its sharding.
-        return value, carried + position * stride + jnp.zeros_like(value, jnp.int32)
+        return value, carried + position * stride + varying.full_like(value, 0, jnp.int32)
 
     def update(tap: int | jax.Array, best: tuple[jax.Array, jax.Array]):
         value, flat = candidate(tap)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import jax
 
-from jaxunpool.core.frozen import lax
+from jaxunpool.core.frozen import jnp, lax
 
 
 def axes(array: jax.Array) -> frozenset[str]:
@@ -24,6 +24,14 @@ def together(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     """Arrays that all differ where any does: what a loop carries has to be of one type."""
     names = frozenset[str]().union(*map(axes, arrays))
     return tuple(along(array, names) for array in arrays)
+
+
+def full_like(array: jax.Array, value: int, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """A constant with an array's shape, split over devices as the array is.
+
+    It is computed from the array: outside `jax.set_mesh` JAX 0.12 takes no other sharding for it.
+    """
+    return lax.convert_element_type(lax.ne(array, array), dtype) * 0 + jnp.asarray(value, dtype)
 
 
 def result_like(
