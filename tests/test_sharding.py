@@ -616,14 +616,26 @@ def test_derivatives_of_patterns_on_sharded_rows(mode, implementation, rng):
 
 
 @pytest.mark.parametrize("implementation", only(None, among=[None, "xla"]))
-def test_uneven_windows_of_a_sharded_batch(implementation):
+@pytest.mark.parametrize(
+    "pool",
+    only(
+        jup.adaptive_max_pool,
+        jup.fractional_avg_pool,
+        among=[jup.adaptive_max_pool, jup.adaptive_avg_pool, jup.fractional_avg_pool],
+    ),
+)
+def test_uneven_windows_of_a_sharded_batch(pool, implementation):
     x = negative((4, 8, 7, 2))
-    pool = functools.partial(jup.adaptive_max_pool, output_shape=5, implementation=implementation)
+    more = {"key": jax.random.key(0)} if pool is jup.fractional_avg_pool else {}
+    pool = functools.partial(pool, output_shape=5, implementation=implementation, **more)
     run = cheaply(jax.grad(lambda x: jnp.sum(pool(x) ** 2)))
+    want = run(x)
     for mode in MODES:
         mesh = mesh_of((2,), mode)
+        placed = jax.device_put(x, NamedSharding(mesh, P("one")))
+        same(run(placed), want)
         with jax.set_mesh(mesh):
-            same(run(jax.device_put(x, NamedSharding(mesh, P("one")))), run(x))
+            same(run(placed), want)
 
 
 PROCESS = """

@@ -147,14 +147,13 @@ def mean(
     """Mean of each window, from its start to its stop along each axis; see `select`."""
     run = functools.partial(_mean, widths=tuple(widths), plane=plane)
     of_type = in_parts(run) if jnp.iscomplexobj(x) else run
-    return of_type(lowering.gathered(x, plane.axes), tuple(starts), tuple(stops))
+    return lowering.by_partitioner(of_type, [x, *starts, *stops], plane)
 
 
 @functools.partial(jax.jit, static_argnames=("widths", "plane"))
-def _mean(
-    x: jax.Array, starts: Bounds, stops: Bounds, *, widths: tuple[int, ...], plane: Plane
-) -> jax.Array:
+def _mean(x: jax.Array, *bounds: jax.Array, widths: tuple[int, ...], plane: Plane) -> jax.Array:
     """Sums along one axis after the other, divided once."""
+    starts, stops = bounds[: plane.ndim], bounds[plane.ndim :]
     total = x.astype(accumulator(x.dtype))
     for start, stop, width, axis in zip(starts, stops, widths, plane.axes):
         total = _sums(total, start, stop, width, axis)

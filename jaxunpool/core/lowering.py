@@ -230,6 +230,21 @@ def agreed(arrays: Sequence[jax.Array], plane: Plane) -> list[jax.Array]:
     return [placed(array) for array in arrays]
 
 
+def by_partitioner(
+    run: Callable[..., jax.Array], arrays: Sequence[jax.Array], plane: Plane
+) -> jax.Array:
+    """Plain JAX on arrays of one sharding, whose Explicit axes are as Auto axes to it.
+
+    JAX 0.12 cannot transpose `jnp.take` over Explicit axes outside `jax.set_mesh`.
+    """
+    arrays = agreed(arrays, plane)
+    mesh, spec, _ = _agreement(Call("gather", plane), arrays)
+    if mesh is None:
+        return run(*arrays)
+    with jax.sharding.use_abstract_mesh(mesh):
+        return jax.sharding.auto_axes(run, axes=mesh.explicit_axes, out_sharding=spec)(*arrays)
+
+
 def reshard(array: jax.Array, mesh: Any, spec: PartitionSpec) -> jax.Array:
     """An array with a sharding in its type."""
     wanted = NamedSharding(mesh, spec)
