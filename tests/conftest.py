@@ -1,8 +1,8 @@
 """Set-up shared by all tests, and their two tiers.
 
 `pytest` runs the fast tier: every line and branch, a few inputs each. `pytest --thorough` adds the
-tests marked `thorough` and many more random examples. `--share K/N` runs one N-th of what
-`--thorough` adds, and nothing else.
+tests marked `thorough`, all cases of those marked `few`, and many more random examples.
+`--share K/N` runs one N-th of what `--thorough` adds, and nothing else.
 """
 
 import os
@@ -13,6 +13,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
+import collections
 import contextlib
 import ctypes
 import gc
@@ -57,25 +58,40 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     share = config.getoption("share")
-    if share is not None:
+    if share is None and strategies.THOROUGH:
+        return
+    fast = _fast(items)
+    if share is None:
+        kept = [item for item in items if item in fast]
+    else:
         number, count = map(int, share.split("/"))
         kept = [
             item
             for item in items
-            if _is_thorough(item) and zlib.crc32(item.nodeid.encode()) % count == number % count
+            if (item not in fast or _is_drawn(item))
+            and zlib.crc32(item.nodeid.encode()) % count == number % count
         ]
-    elif strategies.THOROUGH:
-        return
-    else:
-        kept = [item for item in items if item.get_closest_marker("thorough") is None]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
 
 
-def _is_thorough(item: pytest.Item) -> bool:
-    """Whether `--thorough` adds the test, or examples to it."""
-    drawn = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
-    return drawn or item.get_closest_marker("thorough") is not None
+def _fast(items: list[pytest.Item]) -> set[pytest.Item]:
+    """The fast tier: all tests but those marked `thorough`, and a few cases of some."""
+    of_test = collections.defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("thorough") is None:
+            of_test[item.nodeid.partition("[")[0]].append(item)
+    fast = set()
+    for cases in of_test.values():
+        few = cases[0].get_closest_marker("few")
+        count = len(cases) if few is None else min(few.args[0], len(cases))
+        fast.update(cases[(2 * i + 1) * len(cases) // (2 * count)] for i in range(count))
+    return fast
+
+
+def _is_drawn(item: pytest.Item) -> bool:
+    """Whether hypothesis draws its examples, of which `--thorough` draws more."""
+    return getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -75,6 +75,7 @@ def test_everything_agrees_with_the_oracle(call, dtype, kind, seed):
     close(pullback(dy)[0], oracle.over_layout(spread, n, layout, dy), dtype, np.prod(outputs) + 4)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("shape", [(1, 20011), (1, 9, 41), (1, 3, 6, 17)])
 def test_rows_of_one_channel(shape):
     """Planes in rows that fill vectors once, or as often as a lane can count and again."""
@@ -110,6 +111,7 @@ def _spread(image, bounds, sizes):
     return u
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("size", [(5, 7), (6, 8)])
 def test_derivatives(rng, size):
     x = jnp.asarray(rng.permutation(2 * 70 * 2)[: 2 * size[0] * size[1]] / 10.0)
@@ -165,6 +167,7 @@ def test_indices_know_their_plane():
     assert even.offsets.dtype == np.uint8
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(("size", "output"), [(1, 3), (5, 3), (9, 12), (160, 44), (1000, 7)])
 def test_windows_are_the_definitions(size, output):
     """In values and gradients: the windows that hold an element read it, and no other."""
@@ -211,6 +214,7 @@ def test_programs_stay_small(size):
     assert count(size, 7) < 1.5 * count(70 + size % 7, 7) + 200
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("output_shape", [(None, 1), (3, None), (None, None)])
 def test_none_keeps_an_axis(rng, output_shape):
     torch = pytest.importorskip("torch")

@@ -54,6 +54,7 @@ def test_reads_what_the_indices_name(pooling, dtype, seed, implementation):
     assert_same(raw(other, flat), anywhere)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, "native_cpu"])
 def test_is_the_transpose_of_max_unpool(rng, implementation):
     """With windows that overlap, packed or not, raw or not, and derivatives of any order."""

@@ -66,6 +66,7 @@ def drawn(backend, primitive, data):
     return call, arrays, data.draw(st.sampled_from(tested.runs))
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("primitive", PRIMITIVES)
 @pytest.mark.parametrize("backend", KERNELS)
 @hypothesis.settings(max_examples=examples(1, 20))
@@ -90,6 +91,7 @@ def test_xla_is_the_definition(primitive, data):
         assert check.is_close(result, wanted, exact, call.geometry.volume)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("primitive", PRIMITIVES)
 def test_xla_is_the_definition_of_large_windows(primitive, rng):
     """They are not unrolled: axis after axis, by loops, or one element fetched for each."""
@@ -110,6 +112,7 @@ def test_xla_selects_the_first_of_equals_and_no_padding(rng):
         np.testing.assert_array_equal(result, wanted)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("window", only("3x3", among=ZEROS))
 @pytest.mark.parametrize("primitive", only("replicate", among=["scatter", *SUMS]))
 @pytest.mark.parametrize("backend", TESTED)
@@ -137,6 +140,7 @@ def test_a_sum_that_is_zero_is_positive(backend, primitive, window):
         assert np.signbit(found).any() == (call.duplicates == "last")
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("border", only("channels first", among=BORDERS))
 @pytest.mark.parametrize("backend", KERNELS)
 def test_kernels_can_be_traced_anywhere(backend, border, rng):
@@ -167,6 +171,7 @@ def plane_and_shape(data, longest):
     return plane, (*batch, channels, *sizes)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @hypothesis.settings(max_examples=examples(1, 20))
 @hypothesis.given(data=st.data())
@@ -199,6 +204,7 @@ def test_flat_indices_of_two_axes_have_the_bits_of_xla(rng):
         same_bits(call, *(run(backend, call, [y, flat]) for backend in ("native_cpu", "xla")))
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @hypothesis.settings(max_examples=examples(1, 20))
 @hypothesis.given(data=st.data())

@@ -156,6 +156,7 @@ def test_what_targets_are_about_comes_first():
         assert case.layout == "channels_first" or case.operation.endswith(", compiled peers")
 
 
+@pytest.mark.thorough
 def test_pytorch_on_a_gpu(monkeypatch):
     """What is asked of it there, with the CPU in the place of a GPU."""
     torch = pytest.importorskip("torch")
@@ -509,6 +510,7 @@ def test_times_against_elements_and_windows(monkeypatch):
     assert all(seconds > 0 for r in rows for seconds in r["seconds"])
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "parts", only(((2, 1, 2, 2),), among=[((8, 1, 1, 1),), ((1, 2, 2, 1),), ((2, 1, 2, 2),)])
 )

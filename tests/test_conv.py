@@ -50,6 +50,7 @@ def functions(case, layout):
     ]
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(
     "layout", only((LAYOUTS[0],), (LAYOUTS[2],), among=[(each,) for each in LAYOUTS])
 )
@@ -71,6 +72,7 @@ def test_derivatives(rng, case):
     derivatives.check(ours, *arrays(rng, case, LAYOUTS[0]), forward=True)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_sums_of_halves_are_kept_in_float32(rng, dtype):
     """The gradient by the kernel is rounded once."""
@@ -85,6 +87,7 @@ def test_sums_of_halves_are_kept_in_float32(rng, dtype):
     np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=1.01 * half, atol=1e-4)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("dims", [(0, None), (None, 0), (1, 2)])
 def test_vmap(rng, dims):
     ours, wanted = functions("strides", LAYOUTS[0])

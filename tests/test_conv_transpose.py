@@ -24,6 +24,7 @@ CASES = [
 ]
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_agrees_with_the_oracle(rng, case, groups):
@@ -76,6 +77,7 @@ def test_derivatives(rng):
     derivatives.check(run, x, kernel, bias, forward=True)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("rule", only("SAME", "VALID", among=["SAME", "SAME_LOWER", "VALID"]))
 @pytest.mark.parametrize("window", [1, 2, 3, 5])
 def test_rules_of_tensorflow(rng, rule, window):

@@ -58,6 +58,7 @@ def derived(conv, name, have):
     return jax.linear_transpose(given, have[name])(have["y"])[0]
 
 
+@pytest.mark.thorough
 @hypothesis.settings(max_examples=examples(3, 80))
 @hypothesis.given(
     convolutions(), st.integers(0, 2**32 - 1), st.sampled_from([1, 60, 400, im2col.ELEMENTS])
@@ -99,11 +100,13 @@ def operands(rng, name, dtype=np.float64):
     return [jnp.asarray(rng.standard_normal(SHAPES[n]), dtype) for n in convolution.ARRAYS[name]]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", "uky")
 def test_derivatives(rng, name):
     derivatives.check(functools.partial(CONV.bind, name), *operands(rng, name), forward=True)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("dims", [(0, None), (None, 0), (1, 2)])
 @pytest.mark.parametrize("name", "uky")
 def test_vmap(rng, name, dims):
@@ -135,6 +138,7 @@ def test_large_windows_and_rows_are_left_to_xla():
     assert chosen((64, 512, 512), (3, 3, 3)) is not im2col.kernel_gradient
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_sums_of_halves_are_kept_in_float32(rng, dtype):
     """The gradient by the kernel is rounded once."""
@@ -146,6 +150,7 @@ def test_sums_of_halves_are_kept_in_float32(rng, dtype):
     np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=1.01 * half, atol=1e-5)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", ["auto", "explicit", "shard_map"])
 def test_transposed_over_devices(rng, kind):
     """A batch over devices. On Explicit and Manual axes it is what JAX derives."""

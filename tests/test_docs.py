@@ -45,6 +45,7 @@ PUBLIC |= {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("module", sorted({public.__module__ for public in PUBLIC.values()}))
 def test_docstring_examples(module):
     module = sys.modules[module]
@@ -108,6 +109,7 @@ def names_after(page):
     return names
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("page", only(*QUICK, among=PAGES))
 def test_every_code_block_runs(page, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
@@ -146,6 +148,7 @@ def test_there_are_tables():
     assert len(TABLES) >= 8
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "page", only("docs/porting/pytorch.md", among=sorted({page for page, _ in TABLES}))
 )
@@ -157,6 +160,7 @@ def test_every_row_runs(page):
             assert jax.tree.leaves(eval(code, names)), code
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("page", "framework"), TABLES)
 def test_rows_equal_the_other_framework(page, framework, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")

@@ -645,6 +645,7 @@ def small(shape, dtype):
     return jnp.asarray(values).astype(dtype)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("dtype", ODD)
 def test_arrays_of_odd_types(dtype):
     """Every function runs on them as on int32, or refuses them by name."""

@@ -118,6 +118,7 @@ def test_given_sequences(rng, overlapping):
     assert_same(indices.flat, flat.astype(np.int32))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("overlapping", only(True, among=[False, True]))
 def test_averages_of_given_sequences(rng, overlapping):
     """Means of boxes, in both layouts; rounded once from 16 bits; and the transpose."""
@@ -139,6 +140,7 @@ def test_averages_of_given_sequences(rng, overlapping):
     np.testing.assert_allclose(np.vdot(dx, x), np.vdot(dy, expected), rtol=1e-10)
 
 
+@pytest.mark.thorough
 def test_averages_over_drawn_windows_are_those_of_the_maxima():
     """The same key gives both the same windows."""
     x = jnp.arange(25.0)[:, None]
@@ -169,6 +171,7 @@ def drawn_windows(key, size, output, **options):
     return np.asarray(indices.flat[:, 0])
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(("size", "output"), [(25, 17), (30, 20), (17, 16), (11, 11), (40, 9)])
 @pytest.mark.parametrize("pseudo_random", [True, False])
 def test_drawn_windows_are_grahams(size, output, pseudo_random):

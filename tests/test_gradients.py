@@ -126,6 +126,7 @@ def test_only_offsets_are_kept(dtype):
         assert kept.shape == y.shape
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_16_bit_sums_are_rounded_once(dtype):
     # Nine windows meet in one element: in 16 bits 2048 + 1 + 1 ... would stay 2048 (bfloat16: 256).

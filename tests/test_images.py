@@ -456,6 +456,7 @@ def test_jpeg_masks_are_explained(here, capfd, rng):
 # Pixels without a class
 
 
+@pytest.mark.thorough
 def test_ignored_pixels_do_not_count(rng):
     truth, guess = rng.integers(0, 4, (2, 3, 12, 13))
     hidden = rng.random(truth.shape) < 0.3
@@ -681,6 +682,7 @@ def test_tiles_are_the_whole_image(run, rng):
     assert len(np.unique(classes)) > 1
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("decoder", only("bilinear", among=models.DECODERS))
 def test_reach(decoder):
     """No pixel further away changes what the network says of one."""
@@ -744,6 +746,7 @@ class Layers:
         return found | {"classifier.0.weight": np.ones((7, 8)), "classifier.0.bias": np.ones(7)}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("normalised", "suffix"),
     only(

@@ -109,6 +109,7 @@ SOURCES = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("volume", "dtype"),
     [(255, np.uint8), (256, np.uint16), (65535, np.uint16), (65536, np.uint32)],
@@ -166,6 +167,7 @@ def test_offsets_of_odd_types_are_refused_by_name(dtype):
 SIZES = (3, 127, 128, 144, 255, 256, 300, 32768, 65536)
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("size", only(144, 256, among=SIZES))
 @pytest.mark.parametrize("implementation", only("xla", among=["xla", "native_cpu"]))
 @pytest.mark.parametrize("kind", ["window", "plane"])
@@ -238,6 +240,7 @@ def test_large_host_integers_do_not_wrap_around(dtype, x64):
             PoolIndices.from_flat(flat, plane)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("dtype", ["int64", "uint64"])
 @pytest.mark.parametrize("x64", [False, True])
 def test_large_offsets_do_not_wrap_around(dtype, x64):
@@ -318,6 +321,7 @@ check()
 """
 
 
+@pytest.mark.thorough
 def test_flax_saves_indices():
     """Whichever is imported first; and `import jaxunpool` does not import Flax."""
     subprocess.run([sys.executable, "-c", SAVED], check=True, timeout=300)

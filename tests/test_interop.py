@@ -42,6 +42,7 @@ def test_tensorflow_documents_its_indices():
         np.testing.assert_array_equal(again.offsets, indices.offsets)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("height", "width"), [(301, 201), (5, 5), (6, 7), (7, 6)])
 def test_tensorflows_same_padding(height, width):
     """Its argmax counts in the unpadded width; read in the padded one, rows shear apart."""
@@ -60,6 +61,7 @@ def test_tensorflows_same_padding(height, width):
     np.testing.assert_array_equal(u[u > 0], x[u > 0])
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -246,6 +248,7 @@ def test_int32_without_x64(rng):
             interop.to_tensorflow(many, include_batch_in_index=True)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint32", "int64", "uint64"])
 @pytest.mark.parametrize("x64", [False, True])
 def test_indices_of_any_integer_type(dtype, x64):
@@ -297,6 +300,7 @@ def test_torch_tensors_come_in_as_they_are():
     np.testing.assert_array_equal(interop.from_torch(theirs, plane).flat, theirs)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("x64", [False, True])
 @pytest.mark.parametrize("batch", [0, 2])
 def test_pytorch_takes_what_to_torch_gives(x64, batch):

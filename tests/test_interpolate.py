@@ -36,6 +36,7 @@ def rows_and_columns(size, output, dtype=np.float64, **options):
     return np.asarray(y), np.asarray(dx).T
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(
     "options",
     [
@@ -63,6 +64,7 @@ def test_weights_are_the_definitions(options):
         np.testing.assert_array_equal(transposed != 0, expected != 0)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("mode", ["linear", "cubic"])
 @pytest.mark.parametrize(
     ("size", "output", "scale"),
@@ -114,6 +116,7 @@ def exactly(line, output, mode, step):
     return sum(terms), sum(map(abs, terms))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
 def test_nearest_is_pytorchs_to_the_bit(mode):
     torch = pytest.importorskip("torch")
@@ -129,6 +132,7 @@ def test_nearest_is_pytorchs_to_the_bit(mode):
         )
 
 
+@pytest.mark.thorough
 def test_gradient_of_nearest_in_large_finds_every_reader():
     """Where runs are bounded, not counted, and a search is made."""
     size, output = 700001, 2**20 + 11
@@ -187,6 +191,7 @@ def test_scales_that_rounding_decides():
     assert jup.interpolate(x.astype(np.float32), scale=(4.6,))[69, 0] == 14
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("layout", ["channels_last", "channels_first"])
 @pytest.mark.parametrize("mode", MODES)
 def test_axes_are_independent(rng, mode, layout):
@@ -202,6 +207,7 @@ def test_axes_are_independent(rng, mode, layout):
     np.testing.assert_array_equal(jup.interpolate(move(x)[0], (7, 2, 9), **options), y[0])
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("mode", "antialias"),
     [("nearest-exact", False), ("linear", False), ("linear", True), ("cubic", True)],
@@ -248,6 +254,7 @@ def test_nan_and_infinity_stay_where_they_are(mode):
     np.testing.assert_allclose(y[..., 0][far], 1, atol=1e-6)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_types(dtype):
     x = jnp.linspace(0, 1, 30, dtype=dtype).reshape(5, 6, 1)
@@ -260,6 +267,7 @@ def test_types(dtype):
         )
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
 @pytest.mark.parametrize("dtype", ["uint8", "int32"])
 def test_labels_stay_integers(mode, dtype):
@@ -277,6 +285,7 @@ def test_integer_factors_of_nearest_and_area_agree(rng):
         )
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("mode", MODES)
 def test_derivatives(rng, mode):
     """Their weights are checked above; here that they go through the rules, to second order."""
@@ -291,6 +300,7 @@ def test_derivatives(rng, mode):
     np.testing.assert_allclose(dy, run(tangent), rtol=1e-14)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("shape", "output", "options"),
     [
@@ -357,6 +367,7 @@ def test_kernels_skip_what_is_no_tap():
         np.testing.assert_array_equal(np.signbit(y[0]), np.signbit(y[1]))
 
 
+@pytest.mark.thorough
 def test_many_taps_are_added_in_a_loop(rng):
     """And so are their transposes."""
     for size, output in ((70, 2), (2, 70)):

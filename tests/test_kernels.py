@@ -78,6 +78,7 @@ def _gradient(loss, order, x, implementation):
     return jax.grad(inner)(x)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("spec", "allowed"),
     [

@@ -204,6 +204,7 @@ def test_pooling_an_unpooled_average_gives_it_back(rng, window):
     np.testing.assert_allclose(again, y, rtol=1e-14)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.complex64])
 def test_sums_divided_by_a_given_number(rng, dtype):
     """The sum of a window, padding included as zeros, divided and rounded once."""
@@ -300,6 +301,7 @@ def test_derivatives(rng, name):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("implementation", [None, "xla"])
 def test_an_infinite_pattern_stays_in_its_windows(implementation):
     """No window, and no element of one, contributes nothing: not zero times infinity."""

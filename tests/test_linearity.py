@@ -117,6 +117,7 @@ def test_all_are_here():
     assert {name for name in public_functions() if not name.startswith("interop")} <= linear
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize("implementation", [None, "xla"])
 @pytest.mark.parametrize("name", only(*ONE_OF_EACH, among=OPERATORS))
 def test_derivatives_do_not_depend_on_the_data(name, implementation, rng):

@@ -60,6 +60,7 @@ def norms(x, p, window, stride):
     return (largest[:, 0] * ((np.abs(windows) / largest) ** p).sum(1) ** (1 / np.longdouble(p))).T
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("window", "stride"), [(4, 4), (3, 2), (20, 1)])
 def test_large_powers_neither_overflow_nor_vanish(rng, window, stride):
     """Tens, tiny and huge numbers to the power of 50; windows that tile, overlap, and are large."""
@@ -82,6 +83,7 @@ def test_large_powers_neither_overflow_nor_vanish(rng, window, stride):
         np.testing.assert_allclose(gradient, np.sign(scale) * slope, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("window", [(2,), (3,)])
 def test_what_cannot_divide(window):
     """Infinity, NaN and zeros, under exponents that are divided."""

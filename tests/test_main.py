@@ -80,6 +80,7 @@ def test_default_job(folder):
     assert os.path.getsize("jaxunpool.png") < 1_200_000
 
 
+@pytest.mark.thorough
 def test_wrong_request_from_the_shell(folder):
     finished = command("--image", "missing.png")
     assert (finished.returncode, finished.stdout) == (2, "")
@@ -97,6 +98,7 @@ PICTURES = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", PICTURES)
 def test_kinds_of_pictures(name, rng, capsys):
     shape, dtype, channels = PICTURES[name]
@@ -152,6 +154,7 @@ def test_overlapping_windows(rng, capsys):
         assert "<svg" in figure.read()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("window", "strides"), only((3, 2), among=[(2, 2), (3, 2), (2, 3)]))
 def test_levels_are_the_chain(window, strides, rng):
     x = rng.random((29, 37, 3), np.float32)
@@ -178,6 +181,7 @@ def test_fewer_levels_where_the_default_does_not_fit(rng, capsys):
     assert_is_figure("jaxunpool.png", levels=2)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("shape", [(1, 1), (40, 3), (3, 40, 3)])
 def test_strange_shapes(shape, rng):
     picture(rng, shape).save("strange.png")
@@ -227,6 +231,7 @@ def test_a_table_that_nothing_makes_narrow_enough_is_whole():
     assert shown(LARGE, 100)[1:] == lines[1:]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("width", only(60, among=[60, 72, 80, 100]))
 def test_the_command_fits_the_console(width, rng, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))

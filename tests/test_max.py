@@ -139,6 +139,7 @@ AT_LIMITS = [
 ]
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("shape", "window", "strides", "padding"), only(*AT_LIMITS[:4], among=AT_LIMITS)
 )
@@ -183,6 +184,7 @@ def test_numpy_arrays_of_sizes():
     assert_same(jup.max_pool(x, *sizes), np.asarray(expected))
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize(
     ("shape", "window", "strides"),
     [

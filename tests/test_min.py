@@ -64,6 +64,7 @@ PAIRS = [("overlapping", dtype) for dtype in FLOATS + INTEGERS]
 PAIRS += [(name, np.dtype(t)) for name in ("channels first", "dilated") for t in ("f4", "u1")]
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(("name", "dtype"), PAIRS, ids=str)
 def test_min_pool_is_its_definition(rng, name, dtype):
     pooling = POOLINGS[name]
@@ -104,6 +105,7 @@ def test_unsigned_integers_are_not_negated():
     assert int(jup.min_pool(lowest, (2,))[0, 0]) == -128
 
 
+@pytest.mark.thorough
 def test_derivatives():
     """Of any order, in forward mode with "xla", with offsets alone kept."""
     x = jnp.array([3.0, 1, 2, 0.5])[:, None]

@@ -45,6 +45,7 @@ def images(shape, seed=0):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("decoder", models.DECODERS)
 @pytest.mark.parametrize(
     ("make", "size"),
@@ -128,6 +129,7 @@ def small_networks():
     }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", only("EncoderDecoder", among=small_networks()))
 def test_packed_indices_change_no_bit(name):
     x = images((2, 33, 38, 3))
@@ -187,6 +189,7 @@ def test_decoders_by_the_definitions():
         np.testing.assert_allclose(unpool(y, kept), expected[decoder], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("decoder", ["nearest", "bilinear", "bed_of_nails", "conv_transpose"])
 def test_size_comes_from_whatever_was_kept(decoder):
     x = images((2, 5, 6, 3))
@@ -196,6 +199,7 @@ def test_size_comes_from_whatever_was_kept(decoder):
         np.testing.assert_array_equal(unpool(y, kept), unpool(*models.pool(x, decoder)))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("decoder", models.DECODERS)
 def test_types_follow_flax(decoder):
     """Weights are float32 also where JAX's default is not, and promoted with the images."""
@@ -248,6 +252,7 @@ PRECISIONS = {  # types of image, parameters and result
 }
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("name", "precision"),
     only(
@@ -263,6 +268,7 @@ def test_types_are_those_of_flax(name, precision):
     assert found == [{parameters}, statistics, {computed}, {parameters}]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("decoder", models.DECODERS)
 def test_mixed_precision_with_every_decoder(decoder):
     network = functools.partial(NETWORKS["SegNetBasic"], decoder=decoder)
@@ -276,6 +282,7 @@ def error_of(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name", only("AutoEncoder", among=["AutoEncoder", "SegNetBasic", "EncoderDecoder", "CEDN"])
 )
@@ -303,6 +310,7 @@ def test_bfloat16_is_float32_rounded(name):
     assert 1e-3 < max(errors) < 0.03
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("name", "decoder"),
     only(
@@ -768,6 +776,7 @@ def test_projection_from_any_layer():
         np.testing.assert_allclose(found, expected, atol=1e-5 * scale)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "uint8"])
 def test_first_of_equal_activations_is_projected(dtype):
     encoder = models.Encoder(1, [[2]], rngs=nnx.Rngs(0))
@@ -778,6 +787,7 @@ def test_first_of_equal_activations_is_projected(dtype):
     assert (set(rows), set(columns)) == ({0, 1, 2}, {0, 1, 2})  # around the pixel (1, 1)
 
 
+@pytest.mark.thorough
 def test_projection_is_a_function_of_the_image_alone():
     """Training or not, and nothing in the encoder is changed by looking at it."""
     encoder = models.Encoder(1, [[2]], rngs=nnx.Rngs(0))

@@ -265,6 +265,7 @@ CONVOLUTIONS = {
 }
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("settings", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 def test_conv_transpose(framework, settings, data_format):
@@ -356,6 +357,7 @@ def test_fractional_draws_from_the_stream():
     assert not np.array_equal(a, b)
 
 
+@pytest.mark.thorough
 def test_fractional_can_be_deterministic():
     run = nnx.jit(lambda module, x: module(x))
     module = jaxunpool.nnx.FractionalMaxPool((2, 2), (5, 5), rngs=nnx.Rngs(0))
@@ -473,6 +475,7 @@ SHOW_INDICES = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", SHOW_INDICES)
 def test_tables_show_indices(name):
     """And they leave the classes of the model as they were."""
@@ -579,6 +582,7 @@ def inverse_by_hand(params, x):
     return jup.inverse(encode, x)(encode(x))
 
 
+@pytest.mark.thorough
 def test_inverse_of_modules():
     """They run as they are, with gradients to their parameters; statistics are written once."""
     square = lambda u: jnp.sum(jnp.sin(u))

@@ -50,6 +50,7 @@ def name(request):
     return request.param
 
 
+@pytest.mark.few(7)
 def test_eager(name):
     """Without `jit` nothing comes from the host, nothing is promoted, and there is no NaN."""
     x = batch_for(TABLE[name])[0]
@@ -75,6 +76,7 @@ def test_vmap_scan_and_checkpoint(name):
     close(jax.tree.map(lambda a: a.reshape(-1, *a.shape[3:]), found), each)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("name", only(*ONE_OF_EACH, "min_pool_with_indices", among=TABLE))
 def test_export(name):
     """A program of results and gradients for every platform, and what it becomes here."""

@@ -255,6 +255,7 @@ WINDOWS = {
 }
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize(("batch", "channels"), [(40, 3), (2, 18)])
 @pytest.mark.parametrize("window", only(*list(WINDOWS)[:-3], among=WINDOWS))
 def test_every_kernel_is_the_definition(window, batch, channels):
@@ -352,6 +353,7 @@ def test_hostile_bounds_are_put_inside():
         assert flat[n, 0, row, column, channel] == position
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("primitive", SUMS)
 def test_pattern_of_every_type(primitive, rng):
     geometry = WindowGeometry.for_input((2, 7, 6, 3), (3, 2), 2, 1)

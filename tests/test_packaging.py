@@ -120,6 +120,7 @@ def contents(wheel):
         return [(name, archive.read(name)) for name in names]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("links", ["true", "false"])
 def test_builds_hold_the_package_once(tmp_path, links):
     clone = cloned(tmp_path / "clone", links)

@@ -81,6 +81,7 @@ def geometry_of(window):
     return WindowGeometry.for_input((2 * window[0], 2 * window[1], 3), window)
 
 
+@pytest.mark.few(9)
 @pytest.mark.parametrize(
     ("window", "offset", "room"),
     [((2, 2), 4, 3), ((2, 2), -1, 3), ((1, 3), 4, 3), ((4, 4), 16, 15), ((3, 3), 16, 15)],
@@ -199,6 +200,7 @@ def through(packed, *window, implementation=None, duplicates="last"):
     return run
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("implementation", [None, "xla"])
 @pytest.mark.parametrize("window", WINDOWS)
 def test_nothing_else_is_kept(window, implementation):
@@ -217,6 +219,7 @@ def test_nothing_else_is_kept(window, implementation):
             assert sum(a.size for a in jax.tree.leaves(linear)) == indices.nbytes
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("implementation", [None, "xla"])
 @pytest.mark.parametrize("duplicates", only("last", among=["last", "sum"]))
 @pytest.mark.parametrize("window", only("3x3, overlapping", among=WINDOWS))
@@ -242,6 +245,7 @@ def test_derivatives_are_those_without_packing(window, duplicates, implementatio
     np.testing.assert_allclose(second, packed[2], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("mode", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("channels", [16, 1])
 def test_shards_are_packed_by_themselves(mode, channels):
@@ -265,6 +269,7 @@ def test_shards_are_packed_by_themselves(mode, channels):
             assert "all-gather" not in compiled.as_text()
 
 
+@pytest.mark.thorough
 def test_gradient_in_shard_map():
     """With the check of what varies over devices."""
     mesh = jax.make_mesh((4,), ("a",), axis_types=(jax.sharding.AxisType.Auto,))

@@ -120,6 +120,7 @@ def test_every_layout_is_tested():
     assert [row[0] for row in rows(["PyTorch", "Flax", "Equinox"])[: len(LAYOUTS)]] == list(LAYOUTS)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", only(*list(LAYOUTS)[2:5], among=LAYOUTS))
 def test_layouts(name, page, rng):
     cells = next(row for row in rows(["PyTorch", "Flax", "Equinox"]) if row[0] == name)
@@ -318,6 +319,7 @@ def test_dropout_of_channels(page):
         assert set(planes.mean(mean).ravel()) == {0.0, 2.0}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("padding", [0, 1])
 def test_gradients_of_repeated_indices(padding, page, rng):
     """Bit for bit, of values that are not equal where their indices are."""

@@ -45,6 +45,7 @@ def readable(run, *arrays):
     return not INTERIOR.search(program)
 
 
+@pytest.mark.few(18)
 @pytest.mark.parametrize("dtype", only("bfloat16", among=["float32", "bfloat16", "uint8"]))
 @pytest.mark.parametrize("name", TABLE)
 def test_every_function_and_its_gradient(name, dtype, monkeypatch):
@@ -58,6 +59,7 @@ def test_every_function_and_its_gradient(name, dtype, monkeypatch):
     assert readable(with_gradient(entry), x) or name == "bed_of_nails_unpool"
 
 
+@pytest.mark.few(10)
 @pytest.mark.parametrize("dtype", only("float16", "uint8", among=["float16", "uint8", "uint16"]))
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("primitive", PRIMITIVES)
@@ -75,6 +77,7 @@ def test_every_use_of_a_primitive(primitive, window, dtype, rng):
             assert readable(lambda *arrays, call=call: primitives.bind(call, *arrays), *arrays)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("dtype", ["float16", "uint8", "uint16"])
 def test_indices_without_a_window(dtype):
     plane = Plane(input_shape=(4, 5))
@@ -95,6 +98,7 @@ ad.deflinear2(REPLACED, lambda ct, _: [REPLACED.bind(ct)])
 batching.defvectorized(REPLACED)
 
 
+@pytest.mark.thorough
 def test_programs_that_stay_hold_nothing_of_a_converter(monkeypatch):
     """Converters replace functions of JAX while they trace; what a `jit` keeps has none of them."""
 

@@ -129,6 +129,7 @@ def test_average_unpooling_restores_eight_by_nine():
     np.testing.assert_allclose(jup.avg_pool(u, (2, 3), **first), pooled, rtol=1e-6)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("size", [(9, 10), (8, 11)])
 def test_average_unpooling_needs_no_crop(size):
     """Padded or indivisible pooling, whose result the post crops by hand."""

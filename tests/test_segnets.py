@@ -180,6 +180,7 @@ def unchanged_by(error, model, weights, **options):
 QUICK = ["ReLU, then norm", "vgg16", "square ConvTranspose2d", "normalised and rectified logits"]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", only(*QUICK, among=KINDS))
 def test_outputs_equal_pytorch(name):
     """With what the weights leave open said, and with an example instead."""
@@ -260,6 +261,7 @@ def test_decoders_without_square_kernels_leave_one_thing_open():
     assert message.endswith("(order='norm_relu' or 'relu_norm'); pass that, or example=(x, y)")
 
 
+@pytest.mark.thorough
 def test_projections_know_the_order():
     """Of a block, transposed by hand: the ReLU is where the block has it."""
     x = jax.random.normal(jax.random.key(0), (1, 4, 5, 3))

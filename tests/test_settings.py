@@ -144,6 +144,7 @@ def program(entry: Entry, scale: int) -> str:
     return re.sub(r"\d+", "0", lowered.as_text())
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("entry", only(*TABLE, among=ALL), indirect=True)
 def test_programs_do_not_grow_with_sizes(entry, request):
     """Of the batch, the plane and the channels all that is in them is the digits."""
@@ -156,6 +157,7 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 INTEGERS = tuple(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))
 
 
+@pytest.mark.few(50)
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize(
     ("x64", "dtypes"),

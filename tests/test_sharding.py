@@ -114,6 +114,7 @@ def sharded(geometry, sharding, shape=SHAPE, implementation=None, **options):
     return collectives(compiled), results
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     ("options", "sizes", "spec", "implementation"),
@@ -132,6 +133,7 @@ def test_batch_and_channels_need_no_collective(mode, options, sizes, spec, imple
         assert array.sharding.is_equivalent_to(sharding, array.ndim)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     ("options", "size", "allowed"),
@@ -152,6 +154,7 @@ def test_neighbours_exchange_no_more_than_what_windows_share(mode, options, size
         assert array.sharding.is_equivalent_to(sharding, array.ndim)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mode", only(AxisType.Explicit, among=MODES))
 @pytest.mark.parametrize(
     "dtype", only("complex64", among=["bool", "float8_e4m3fn", "float8_e5m2", "complex64"])
@@ -247,6 +250,7 @@ def of_all_indivisible_on_one_device():
     return xs, cheaply(of_all_indivisible)(xs)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("mode", MODES)
 def test_windows_that_do_not_divide_the_shards(mode):
     xs, expected = of_all_indivisible_on_one_device()
@@ -310,6 +314,7 @@ def unpooled_on_one_device(shape):
 LINES, PLANE = (2, 16, 2), (2, 16, 16, 2)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     ("sizes", "spec"),
@@ -326,6 +331,7 @@ def test_axes_of_the_mesh_in_any_order_and_of_size_one(mode, sizes, spec):
     same(cheaply(pool_and_unpool)(placed), unpooled_on_one_device(shape))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("rest", MODES)
 def test_rows_over_what_a_shard_map_leaves(rest):
     mesh = jax.make_mesh((2, 4), AXES[:2], axis_types=(AxisType.Auto, rest))
@@ -444,6 +450,7 @@ def every_public_function_on_one_device():
     return arrays, run(*arrays)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mode", only(AxisType.Explicit, among=MODES))
 def test_every_public_function_on_batches_that_nobody_placed(mode):
     """Under `set_mesh`; those that are placed are in test_exactness.py."""
@@ -484,6 +491,7 @@ def pool_and_gradient_on_one_device():
     return cheaply(pool_and_gradient)(negative(SHAPE))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("mode", MODES)
 def test_arrays_placed_in_any_way_under_set_mesh(mode):
     x, mesh, run = negative(SHAPE), mesh_of((2, 4), mode), cheaply(pool_and_gradient)
@@ -514,6 +522,7 @@ def test_devices_that_jax_refuses_under_set_mesh_are_its_own_error(mode):
                 jax.jit(function)(array)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("mode", MODES)
 def test_sharded_inside_a_program_under_set_mesh(mode):
     x = negative(LINES)
@@ -546,6 +555,7 @@ def test_shards_of_different_sizes_inside_a_program_under_set_mesh():
     same(found, cheaply(pool_and_unpool)(x + x))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_network_from_before_set_mesh(mode):
     model = SegNetBasic(1, 2, features=2, kernel_size=3, stages=1, rngs=nnx.Rngs(0))
@@ -578,6 +588,7 @@ def test_a_sharded_program_can_be_exported(implementation):
     same(jax.jit(exported.call)(x), run(x))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("implementation", [None, "xla"])
 def test_gradients_where_windows_do_not_divide_the_shards(implementation):
     """That axis is gathered, and the gradient still has the type of the array."""
@@ -615,6 +626,7 @@ def test_derivatives_of_patterns_on_sharded_rows(mode, implementation, rng):
     jax.tree.map(close, found, wanted)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("implementation", only(None, among=[None, "xla"]))
 @pytest.mark.parametrize(
     "pool",
@@ -667,6 +679,7 @@ print("same bits")
 """
 
 
+@pytest.mark.thorough
 def test_two_processes(tmp_path):
     script = tmp_path / "process.py"
     script.write_text(PROCESS)
@@ -703,6 +716,7 @@ CROPPED = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("mode", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("name", CROPPED)
 def test_what_crops_the_low_end_of_sharded_rows(name, mode):
@@ -720,6 +734,7 @@ def test_what_crops_the_low_end_of_sharded_rows(name, mode):
         jax.tree.map(np.testing.assert_array_equal, program(jax.device_put(x, rows)), expected)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("mode", only(AxisType.Explicit, among=MODES))
 @pytest.mark.parametrize("implementation", only(None, among=[None, "xla"]))
 @pytest.mark.parametrize("function", ["fractional_max_pool", "fractional_max_pool_with_indices"])
@@ -750,6 +765,7 @@ def test_windows_split_as_the_array_is_not(function, implementation, mode, rng):
             assert jax.typeof(found[1]).sharding == jax.typeof(arrays[0]).sharding
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("spec", [P(), P(None, AXES[0]), P(None, None, AXES[0])], ids=str)
 def test_eager_windows_of_their_own_over_explicit_axes(spec, rng):
     """Bounds are constants on one device there, and stay so."""

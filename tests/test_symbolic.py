@@ -45,6 +45,7 @@ def of_every_size(run, text, *sizes):
             np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("text", [ANY, EVEN])
 def test_each_function_takes_them_or_says_what_it_needs(text):
     refused = {}

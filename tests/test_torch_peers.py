@@ -54,6 +54,7 @@ def close(actual: jax.Array, expected: np.ndarray, units: float, what: str) -> N
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance, err_msg=what, strict=True)
 
 
+@pytest.mark.few(10)
 @pytest.mark.parametrize("chunk", chunks(1, CHUNKS))
 @pytest.mark.parametrize("name", MAKERS)
 def test_random_calls_equal_pytorch(name, chunk):

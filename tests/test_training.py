@@ -118,6 +118,7 @@ def test_scenes_are_a_function_of_the_key():
         assert (np.asarray(one) != np.asarray(three)).any()
 
 
+@pytest.mark.thorough
 def test_scenes_hold_what_their_labels_say():
     images, labels = scenes.compose(jax.random.key(0), scenes.load("test"), count=64, size=48)
     assert (images.shape, images.dtype) == ((64, 48, 48, 3), np.float32)
@@ -136,6 +137,7 @@ def test_scenes_hold_what_their_labels_say():
     assert np.median(steady) < 0.01
 
 
+@pytest.mark.thorough
 def test_training_sees_nothing_of_the_tests():
     from sklearn import datasets
 
@@ -254,6 +256,7 @@ def test_loss_is_weighted_cross_entropy(rng):
     np.testing.assert_allclose(loop.cross_entropy(logits, labels, weights), expected, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_gradients_are_counted_by_power_of_ten(rng):
     values = (10 ** rng.uniform(-8.95, 0.95, 500) * rng.choice([-1, 1], 500)).astype(np.float32)
     edges = np.linspace(loop.SMALLEST, loop.LARGEST, loop.BINS + 1)
@@ -276,6 +279,7 @@ def test_index_bytes_and_parameters(decoder):
     assert loop.parameter_count(configuration) == kernels + biases_and_norms + learned
 
 
+@pytest.mark.thorough
 def test_layers_are_in_the_order_of_use(run):
     assert run.layers == ("encoder 1", "encoder 2", "decoder 1", "decoder 2", "classifier")
     model = loop.network(dataclasses.replace(TINY, decoder="conv_transpose"))

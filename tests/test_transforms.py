@@ -79,6 +79,7 @@ def test_vmap_over_patterns(rng):
         same(tuple(a[n, k] for a in each), expected)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("implementation", only(None, among=[None, "xla"]))
 def test_vmap_of_gradients(x, implementation):
     def loss(x):
