@@ -112,7 +112,7 @@ def test_xla_selects_the_first_of_equals_and_no_padding(rng):
         np.testing.assert_array_equal(result, wanted)
 
 
-@pytest.mark.few(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("window", only("3x3", among=ZEROS))
 @pytest.mark.parametrize("primitive", only("replicate", among=["scatter", *SUMS]))
 @pytest.mark.parametrize("backend", TESTED)

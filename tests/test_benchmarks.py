@@ -57,6 +57,7 @@ def compare_contenders(case):
     return len(runs)
 
 
+@pytest.mark.thorough
 def test_contenders_compute_the_same():
     cases = [c for c in grid.cases(SHAPES[1:2], ["float32"]) if c.window == "3/2 pad 1"]
     compared = {case.operation: compare_contenders(case) for case in cases}

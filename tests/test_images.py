@@ -560,6 +560,7 @@ def run(photographs):
         return made_run(photographs)
 
 
+@pytest.mark.thorough
 def test_resumed_run_is_the_same_bit_for_bit(run, photographs, tmp_path):
     state, threads = run.start(), set()
     load = dataset.Dataset.load
@@ -682,7 +683,7 @@ def test_tiles_are_the_whole_image(run, rng):
     assert len(np.unique(classes)) > 1
 
 
-@pytest.mark.few(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("decoder", only("bilinear", among=models.DECODERS))
 def test_reach(decoder):
     """No pixel further away changes what the network says of one."""

@@ -252,7 +252,7 @@ PRECISIONS = {  # types of image, parameters and result
 }
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("name", "precision"),
     only(
@@ -776,7 +776,7 @@ def test_projection_from_any_layer():
         np.testing.assert_allclose(found, expected, atol=1e-5 * scale)
 
 
-@pytest.mark.few(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "uint8"])
 def test_first_of_equal_activations_is_projected(dtype):
     encoder = models.Encoder(1, [[2]], rngs=nnx.Rngs(0))

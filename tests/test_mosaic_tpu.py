@@ -50,7 +50,7 @@ def overlapping(order):
     return Case(geometry, shape)
 
 
-@pytest.mark.few(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("primitive", only("select", "scatter", among=PRIMITIVES))
 @pytest.mark.parametrize("order", only("NDHCW", among=VIEWS))
 def test_overlapping_windows(order, primitive, rng):

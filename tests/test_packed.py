@@ -142,6 +142,7 @@ def test_a_pytree_with_one_leaf():
             use(packed)
 
 
+@pytest.mark.thorough
 def test_transformations():
     """`jit`, nested `vmap`, `scan` over leading axes and with a carry, `cond`, slices, devices."""
     y, indices = jup.max_pool_with_indices(X, (2, 2))

@@ -287,6 +287,7 @@ def test_layers_are_in_the_order_of_use(run):
     assert names[2:6] == ["unpooling 1", "decoder 1", "unpooling 2", "decoder 2"]
 
 
+@pytest.mark.thorough
 def test_history(run):
     state = advance(run, run.start(), TINY.steps)
     assert np.isfinite(state.losses).all()

@@ -122,6 +122,7 @@ def test_loops_and_branches(x):
     same(branch, indices)
 
 
+@pytest.mark.thorough
 def test_export_round_trip(x):
     exported = export.export(jax.jit(lambda x: round_trip(x)[0]), platforms=["cpu", "cuda", "tpu"])(
         jax.ShapeDtypeStruct(x.shape, x.dtype)

@@ -441,6 +441,7 @@ def test_derivatives_of_complex_numbers(rng, name):
     jax.tree.map(close, *jax.jit(lambda: (derivatives(ours), derivatives(theirs)))())
 
 
+@pytest.mark.thorough
 def test_gradients_of_float8_are_added_in_float32():
     """And rounded once: 1 and nine times 1/16 are about 1.5; one by one they would stay 1."""
     x = jnp.zeros((10, 1), jnp.float8_e4m3fn)
