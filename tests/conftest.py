@@ -1,7 +1,7 @@
 """Set-up shared by all tests, and their two tiers.
 
-`pytest` runs the fast tier: every line and branch, a few inputs each. `pytest --thorough` adds the
-tests marked `thorough`, all cases of those marked `few`, and many more random examples.
+`pytest` runs the fast tier: nearly every line and branch, a few inputs each. `pytest --thorough`
+adds the tests marked `thorough`, all cases of those marked `few`, and many more random examples.
 `--share K/N` runs one N-th of what `--thorough` adds, and nothing else.
 """
 

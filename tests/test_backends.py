@@ -66,7 +66,6 @@ def drawn(backend, primitive, data):
     return call, arrays, data.draw(st.sampled_from(tested.runs))
 
 
-@pytest.mark.few(8)
 @pytest.mark.parametrize("primitive", PRIMITIVES)
 @pytest.mark.parametrize("backend", KERNELS)
 @hypothesis.settings(max_examples=examples(1, 20))

@@ -321,7 +321,6 @@ check()
 """
 
 
-@pytest.mark.thorough
 def test_flax_saves_indices():
     """Whichever is imported first; and `import jaxunpool` does not import Flax."""
     subprocess.run([sys.executable, "-c", SAVED], check=True, timeout=300)
