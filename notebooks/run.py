@@ -14,7 +14,9 @@ ipynb`), and run this with `--write`.
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import copy
+import functools
 import os
 import pathlib
 import re
@@ -37,14 +39,16 @@ def main() -> int:
     """The exit status: 0 if every notebook ran in time and said what is committed."""
     arguments = parse()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # where the committed outputs come from
+    paths = find(arguments.names)
+    run_one = functools.partial(run, limit=arguments.limit, write=arguments.write)
     failed = 0
-    for path in find(arguments.names):
-        print(f"{path.stem:<40}", end="", flush=True)
-        seconds, problems = run(path, arguments.limit, arguments.write)
-        failed += bool(problems)
-        print(f"{seconds:6.1f} s  {'FAILED' if problems else 'ok'}", flush=True)
-        for problem in problems:
-            print(f"    {problem}")
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        for path, (seconds, problems) in zip(paths, pool.map(run_one, paths)):
+            failed += bool(problems)
+            state = "FAILED" if problems else "ok"
+            print(f"{path.stem:<40}{seconds:6.1f} s  {state}", flush=True)
+            for problem in problems:
+                print(f"    {problem}")
     return min(failed, 1)
 
 
@@ -56,6 +60,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("names", nargs="*", help="which notebooks; all of them by default")
     parser.add_argument("--write", action="store_true", help="keep the new outputs")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds each may take")
+    parser.add_argument("--jobs", type=int, default=1, help="how many run at once")
     return parser.parse_args()
 
 
