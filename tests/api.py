@@ -10,7 +10,7 @@ import pathlib
 import re
 
 FILE = pathlib.Path(__file__).parent / "data/api.txt"
-MODULES = ("jaxunpool", "jaxunpool.interop", "jaxunpool.models")
+MODULES = ("jaxunpool", "jaxunpool.deploy", "jaxunpool.interop", "jaxunpool.models")
 
 
 def lines():

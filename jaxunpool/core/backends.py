@@ -106,6 +106,10 @@ NAMES = tuple(backend.name for backend in BACKENDS)
 PATTERN_PER_EXAMPLE = "no kernel takes a pattern for each example"
 IMPLEMENTATIONS = (None, "xla", *NAMES)
 
+# Other tools that programs are made for: their folders have the primitives in plain JAX that they
+# read, in place of `xla`.
+TOOLS = ("tflite",)
+
 
 def check_implementation(implementation: Any) -> Implementation:
     """A ValueError for an unknown name."""
@@ -137,6 +141,8 @@ def choose(
         return Choice("xla", "a plain reduction, for which no backend has a kernel")
     if lead:
         return Choice("xla", PATTERN_PER_EXAMPLE)
+    if platform in TOOLS:
+        return Choice(platform, "plain JAX that the tool reads")
     if call.implementation is not None:
         return Choice(call.implementation, "asked for by name")
     reasons = []

@@ -20,6 +20,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import jax
@@ -38,20 +39,24 @@ from jaxunpool.kernels.common import comparable
 
 Where = Literal["local", "plain", "asked"]
 
+# The tool that programs are lowered for, as `backends.TOOLS` names it; "" for JAX itself.
+TOOL: ContextVar[str] = ContextVar("tool", default="")
+
 
 def rule(platform: str) -> Callable[..., Any]:
     """The lowering rule of all primitives for a platform, as a user names it."""
 
     def lower(ctx: mlir.LoweringRuleContext, *values: Any, call: Call, lead: int) -> Any:
         export = ctx.module_context.lowering_parameters.for_export
-        backends.check_runs_on(call, platform, export)
+        target = TOOL.get() or platform
+        backends.check_runs_on(call, target, export)
         where, axis_context = _where(ctx)
         module = ctx.module_context.replace(
             # In a program for several platforms, this part is for one of them.
             platforms=ctx.platforms or ctx.module_context.platforms,
             axis_context=axis_context,
         )
-        run = functools.partial(_program, platform, where, export, call, lead)
+        run = functools.partial(_program, target, where, export, call, lead)
         several = len(GIVES[call.primitive]) > 1
         return mlir.lower_fun(run, multiple_results=several)(
             ctx.replace(module_context=module), *values
@@ -108,8 +113,9 @@ def kernel_or_plain(
     def of_platform(platform: str) -> Callable[..., Any]:
         def lower(ctx: mlir.LoweringRuleContext, *values: Any, **parameters: Any) -> Any:
             export = ctx.module_context.lowering_parameters.for_export
-            chosen = choose(ctx.avals_in, platform, export, **parameters).implementation
-            use_kernel = chosen != "xla" and is_local(ctx)
+            target = TOOL.get() or platform
+            chosen = choose(ctx.avals_in, target, export, **parameters).implementation
+            use_kernel = chosen in backends.NAMES and is_local(ctx)
             run = functools.partial(kernel, chosen) if use_kernel else plain
             program = functools.partial(run, **parameters)
             return mlir.lower_fun(program, primitive.multiple_results)(ctx, *values)
@@ -339,4 +345,6 @@ def _wins(run: Callable[..., Any], call: Call, indices: jax.Array) -> jax.Array:
     if call.implementation != "xla":  # another kernel may not serve the type of labels
         call = dataclasses.replace(call, implementation=None)
     written = run(call.to("scatter", duplicates="last"), labels, indices)
-    return run(call.to("gather", duplicates="sum"), written, indices) == labels
+    found = run(call.to("gather", duplicates="sum"), written, indices)
+    wide = comparable(labels.dtype)
+    return found.astype(wide) == labels.astype(wide)

@@ -1,7 +1,7 @@
 """Programs for other runtimes.
 
-`to_onnx` makes ONNX models. SavedModel, TFLite and `jax.export` need nothing of this library: what
-JAX has for them takes every function.
+`to_onnx` makes ONNX models, `to_tflite` models for TFLite. SavedModel and `jax.export` need nothing
+of this library: what JAX has for them takes every function.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxunpool.core.listing import listing
 
-__all__ = ["to_onnx"]
+__all__ = ["to_onnx", "to_tflite"]
 __dir__ = listing(globals())
 
 
@@ -59,3 +59,45 @@ def to_onnx(fn: Callable[..., Any], inputs: Sequence[Any], **options: Any) -> An
             " 'jaxunpool[onnx]' brings both"
         ) from error
     return onnx.convert(fn, inputs, **options)
+
+
+def to_tflite(fn: Callable[..., Any], inputs: Sequence[Any], **options: Any) -> bytes:
+    """A TFLite model of a function or a Flax module, of TFLite's built-in operators alone.
+
+    The library's primitives become operators that TFLite's interpreter has for arrays of any number
+    of batch and spatial axes. Everything else is converted as `jax2tf` and TensorFlow's converter
+    do it.
+
+    Results agree with JAX's up to rounding. TFLite has no random numbers of JAX: fractional pooling
+    needs `random_samples` or `sequences`.
+
+    Args:
+        fn: a function of arrays that returns arrays, or a module. Return `indices.offsets` or
+            `indices.flat` in place of `PoolIndices`.
+        inputs: for each argument an array, a `jax.ShapeDtypeStruct`, or a shape of float32. A model
+            has one size for every axis.
+        options: attributes of `tf.lite.TFLiteConverter`, such as `optimizations` and
+            `representative_dataset`, which quantize a model.
+
+    Returns:
+        The model, for `tf.lite.Interpreter(model_content=...)` or a file. It has the arguments in
+        their order, and the leaves of what `fn` returns in theirs.
+
+    Raises:
+        ImportError: TensorFlow is not installed.
+        NotImplementedError: `fn` asks by name for an implementation other than `"xla"`.
+        TypeError: an option is no attribute of the converter, or an input is no array and no shape.
+        ValueError: the size of an axis is not known.
+
+    Example:
+        >>> from jaxunpool import deploy
+        >>> pool = lambda x: jaxunpool.max_pool(x, (2, 2))
+        >>> model = deploy.to_tflite(pool, [(1, 4, 4, 3)])  # doctest: +SKIP
+    """
+    try:
+        from jaxunpool.deploy import tflite
+    except ImportError as error:
+        raise ImportError(
+            f"to_tflite: expected TensorFlow ({error}); pip install 'jaxunpool[tflite]' brings it"
+        ) from error
+    return tflite.convert(fn, inputs, **options)

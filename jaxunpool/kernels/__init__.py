@@ -15,7 +15,8 @@ Backends other than `xla` also say which calls they leave to it, and whether the
 and `replicate` are each other's transpose. All backends give the same bits: sums run in raster
 order, and those that are zero are +0. Kernels know arrays and `WindowGeometry`; gradients,
 sharding and public functions are the callers' affair. What several backends need is in `common.py`;
-none imports another's files.
+none imports another's files. `tflite` is no backend: it stands in for `xla`, parts of which it
+uses, in programs for TFLite.
 
 Glossary, of all kernels:
 

@@ -91,6 +91,49 @@ GRADIENTS = {
     f"gradient of {name}": (as_arrays(jax.grad(ENTRIES[name].loss)), FUNCTIONS[name][1])
     for name in ("max_pool", "max_unpool", "avg_pool", "avg_unpool", "adaptive_max_pool")
 }
+
+
+# Six axes, dilation, windows that meet, rows that none covers: what TFLite's interpreter would not
+# take as other programs have it.
+def awkward(run, *shape):
+    return as_arrays(run), RNG.standard_normal(shape, np.float32)
+
+
+def cubed(run):
+    """The gradient of the sum of cubes."""
+    return jax.grad(lambda x: (run(x) ** 3).sum())
+
+
+THREE = ((3, 3, 3), 2, 1)
+POOLED = jup.max_pool_with_indices(RNG.standard_normal((1, 2, 5, 6, 7, 2), np.float32), *THREE)[1]
+FLAT_POOLED = np.asarray(POOLED.flat)
+AWKWARD = {
+    "gradient, two batches": awkward(cubed(lambda x: jup.max_pool(x, *THREE)), 1, 2, 5, 6, 7, 2),
+    "gradient of unpooling": awkward(
+        cubed(lambda y: jup.max_unpool(y, POOLED)), *POOLED.offsets.shape
+    ),
+    "gradient of unpooling, sum": awkward(
+        cubed(lambda y: jup.max_unpool(y, POOLED, duplicates="sum")), *POOLED.offsets.shape
+    ),
+    "flat, sum, two batches": awkward(
+        lambda y: jup.max_unpool(y, FLAT_POOLED, output_shape=(5, 6, 7), duplicates="sum"),
+        *POOLED.offsets.shape,
+    ),
+    "gradient of flat": awkward(
+        cubed(lambda y: jup.max_unpool(y, FLAT_POOLED, output_shape=(5, 6, 7))),
+        *POOLED.offsets.shape,
+    ),
+    "pool_at": awkward(lambda x: jup.pool_at(x, POOLED), 1, 2, 5, 6, 7, 2),
+    "mean": awkward(lambda y: jup.avg_unpool(y, *THREE), 2, 3, 4, 2, 3),
+    "gradient of means": awkward(
+        cubed(lambda x: jup.avg_pool(x, 3, 2, "SAME", count_include_pad=False)), 2, 7, 8, 3
+    ),
+    "dilated copies": awkward(
+        lambda y: jup.avg_unpool(y, 2, 3, mode="adjoint", dilation=2), 2, 3, 4, 3
+    ),
+    "apart": awkward(lambda y: jup.fixed_unpool(y, np.ones((3, 2), np.float32), 4), 2, 3, 4, 3),
+}
+
 # SavedModel and jax.export: one function for each way to a derivative.
 SAVED = [
     "adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "avg_unpool", "conv_transpose",

@@ -5,38 +5,13 @@ import numpy as np
 import pytest
 
 tf = pytest.importorskip("tensorflow", reason="in the extra 'deploy'")
-from cases import ENTRIES, FUNCTIONS, FURTHER, GRADIENTS, SAVED, WINDOWS  # noqa: E402
+from cases import AWKWARD, ENTRIES, FUNCTIONS, FURTHER, GRADIENTS, SAVED, WINDOWS  # noqa: E402
 from jax.experimental import jax2tf  # noqa: E402
 
 import jaxunpool as jup  # noqa: E402
-from jaxunpool import models  # noqa: E402
+from jaxunpool import deploy, models  # noqa: E402
 
-LITE = {**FUNCTIONS, **FURTHER, **WINDOWS, **GRADIENTS}
-# docs/deploy.md has the reasons. TFLite's interpreter aborts the process for the second list.
-NOT_LITE = (
-    "max_unpool flat",
-    "max_unpool flat, sum",
-    "two batches",
-    "gradient of adaptive_max_pool",
-)
-ABORTED = ("3d", "dilation", "gradient of max_unpool")
-
-
-def concrete(run, x):
-    """A function of TensorFlow's, for one shape."""
-    arrays = lambda x: jax.tree.leaves(run(x))
-    program = tf.function(
-        jax2tf.convert(arrays, with_gradient=False),
-        autograph=False,
-        input_signature=[tf.TensorSpec(x.shape, x.dtype)],
-    )
-    return program, program.get_concrete_function()
-
-
-def lite(run, x):
-    """A model of TFLite's built-in operators alone."""
-    program, function = concrete(run, x)
-    return tf.lite.TFLiteConverter.from_concrete_functions([function], program).convert()
+LITE = {**FUNCTIONS, **FURTHER, **WINDOWS, **GRADIENTS, **AWKWARD}
 
 
 def interpret(model, x):
@@ -55,10 +30,10 @@ def close(found, expected):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in LITE if name not in NOT_LITE + ABORTED])
+@pytest.mark.parametrize("name", LITE)
 def test_lite(name):
     run, x = LITE[name]
-    close(interpret(lite(run, x), x), jax.tree.leaves(jax.jit(run)(x)))
+    close(interpret(deploy.to_tflite(run, [x]), x), jax.tree.leaves(jax.jit(run)(x)))
 
 
 @pytest.mark.parametrize("decoder", models.DECODERS)
@@ -70,7 +45,72 @@ def test_lite_segnet(decoder):
     )
     network.eval()
     x = np.random.default_rng(0).standard_normal((2, 21, 30, 3), np.float32)
-    close(interpret(lite(network, x), x), [np.asarray(network(x))])
+    model = deploy.to_tflite(network, [x.shape])
+    close(interpret(model, x), [np.asarray(network(x))])
+
+
+def test_lite_has_arguments_and_results_in_order():
+    def run(flat, y):
+        u = jup.max_unpool(y, flat, output_shape=(4, 4))
+        return {"b": u, "a": (y, flat)}
+
+    y = np.random.default_rng(0).standard_normal((1, 2, 2, 3), np.float32)
+    flat = np.random.default_rng(0).integers(0, 16, y.shape, np.int32)
+    shapes = [jax.ShapeDtypeStruct(flat.shape, flat.dtype), list(y.shape)]
+    interpreter = tf.lite.Interpreter(model_content=deploy.to_tflite(run, shapes))
+    interpreter.allocate_tensors()
+    for place, array in zip(interpreter.get_input_details(), (flat, y), strict=True):
+        interpreter.set_tensor(place["index"], array)
+    interpreter.invoke()
+    places = interpreter.get_output_details()
+    found = [interpreter.get_tensor(place["index"]) for place in places]
+    close(found, jax.tree.leaves(run(flat, y)))
+
+
+def test_lite_takes_options():
+    """Here weights of 8 bits."""
+    weights = np.random.default_rng(0).standard_normal((128, 64), np.float32)
+    run = lambda x: jup.max_pool(x, 2).reshape(1, -1) @ weights
+    model = deploy.to_tflite(run, [(1, 8, 8, 8)])
+    small = deploy.to_tflite(run, [(1, 8, 8, 8)], optimizations=[tf.lite.Optimize.DEFAULT])
+    assert len(small) < len(model) / 2
+
+
+def test_lite_leaves_nothing_behind():
+    """What is lowered for TFLite is not what JAX runs, before and after a model or a failure."""
+    run, x = AWKWARD["flat, sum, two batches"]
+    program = jax.jit(run)
+    before, wanted = program.lower(x).as_text(), program(x)
+    deploy.to_tflite(program, [x])
+    with pytest.raises(RuntimeError, match="no model"):
+        deploy.to_tflite(lambda x: stop(run(x)), [x])
+    jax.clear_caches()
+    assert program.lower(x).as_text() == before
+    assert "while" not in before
+    close(program(x), wanted)
+
+
+def stop(result):
+    raise RuntimeError("no model")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "error", "message"),
+    [
+        ([("B", 8, 8, 3)], {}, ValueError, r"inputs\[0\]: a model of TFLite has one size"),
+        ([3], {}, TypeError, r"inputs\[0\]: expected an array.*got 3"),
+        ([(1, 8, 8, 3)], {"optimise": 1}, TypeError, "'optimise' is no attribute"),
+    ],
+)
+def test_lite_refuses(inputs, options, error, message):
+    with pytest.raises(error, match=message):
+        deploy.to_tflite(lambda x: jup.max_pool(x, 2), inputs, **options)
+
+
+def test_lite_has_no_kernels():
+    run = lambda x: jup.max_pool(x, 2, implementation="native_cpu")
+    with pytest.raises(NotImplementedError, match=r"native_cpu.*for tflite"):
+        deploy.to_tflite(run, [(1, 8, 8, 3)])
 
 
 @pytest.mark.parametrize("name", SAVED)
@@ -102,16 +142,8 @@ def test_saved_model(name, tmp_path):
     np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", NOT_LITE)
-def test_limits_of_lite(name):
-    """Where one of these works, the page may say so."""
-    run, x = LITE[name]
-    with pytest.raises(Exception, match=r"legalize|stablehlo\.scatter"):
-        interpret(lite(run, x), x)
-
-
 def test_random_numbers_are_no_part_of_a_lite_model():
     key = jax.random.key(0)
     run = lambda x: jup.fractional_max_pool(x, (2, 2), (4, 4), key=key)
     with pytest.raises(Exception, match="legalize"):
-        lite(run, np.ones((1, 7, 8, 2), np.float32))
+        deploy.to_tflite(run, [(1, 7, 8, 2)])
