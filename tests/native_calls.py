@@ -46,50 +46,85 @@ def call(name: str, results: Any, *arrays: Any, **attributes: Any) -> Any:
 
 
 def define(
-    name: str, sizes: np.ndarray, *arrays: Any, last: bool = False, pattern: Any = None
+    name: str,
+    sizes: np.ndarray,
+    *arrays: Any,
+    last: bool = False,
+    pattern: Any = None,
+    divides: str = "",
 ) -> list[np.ndarray]:
     """The results of a call, from loops over windows in raster order.
 
-    `last` is for the last of several windows in `gather` and `scatter`, and for the weighting of
-    that name in `reduce` and `replicate`.
+    Args:
+        name, sizes, arrays: the call.
+        last: of several windows at an element, only the last counts.
+        pattern: what `reduce` and `replicate` multiply elements by.
+        divides: the weighting `"mean"`, `"mean_inside"` or `"cover"`, if these two have it.
     """
     values, *others = map(np.asarray, arrays)
-    y, u = (np.zeros(shape(sizes), values.dtype) for shape in (pooled, unpooled))
+    is_sum = name in ("reduce", "replicate") or (name == "scatter" and not last)
+    is_short = values.dtype.kind not in "iub" and values.dtype.itemsize == 2
+    kept = np.dtype("float32") if is_sum and is_short else values.dtype
+    y, u = (np.zeros(shape(sizes), kept) for shape in (pooled, unpooled))
     if name == "select":
         found, has = np.zeros(y.shape, np.int64), np.zeros(y.shape, bool)
         for window, element, tap in _elements(sizes):
-            take = ~has[window] | (values[element] > y[window])
-            y[window] = np.where(take, values[element], y[window])
+            value = values[element]
+            with np.errstate(invalid="ignore"):  # NaN, of bfloat16
+                take = ~has[window] | (value > y[window]) | (value != value)
+            y[window] = np.where(take, value, y[window])
             found[window] = np.where(take, tap, found[window])
             has[window] = True
         return [y, found]
     owner, number = np.full(u.shape, -1), np.arange(y.size).reshape(y.shape)
+    held, covers = np.zeros(y.shape, np.int64), np.zeros(u.shape, np.int64)
 
     def named(window: Any, tap: int) -> Any:
         return others[0][window] == tap if others else np.True_
 
     for window, element, tap in _elements(sizes):
         owner[element] = np.where(named(window, tap), number[window], owner[element])
+        covers[element] += 1
+    for window, _, _ in _elements(sizes, padded=divides == "mean"):
+        held[window] += 1
+    values = values.astype(kept)
+    by_window = divides in ("mean", "mean_inside")
+    if name == "reduce" and divides == "cover":
+        values = values / np.maximum(covers, 1).astype(kept)
+    if name == "replicate" and by_window:
+        values = values / held.astype(kept)
     for window, element, tap in _elements(sizes):
         uses = named(window, tap)
         if last:
             uses = uses & (owner[element] == number[window])
-        factor = 1 if pattern is None else pattern[tap]
-        if name in ("gather", "reduce"):
-            y[window] += np.where(uses, values[element] * factor, 0).astype(y.dtype)
-        else:
-            u[element] += np.where(uses, values[window] * factor, 0).astype(u.dtype)
-    return [y if name in ("gather", "reduce") else u]
+        factor = kept.type(1 if pattern is None else pattern[tap])
+        to, at, value = (
+            (y, window, values[element])
+            if name in ("gather", "reduce")
+            else (u, element, values[window])
+        )
+        to[at] = np.where(uses, to[at] + value * factor if is_sum else value, to[at])
+    if name == "reduce" and by_window:
+        y /= held.astype(kept)
+    if name == "replicate" and divides == "cover":
+        u /= np.maximum(covers, 1).astype(kept)
+    with np.errstate(over="ignore"):  # sums beyond float16
+        return [(y if name in ("gather", "reduce") else u).astype(arrays[0].dtype)]
 
 
-def _elements(sizes: np.ndarray) -> Iterator[tuple[Any, Any, int]]:
-    """Indices of windows and of their elements that are no padding, and these elements' offsets."""
+def _elements(sizes: np.ndarray, padded: bool = False) -> Iterator[tuple[Any, Any, int]]:
+    """Indices of windows and of their elements that are no padding, and these elements' offsets.
+
+    `padded` counts padding too, but not what windows reach beyond it.
+    """
     axes = [[int(n) for n in axis] for axis in np.reshape(sizes[2:], (3, 7))]
     pairs = []
-    for size, outputs, window, stride, dilation, low, _ in axes:
+    for size, outputs, window, stride, dilation, low, high in axes:
         position: Callable[[int, int], int] = lambda o, t: o * stride - low + t * dilation
         every = itertools.product(range(outputs), range(window))
-        pairs.append([(o, t, position(o, t)) for o, t in every if 0 <= position(o, t) < size])
+        stop = size + high if padded else size
+        start = -low if padded else 0
+        pairs.append([(o, t, position(o, t)) for o, t in every if start <= position(o, t) < stop])
     for found in sorted(itertools.product(*pairs), key=lambda f: [o for o, _, _ in f]):
         outputs, taps, positions = zip(*found)
         offset = int(np.ravel_multi_index(taps, [axis[2] for axis in axes]))

@@ -240,7 +240,6 @@ def test_large_host_integers_do_not_wrap_around(dtype, x64):
             PoolIndices.from_flat(flat, plane)
 
 
-@pytest.mark.few(1)
 @pytest.mark.parametrize("dtype", ["int64", "uint64"])
 @pytest.mark.parametrize("x64", [False, True])
 def test_large_offsets_do_not_wrap_around(dtype, x64):
