@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxunpool.core.calls import Call
 from jaxunpool.core.frozen import jnp, lax
-from jaxunpool.kernels.common import accumulator, divide
+from jaxunpool.kernels.common import accumulator, comparable, divide
 
 
 def is_float8(dtype: Any) -> bool:
@@ -73,7 +73,8 @@ def _divided(run: Callable[..., jax.Array], call: Call) -> Callable[..., jax.Arr
 
 
 def _as_type(x: jax.Array, dtype: Any) -> jax.Array:
-    return x.astype(dtype)
+    """Through a type that every tool compares, for the bool of an integer."""
+    return x.astype(comparable(x.dtype)).astype(dtype)
 
 
 def _is_complex(array: Any) -> bool:

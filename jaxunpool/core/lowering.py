@@ -313,7 +313,8 @@ def on_device(
     run = functools.partial(on_device, platform, split=split, export=export)
     if lead:
         call = dataclasses.replace(call, implementation="xla")
-        return jax.vmap(functools.partial(run, call, lead=lead - 1))(*arrays)
+        inner = functools.partial(run, call, lead=lead - 1)
+        return (_one_by_one if platform in backends.TOOLS else jax.vmap)(inner)(*arrays)
     if call.primitive == "correlate":
         assert isinstance(call.geometry, WindowGeometry)
         return xla.correlate(arrays[0], arrays[1], call.geometry)
@@ -326,6 +327,19 @@ def on_device(
         y, wins = y.astype(comparable(y.dtype)), _wins(run, call, arrays[1])
         return jnp.where(wins, y, jnp.zeros((), y.dtype)).astype(arrays[0].dtype)
     return backends.kernel(call, arrays, backend)(*arrays)
+
+
+def _one_by_one(run: Callable[..., Any]) -> Callable[..., Any]:
+    """As `jax.vmap`, for tools that take few axes."""
+
+    def mapped(*arrays: jax.Array) -> Any:
+        def stacked(*leaves: jax.Array) -> jax.Array:
+            line = jnp.concatenate([leaf.ravel() for leaf in leaves])
+            return line.reshape((len(leaves), *leaves[0].shape))
+
+        return jax.tree.map(stacked, *(run(*one) for one in zip(*arrays)))
+
+    return mapped
 
 
 def _wins(run: Callable[..., Any], call: Call, indices: jax.Array) -> jax.Array:

@@ -68,14 +68,15 @@ def to_tflite(fn: Callable[..., Any], inputs: Sequence[Any], **options: Any) -> 
     of batch and spatial axes. Everything else is converted as `jax2tf` and TensorFlow's converter
     do it.
 
-    Results agree with JAX's up to rounding. TFLite has no random numbers of JAX: fractional pooling
-    needs `random_samples` or `sequences`.
+    Results of float32 agree with JAX's up to rounding; the page "Deploy" lists the exceptions.
+    TFLite has no random numbers of JAX: fractional pooling needs `random_samples` or `sequences`.
 
     Args:
-        fn: a function of arrays that returns arrays, or a module. Return `indices.offsets` or
-            `indices.flat` in place of `PoolIndices`.
+        fn: a function of arrays that returns arrays, or a module (of Linen: a bound one). Return
+            `indices.offsets` or `indices.flat` in place of `PoolIndices`.
         inputs: for each argument an array, a `jax.ShapeDtypeStruct`, or a shape of float32. A model
-            has one size for every axis.
+            has one size for every axis. Types are those that JAX computes with: float32 for an
+            array of float64, unless JAX has 64 bits.
         options: attributes of `tf.lite.TFLiteConverter`, such as `optimizations` and
             `representative_dataset`, which quantize a model.
 
@@ -87,7 +88,7 @@ def to_tflite(fn: Callable[..., Any], inputs: Sequence[Any], **options: Any) -> 
         ImportError: TensorFlow is not installed.
         NotImplementedError: `fn` asks by name for an implementation other than `"xla"`.
         TypeError: an option is no attribute of the converter, or an input is no array and no shape.
-        ValueError: the size of an axis is not known.
+        ValueError: the size of an axis is not known, or zero.
 
     Example:
         >>> from jaxunpool import deploy

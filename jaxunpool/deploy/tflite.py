@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import tensorflow as tf
 from jax.experimental import jax2tf
 
 from jaxunpool.core.lowering import TOOL
+from jaxunpool.core.messages import shown
 
 
 def convert(fn: Callable[..., Any], inputs: Sequence[Any], **options: Any) -> bytes:
@@ -38,15 +40,23 @@ def convert(fn: Callable[..., Any], inputs: Sequence[Any], **options: Any) -> by
 def _array(i: int, given: Any) -> jax.ShapeDtypeStruct:
     """An argument's shape and type; a shape alone is of float32."""
     if hasattr(given, "shape") and hasattr(given, "dtype"):
-        shape, dtype = tuple(given.shape), given.dtype
+        shape, dtype = tuple(given.shape), getattr(given.dtype, "as_numpy_dtype", given.dtype)
     elif isinstance(given, (tuple, list)):
-        shape, dtype = tuple(given), "float32"
+        shape, dtype = tuple(given), np.float32
     else:
+        shape, dtype = (), None
+    try:
+        kind = jax.dtypes.canonicalize_dtype(dtype) if dtype is not None else None
+    except (TypeError, ValueError):
+        kind = None
+    if kind is None or any(isinstance(size, (bool, float, tuple, list)) for size in shape):
         raise TypeError(
-            f"inputs[{i}]: expected an array, a jax.ShapeDtypeStruct or a shape, got {given!r}"
+            f"inputs[{i}]: expected an array of numbers, a jax.ShapeDtypeStruct or a shape, got"
+            f" {shown(given)}"
         )
-    if not all(isinstance(size, int) and size >= 0 for size in shape):
+    if not all(isinstance(size, (int, np.integer)) and size > 0 for size in shape):
         raise ValueError(
-            f"inputs[{i}]: a model of TFLite has one size for every axis, got the shape {shape}"
+            f"inputs[{i}]: a model of TFLite has one size, of 1 or more, for every axis, got the"
+            f" shape {shown(shape)}"
         )
-    return jax.ShapeDtypeStruct(shape, dtype)
+    return jax.ShapeDtypeStruct(tuple(map(int, shape)), kind)

@@ -93,8 +93,8 @@ GRADIENTS = {
 }
 
 
-# Six axes, dilation, windows that meet, rows that none covers: what TFLite's interpreter would not
-# take as other programs have it.
+# What TFLite's interpreter would not take as other programs have it: six axes, dilation, windows
+# that meet, rows that none covers, infinities in padded windows, small integers.
 def awkward(run, *shape):
     return as_arrays(run), RNG.standard_normal(shape, np.float32)
 
@@ -104,27 +104,31 @@ def cubed(run):
     return jax.grad(lambda x: (run(x) ** 3).sum())
 
 
-THREE = ((3, 3, 3), 2, 1)
-POOLED = jup.max_pool_with_indices(RNG.standard_normal((1, 2, 5, 6, 7, 2), np.float32), *THREE)[1]
-FLAT_POOLED = np.asarray(POOLED.flat)
+def there_and_back(x, *window):
+    y, indices = jup.max_pool_with_indices(x, *window)
+    return [y, indices.offsets, indices.flat, jup.max_unpool(y, indices)]
+
+
+OVER = ((3, 3, 3), 2, 1)
+SIX = (1, 2, 5, 6, 7, 2)
+POOLED = jup.max_pool_with_indices(RNG.standard_normal(SIX, np.float32), *OVER)[1]
+FEW = POOLED.offsets.shape
+POSITIONS = np.asarray(POOLED.flat)
+PATTERNS = RNG.standard_normal((2, 2, 2, 2), np.float32)
 AWKWARD = {
-    "gradient, two batches": awkward(cubed(lambda x: jup.max_pool(x, *THREE)), 1, 2, 5, 6, 7, 2),
-    "gradient of unpooling": awkward(
-        cubed(lambda y: jup.max_unpool(y, POOLED)), *POOLED.offsets.shape
-    ),
+    "gradient, two batches": awkward(cubed(lambda x: jup.max_pool(x, *OVER)), *SIX),
+    "gradient of unpooling": awkward(cubed(lambda y: jup.max_unpool(y, POOLED)), *FEW),
     "gradient of unpooling, sum": awkward(
-        cubed(lambda y: jup.max_unpool(y, POOLED, duplicates="sum")), *POOLED.offsets.shape
+        cubed(lambda y: jup.max_unpool(y, POOLED, duplicates="sum")), *FEW
     ),
     "flat, sum, two batches": awkward(
-        lambda y: jup.max_unpool(y, FLAT_POOLED, output_shape=(5, 6, 7), duplicates="sum"),
-        *POOLED.offsets.shape,
+        lambda y: jup.max_unpool(y, POSITIONS, output_shape=(5, 6, 7), duplicates="sum"), *FEW
     ),
     "gradient of flat": awkward(
-        cubed(lambda y: jup.max_unpool(y, FLAT_POOLED, output_shape=(5, 6, 7))),
-        *POOLED.offsets.shape,
+        cubed(lambda y: jup.max_unpool(y, POSITIONS, output_shape=(5, 6, 7))), *FEW
     ),
-    "pool_at": awkward(lambda x: jup.pool_at(x, POOLED), 1, 2, 5, 6, 7, 2),
-    "mean": awkward(lambda y: jup.avg_unpool(y, *THREE), 2, 3, 4, 2, 3),
+    "pool_at": awkward(lambda x: jup.pool_at(x, POOLED), *SIX),
+    "mean": awkward(lambda y: jup.avg_unpool(y, *OVER), 2, 3, 4, 2, 3),
     "gradient of means": awkward(
         cubed(lambda x: jup.avg_pool(x, 3, 2, "SAME", count_include_pad=False)), 2, 7, 8, 3
     ),
@@ -132,6 +136,22 @@ AWKWARD = {
         lambda y: jup.avg_unpool(y, 2, 3, mode="adjoint", dilation=2), 2, 3, 4, 3
     ),
     "apart": awkward(lambda y: jup.fixed_unpool(y, np.ones((3, 2), np.float32), 4), 2, 3, 4, 3),
+    "a pattern for each": awkward(
+        jax.vmap(lambda y: jax.vmap(lambda p: jup.fixed_unpool(y, p, 1))(PATTERNS)),
+        *(2, 1, 3, 4, 4, 3),
+    ),
+    "infinities": (
+        lambda x: [*there_and_back(x, 3, 2, 1), cubed(lambda x: jup.max_pool(x, 3, 2, 1))(x)],
+        RNG.choice(np.float32([-np.inf, np.inf, np.nan, 0, 1]), (2, 7, 8, 3), p=[0.8] + [0.05] * 4),
+    ),
+    "bool": (lambda x: jup.max_pool(x > 0, 2), RNG.standard_normal((1, 4, 4, 2), np.float32)),
+    **{
+        dtype: (
+            lambda x: there_and_back(x, 3, 2, 1),
+            RNG.integers(0, 100, (2, 7, 8, 3)).astype(dtype),
+        )
+        for dtype in ("int8", "uint8", "int16", "int32")
+    },
 }
 
 # SavedModel and jax.export: one function for each way to a derivative.

@@ -1,6 +1,7 @@
 """TensorFlow's SavedModel and TFLite's interpreter compute what JAX does."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -76,6 +77,26 @@ def test_lite_takes_options():
     assert len(small) < len(model) / 2
 
 
+def test_lite_quantizes_windows_that_meet():
+    """All values in 8 bits, which its operators for padding between elements do not have."""
+    x = np.random.default_rng(0).standard_normal((1, 8, 8, 4), np.float32)
+    y, indices = jax.jit(lambda x: jup.max_pool_with_indices(x, 3, 2, 1))(x)
+    offsets = jax.tree.map(np.asarray, indices)
+
+    def run(y):
+        return jup.max_unpool(y, jax.tree.map(jnp.asarray, offsets))
+
+    model = deploy.to_tflite(
+        run,
+        [y],
+        optimizations=[tf.lite.Optimize.DEFAULT],
+        representative_dataset=lambda: [[np.asarray(y)]] * 8,
+    )
+    (found,) = interpret(model, y)
+    step = float(y.max() - y.min()) / 255
+    assert 0 < np.abs(found - run(y)).max() < step
+
+
 def test_lite_leaves_nothing_behind():
     """What is lowered for TFLite is not what JAX runs, before and after a model or a failure."""
     run, x = AWKWARD["flat, sum, two batches"]
@@ -98,13 +119,26 @@ def stop(result):
     ("inputs", "options", "error", "message"),
     [
         ([("B", 8, 8, 3)], {}, ValueError, r"inputs\[0\]: a model of TFLite has one size"),
+        ([(0, 8, 8, 3)], {}, ValueError, r"inputs\[0\]: .*of 1 or more"),
         ([3], {}, TypeError, r"inputs\[0\]: expected an array.*got 3"),
+        ([[[1.0, 2.0]]], {}, TypeError, r"inputs\[0\]: expected an array"),
+        ([jax.random.key(0)], {}, TypeError, r"inputs\[0\]: expected an array of numbers"),
+        ([{"x": (1, 8, 8, 3)}], {}, TypeError, r"inputs\[0\]: expected an array"),
         ([(1, 8, 8, 3)], {"optimise": 1}, TypeError, "'optimise' is no attribute"),
     ],
 )
 def test_lite_refuses(inputs, options, error, message):
     with pytest.raises(error, match=message):
         deploy.to_tflite(lambda x: jup.max_pool(x, 2), inputs, **options)
+
+
+def test_lite_takes_what_jax_computes_with():
+    """Sizes of NumPy, and float32 for arrays of float64."""
+    given = [tuple(np.array([1, 4, 4, 3])), np.ones((1, 4, 4, 3)), tf.TensorSpec((1, 4, 4, 3))]
+    models = [deploy.to_tflite(lambda x: jup.max_pool(x, 2), [one]) for one in given]
+    for model in models:
+        (place,) = tf.lite.Interpreter(model_content=model).get_input_details()
+        assert place["dtype"] == np.float32
 
 
 def test_lite_has_no_kernels():

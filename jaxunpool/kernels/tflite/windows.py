@@ -14,14 +14,32 @@ from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels import common, xla
 from jaxunpool.kernels.common import accumulator, comparable, unsigned_zero
-from jaxunpool.kernels.tflite.axes import merged
+from jaxunpool.kernels.tflite.axes import apart, merged
 from jaxunpool.kernels.xla import windows
 
 
 @merged
 def select(x: jax.Array, geometry: WindowGeometry) -> tuple[jax.Array, jax.Array]:
-    """As `xla.select`."""
-    return xla.select(x, geometry)
+    """As `xla.select`, but padding is looked up: TFLite pads with no infinity."""
+    if all(axis.is_full(padded=False) for axis in geometry.spatial):
+        return xla.select(x, geometry)
+    values = windows.padded(x, geometry, 0)
+    numbers = windows.numbers(geometry, x.ndim)
+    first = [axis.first(number) for axis, number in zip(geometry.spatial, numbers)]
+    # Not from zeros: quantized, what is selected has the range of what it is selected from.
+    y = windows.element(values, geometry, [0] * geometry.ndim)
+    offsets = jnp.zeros(y.shape, jnp.int32)
+    for number, taps in _elements(geometry)[1:]:
+        value = windows.element(values, geometry, taps)
+        take = value > y
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            take |= value != value
+        places = list(zip(geometry.spatial, numbers, taps))
+        inside = [axis.has(window, tap) for axis, window, tap in places]
+        is_first = functools.reduce(operator.and_, map(operator.eq, first, taps))
+        take = functools.reduce(operator.and_, inside, take) | is_first
+        y, offsets = jnp.where(take, value, y), jnp.where(take, number, offsets)
+    return y, offsets.astype(geometry.offset_dtype)
 
 
 @merged
@@ -36,10 +54,11 @@ def reduce(
 def gather(u: jax.Array, offsets: jax.Array, geometry: WindowGeometry) -> jax.Array:
     """As `xla.gather`, with windows of any size compared element by element."""
     values, names = u.astype(comparable(u.dtype)), offsets.astype(jnp.int32)
-    values = windows.padded(values, geometry, 0)
-    y = jnp.zeros(offsets.shape, values.dtype)
+    values, y = windows.padded(values, geometry, 0), None
     for number, taps in _elements(geometry):
-        y = jnp.where(names == number, windows.element(values, geometry, taps), y)
+        rest = jnp.zeros((), values.dtype) if y is None else y
+        y = jnp.where(names == number, windows.element(values, geometry, taps), rest)
+    assert y is not None
     return y.astype(u.dtype)
 
 
@@ -51,14 +70,17 @@ def scatter(
     if _in_cells(geometry):
         return xla.scatter(y, offsets, geometry, duplicates)
     values, names = y.astype(accumulator(y.dtype)), offsets.astype(jnp.int32)
-    u = jnp.zeros(geometry.unpooled_shape(y.shape), values.dtype)
+    u = None
     for number, taps in _elements(geometry, backwards=True):
         hit = names == number
-        if duplicates == "sum":
-            u = u + _placed(jnp.where(hit, values, 0), geometry, taps)
+        moved = _placed(jnp.where(hit, values, 0), geometry, taps)
+        if u is None:
+            u = moved
+        elif duplicates == "sum":
+            u = u + moved
         else:
-            written = _placed(hit.astype(jnp.int32), geometry, taps) > 0
-            u = jnp.where(written, _placed(values, geometry, taps), u)
+            u = jnp.where(_placed(hit.astype(jnp.int32), geometry, taps) > 0, moved, u)
+    assert u is not None
     return (unsigned_zero(u) if duplicates == "sum" else u).astype(y.dtype)
 
 
@@ -106,7 +128,12 @@ def _placed(y: jax.Array, geometry: WindowGeometry, taps: Sequence[int]) -> jax.
     """The value of every window at one of its elements, and zero elsewhere."""
     pads = [(0, 0, 0)] * y.ndim
     for i, axis in enumerate(geometry.spatial):
+        number = geometry.axes[i] % y.ndim
+        y = apart(y, number, axis.stride)
         start = taps[i] * axis.dilation - axis.low
-        stop = start + (axis.outputs - 1) * axis.stride + 1
-        pads[geometry.axes[i]] = (start, axis.size - stop, axis.stride - 1)
+        stop = min(axis.size - start, axis.outputs * axis.stride)
+        if stop <= max(-start, 0):  # of all windows this element is padding
+            return jnp.zeros(geometry.unpooled_shape(y.shape), y.dtype)
+        y = lax.slice_in_dim(y, max(-start, 0), stop, axis=number)
+        pads[number] = (max(start, 0), axis.size - start - stop, 0)
     return lax.pad(y, jnp.zeros((), y.dtype), pads)
