@@ -424,6 +424,34 @@ def test_hostile_bounds_are_put_inside():
         assert flat[n, 0, row, column, channel] == position
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+def test_uneven_windows_of_few_channels(channels):
+    """Rows shorter and longer than a vector, of every type: the first of equals, the last NaN."""
+    size, rng = (2, 3, 700), np.random.default_rng(channels)
+    starts = np.array([0, 3, 10, 25, 40, 69, 100, 390])
+    stops = starts + np.array([1, 2, 5, 13, 24, 31, 64, 310])
+    bounds = [np.array(b, np.int32) for b in ([0], [0, 1], starts, [2], [1, 3], stops)]
+    sizes = np.array([2, channels, *size, 1, 2, len(starts)])
+    for dtype in TESTED["native_cpu"].dtypes:
+        some = [-np.inf, np.inf, np.nan] if dtype.kind not in "iu" else []
+        numbers = rng.choice(np.array([0, 1, 5, 9, *some]), (2, *size, channels))
+        # Most windows without NaN, whose last one is what counts.
+        rare = np.isnan(numbers) & (rng.random(numbers.shape) < 0.99)
+        x = np.where(rare, 7, numbers).astype(dtype)
+        outside = (2, 1, 2, len(starts), channels)
+        types = [(outside, dtype), (outside, np.int32)]
+        y, flat = jax.jit(functools.partial(call, "select_uneven", types, sizes=sizes))(x, *bounds)
+        for (n, _, row, o, c), found in np.ndenumerate(np.asarray(flat)):
+            rows, columns = slice(row, (1, 3)[row]), slice(starts[o], stops[o])
+            window = x[n, :, rows, columns, c].astype(np.float64)
+            nans = np.flatnonzero(np.isnan(window))
+            at = np.unravel_index(nans[-1] if len(nans) else window.argmax(), window.shape)
+            plane, line, column = at[0], row + at[1], starts[o] + at[2]
+            assert found == (plane * size[1] + line) * size[2] + column, (dtype, o, c)
+            value = x[n, plane, line, column, c]
+            assert np.asarray(y)[n, 0, row, o, c].tobytes() == value.tobytes()
+
+
 @pytest.mark.few(1)
 @pytest.mark.parametrize("primitive", SUMS)
 def test_pattern_of_every_type(primitive, rng):

@@ -140,22 +140,25 @@ void select_uneven(const Uneven& g, i64 row, const B* x, B* y, int32_t* flat, Se
   }
 }
 
-// The same of one channel: largest(x, rows, count) finds the distance of the largest element.
+// The same of few channels: largest(x, rows, count, channels, winners) finds the distances of the
+// largest elements.
 template <typename B, typename Largest>
 void largest_uneven(const Uneven& g, i64 row, const B* x, B* y, int32_t* flat, Largest largest) {
   const auto &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
   auto [n, dr, hr] = g.of_row(row);
-  x += n * d.size * h.size * w.size;
+  x += n * d.size * h.size * w.size * g.channels;
   std::vector<Tap> rows;
+  i64 winners[FEW_CHANNELS];
   for (i64 ow = 0; ow < w.outputs; ++ow) {
     auto wr = g.range(2, ow);
     rows.clear();
     for (i64 a = dr.start; a < dr.stop; ++a)
       for (i64 b = hr.start; b < hr.stop; ++b)
-        rows.emplace_back((a * h.size + b) * w.size + wr.start, 0);
-    i64 to = row * w.outputs + ow,
-        found = largest(x, Taps{rows.data(), int(rows.size())}, wr.size());
-    y[to] = x[found], flat[to] = int32_t(found);
+        rows.emplace_back(((a * h.size + b) * w.size + wr.start) * g.channels, 0);
+    i64 to = (row * w.outputs + ow) * g.channels;
+    largest(x, Taps{rows.data(), int(rows.size())}, wr.size(), g.channels, winners);
+    for (i64 c = 0; c < g.channels; ++c)
+      y[to + c] = x[winners[c]], flat[to + c] = int32_t(winners[c] / g.channels);
   }
 }
 

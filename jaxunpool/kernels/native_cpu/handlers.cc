@@ -727,9 +727,10 @@ ffi::Error SelectUneven(ffi::ThreadPool pool, Array x, Array start0, Array start
     if (sizes.size() != 8) throw Refused("expected 8 sizes");
     Uneven g{sizes[0], sizes[1], {}};
     const Array *starts[] = {&start0, &start1, &start2}, *stops[] = {&stop0, &stop1, &stop2};
-    i64 volume = 1;
+    i64 volume = 1, narrowest = 1;
     for (int i = 0; i < 3; ++i) {
       i64 size = sizes[2 + i], outputs = sizes[5 + i], widest = 1;
+      narrowest = std::numeric_limits<i64>::max();  // at last along the last axis
       if (starts[i]->element_type() != ffi::S32 || stops[i]->element_type() != ffi::S32)
         throw Refused("bounds are not int32");
       if (count(*starts[i]) != outputs || count(*stops[i]) != outputs)
@@ -737,8 +738,10 @@ ffi::Error SelectUneven(ffi::ThreadPool pool, Array x, Array start0, Array start
       if (size < 1 && outputs) throw Refused("windows on nothing");
       g.axes[i] = {size, outputs, reinterpret_cast<const int32_t*>(data(*starts[i])),
                    reinterpret_cast<const int32_t*>(data(*stops[i]))};
-      for (i64 o = 0; o < outputs; ++o)
-        widest = std::max(widest, g.range(i, o).stop - g.range(i, o).start);
+      for (i64 o = 0; o < outputs; ++o) {
+        widest = std::max(widest, g.range(i, o).size());
+        narrowest = std::min(narrowest, g.range(i, o).size());
+      }
       volume = product({volume, widest});
     }
     const auto &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
@@ -761,8 +764,10 @@ ffi::Error SelectUneven(ffi::ThreadPool pool, Array x, Array start0, Array start
           auto* from = reinterpret_cast<const B*>(at[0]);
           auto* to = reinterpret_cast<B*>(at[1]);
           auto* flat = reinterpret_cast<int32_t*>(at[2]);
+          // In small windows there is little to compare before channels are told apart.
+          bool large = volume > MANY_TAPS || narrowest >= NARROW_BYTES / i64(sizeof(B));
           for (i64 row = first; row < last; ++row)
-            if (g.channels == 1)
+            if (g.channels == 1 || (g.channels <= FEW_CHANNELS && large))
               largest_uneven(g, row, from, to, flat, runs.largest);
             else
               select_uneven<B, decltype(offset)>(g, row, from, to, flat, runs.select);

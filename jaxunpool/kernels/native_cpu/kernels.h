@@ -46,8 +46,8 @@ struct Runs {
   using Compare = void (*)(const void* codes, const void* offsets, Taps later, Extent extent,
                            void* winners);
   Compare winners8, winners16, winners32;
-  // Where the largest element of rows of so many elements is.
-  i64 (*largest)(const void* x, Taps rows, i64 count);
+  // Where the largest element of each of a few channels is, in rows of so many positions.
+  void (*largest)(const void* x, Taps rows, i64 count, i64 channels, i64* winners);
   int last_lanes, sum_lanes;  // of what `scatter_last` and `scatter_sum` spread, or 0
 };
 

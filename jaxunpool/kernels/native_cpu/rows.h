@@ -26,6 +26,8 @@ struct Taps {
 
 // From here on rows are taken channel by channel, below as a whole.
 constexpr i64 MANY_CHANNELS = 16;
+// Up to here vectors of the rows of uneven windows hold all channels, if rows have so many bytes.
+constexpr i64 FEW_CHANNELS = 4, NARROW_BYTES = 16;
 
 // Rows of few channels, written by vectors of `lanes` neighbours, which belong to several windows.
 // The elements from one window to the next are a period. For each place in it where a vector may
