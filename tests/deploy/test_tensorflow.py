@@ -143,7 +143,7 @@ def test_lite_takes_what_jax_computes_with():
 
 def test_lite_has_no_kernels():
     run = lambda x: jup.max_pool(x, 2, implementation="native_cpu")
-    with pytest.raises(NotImplementedError, match=r"native_cpu.*for tflite"):
+    with pytest.raises(NotImplementedError, match="implementation='native_cpu'"):
         deploy.to_tflite(run, [(1, 8, 8, 3)])
 
 

@@ -112,7 +112,7 @@ def replicate(
 def _in_cells(geometry: WindowGeometry) -> bool:
     """Whether cells, which split every spatial axis in two, have few enough axes for TFLite.
 
-    With 1x180x240x64 and windows 2x2 it took 46 ms by cells, 97 ms by elements.
+    Unpooling to 1x180x240x64 by windows 2x2 takes 45 ms by cells, 73 ms by elements.
     """
     return geometry.ndim <= 2 and not geometry.overlaps and max(geometry.dilation) == 1
 
