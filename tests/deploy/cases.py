@@ -152,6 +152,14 @@ AWKWARD = {
         )
         for dtype in ("int8", "uint8", "int16", "int32")
     },
+    **{
+        f"{dtype} flat, {how}": (
+            lambda y, how=how: jup.max_unpool(y, FLAT, output_shape=(8, 8), duplicates=how),
+            RNG.integers(0, 100, FLAT.shape).astype(dtype),
+        )
+        for dtype in ("int8", "int16")
+        for how in ("last", "sum")
+    },
 }
 
 # SavedModel and jax.export: one function for each way to a derivative.

@@ -100,19 +100,21 @@ def test_lite_quantizes_windows_that_meet():
 def test_lite_leaves_nothing_behind():
     """What is lowered for TFLite is not what JAX runs, before and after a model or a failure."""
     run, x = AWKWARD["flat, sum, two batches"]
-    program = jax.jit(run)
+    program, later = jax.jit(run), jax.jit(lambda x: run(x))
     before, wanted = program.lower(x).as_text(), program(x)
-    deploy.to_tflite(program, [x])
-    with pytest.raises(RuntimeError, match="no model"):
-        deploy.to_tflite(lambda x: stop(run(x)), [x])
+
+    def stop(x):
+        run(x)
+        raise RuntimeError("no model")
+
+    for one in (program, later):  # one that JAX has lowered already, one that it has not
+        deploy.to_tflite(one, [x])
+        with pytest.raises(RuntimeError, match="no model"):
+            deploy.to_tflite(stop, [x])
+        assert "while" not in one.lower(x).as_text()
+        close(one(x), wanted)
     jax.clear_caches()
     assert program.lower(x).as_text() == before
-    assert "while" not in before
-    close(program(x), wanted)
-
-
-def stop(result):
-    raise RuntimeError("no model")
 
 
 @pytest.mark.parametrize(

@@ -727,10 +727,9 @@ ffi::Error SelectUneven(ffi::ThreadPool pool, Array x, Array start0, Array start
     if (sizes.size() != 8) throw Refused("expected 8 sizes");
     Uneven g{sizes[0], sizes[1], {}};
     const Array *starts[] = {&start0, &start1, &start2}, *stops[] = {&stop0, &stop1, &stop2};
-    i64 volume = 1, narrowest = 1;
+    i64 volume = 1;
     for (int i = 0; i < 3; ++i) {
       i64 size = sizes[2 + i], outputs = sizes[5 + i], widest = 1;
-      narrowest = std::numeric_limits<i64>::max();  // at last along the last axis
       if (starts[i]->element_type() != ffi::S32 || stops[i]->element_type() != ffi::S32)
         throw Refused("bounds are not int32");
       if (count(*starts[i]) != outputs || count(*stops[i]) != outputs)
@@ -738,10 +737,7 @@ ffi::Error SelectUneven(ffi::ThreadPool pool, Array x, Array start0, Array start
       if (size < 1 && outputs) throw Refused("windows on nothing");
       g.axes[i] = {size, outputs, reinterpret_cast<const int32_t*>(data(*starts[i])),
                    reinterpret_cast<const int32_t*>(data(*stops[i]))};
-      for (i64 o = 0; o < outputs; ++o) {
-        widest = std::max(widest, g.range(i, o).size());
-        narrowest = std::min(narrowest, g.range(i, o).size());
-      }
+      for (i64 o = 0; o < outputs; ++o) widest = std::max(widest, g.range(i, o).size());
       volume = product({volume, widest});
     }
     const auto &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
@@ -752,6 +748,8 @@ ffi::Error SelectUneven(ffi::ThreadPool pool, Array x, Array start0, Array start
         flat->element_type() != ffi::S32)
       throw Refused("arrays and windows have different sizes");
     if (!count(*y)) return;
+    i64 narrowest = w.size;
+    for (i64 o = 0; o < w.outputs; ++o) narrowest = std::min(narrowest, g.range(2, o).size());
     i64 tasks = tasks_for(pool, bytes(x, *y));
     Operands operands{reads(x, d.size * h.size * w.size),
                       writes(y, d.outputs * h.outputs * w.outputs),

@@ -17,7 +17,7 @@ def merged(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """A kernel that is run on at most one axis before the spatial ones, and on no small integers.
 
     Those axes are batches, and channels that come first. Integers of 8 and 16 bits are int32: few
-    operators know other ones.
+    operators know other ones. Results are of the type of the array again.
     """
 
     @functools.wraps(kernel)

@@ -8,18 +8,20 @@ import jax
 
 from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import Plane, in_range_or
-from jaxunpool.kernels.common import accumulator, comparable, unsigned_zero
+from jaxunpool.kernels.common import accumulator, unsigned_zero
+from jaxunpool.kernels.tflite.axes import merged
 
 
+@merged
 def gather_flat(u: jax.Array, flat: jax.Array, geometry: Plane) -> jax.Array:
     """As `xla.gather_flat`."""
     if flat.size == 0:
         return jnp.zeros(flat.shape, u.dtype)
-    line = u.astype(comparable(u.dtype)).ravel()
-    y = _read(jnp.append(line, jnp.zeros(1, line.dtype)), _places(flat, u.shape, geometry))
-    return y.astype(u.dtype).reshape(flat.shape)
+    line = jnp.append(u.ravel(), jnp.zeros(1, u.dtype))
+    return _read(line, _places(flat, u.shape, geometry)).reshape(flat.shape)
 
 
+@merged
 def scatter_flat(
     y: jax.Array, flat: jax.Array, geometry: Plane, duplicates: str = "sum"
 ) -> jax.Array:
@@ -32,10 +34,10 @@ def scatter_flat(
     if y.size == 0:
         return jnp.zeros(shape, y.dtype)
     size, places = math.prod(shape), _places(flat, shape, geometry)
-    dtype = accumulator(y.dtype) if duplicates == "sum" else comparable(y.dtype)
+    dtype = accumulator(y.dtype) if duplicates == "sum" else y.dtype
     values, line = y.astype(dtype).ravel(), jnp.zeros(size + 1, dtype)
     if duplicates == "last":
-        return _written(line, places, values)[:size].astype(y.dtype).reshape(shape)
+        return _written(line, places, values)[:size].reshape(shape)
     numbers, none = lax.iota(jnp.int32, values.size), jnp.full(line.shape, -1, jnp.int32)
 
     def add(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -46,7 +48,7 @@ def scatter_flat(
         return line, jnp.where(adds, size, left)
 
     line, _ = lax.while_loop(lambda state: jnp.any(state[1] < size), add, (line, places))
-    return unsigned_zero(line[:size]).astype(y.dtype).reshape(shape)
+    return unsigned_zero(line[:size]).reshape(shape)
 
 
 def _places(flat: jax.Array, shape: tuple[int, ...], geometry: Plane) -> jax.Array:

@@ -13,7 +13,7 @@ import jax
 from jaxunpool.core.frozen import jnp, lax
 from jaxunpool.core.geometry import WindowGeometry
 from jaxunpool.kernels import common, xla
-from jaxunpool.kernels.common import accumulator, comparable, unsigned_zero
+from jaxunpool.kernels.common import accumulator, unsigned_zero
 from jaxunpool.kernels.tflite.axes import apart, merged
 from jaxunpool.kernels.xla import windows
 
@@ -42,24 +42,17 @@ def select(x: jax.Array, geometry: WindowGeometry) -> tuple[jax.Array, jax.Array
     return y, offsets.astype(geometry.offset_dtype)
 
 
-@merged
-def reduce(
-    u: jax.Array, pattern: jax.Array | None, geometry: WindowGeometry, weighting: str = "sum"
-) -> jax.Array:
-    """As `xla.reduce`."""
-    return xla.reduce(u, pattern, geometry, weighting)
+reduce = merged(xla.reduce)
 
 
 @merged
 def gather(u: jax.Array, offsets: jax.Array, geometry: WindowGeometry) -> jax.Array:
     """As `xla.gather`, with windows of any size compared element by element."""
-    values, names = u.astype(comparable(u.dtype)), offsets.astype(jnp.int32)
-    values, y = windows.padded(values, geometry, 0), None
+    values, names = windows.padded(u, geometry, 0), offsets.astype(jnp.int32)
+    y = jnp.zeros((), u.dtype)
     for number, taps in _elements(geometry):
-        rest = jnp.zeros((), values.dtype) if y is None else y
-        y = jnp.where(names == number, windows.element(values, geometry, taps), rest)
-    assert y is not None
-    return y.astype(u.dtype)
+        y = jnp.where(names == number, windows.element(values, geometry, taps), y)
+    return y
 
 
 @merged
@@ -70,18 +63,15 @@ def scatter(
     if _in_cells(geometry):
         return xla.scatter(y, offsets, geometry, duplicates)
     values, names = y.astype(accumulator(y.dtype)), offsets.astype(jnp.int32)
-    u = None
+    u = jnp.zeros((), values.dtype)
     for number, taps in _elements(geometry, backwards=True):
         hit = names == number
         moved = _placed(jnp.where(hit, values, 0), geometry, taps)
-        if u is None:
-            u = moved
-        elif duplicates == "sum":
+        if duplicates == "sum":
             u = u + moved
         else:
             u = jnp.where(_placed(hit.astype(jnp.int32), geometry, taps) > 0, moved, u)
-    assert u is not None
-    return (unsigned_zero(u) if duplicates == "sum" else u).astype(y.dtype)
+    return unsigned_zero(u) if duplicates == "sum" else u
 
 
 @merged
@@ -93,7 +83,7 @@ def replicate(
         return xla.replicate(y, None, geometry, weighting)
     numbers = windows.numbers(geometry, y.ndim)
     value = common.by_window(y.astype(accumulator(y.dtype)), geometry, weighting, numbers)
-    u = jnp.zeros(geometry.unpooled_shape(y.shape), value.dtype)
+    u = jnp.zeros((), value.dtype)
     for _, taps in _elements(geometry, backwards=True):
         copied = value
         if pattern is not None:
@@ -106,13 +96,13 @@ def replicate(
     u = unsigned_zero(u)
     if weighting == "cover":
         u = common.by_element(u, geometry, windows.positions(geometry, u.ndim))
-    return u.astype(y.dtype)
+    return u
 
 
 def _in_cells(geometry: WindowGeometry) -> bool:
     """Whether cells, which split every spatial axis in two, have few enough axes for TFLite.
 
-    Unpooling to 1x180x240x64 by windows 2x2 takes 45 ms by cells, 73 ms by elements.
+    They are faster where they have; `benchmarks/NOTES.md` has numbers.
     """
     return geometry.ndim <= 2 and not geometry.overlaps and max(geometry.dilation) == 1
 
