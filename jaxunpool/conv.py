@@ -1,4 +1,4 @@
-"""Convolution with gradients that are fast on CPU too."""
+"""Convolution that is fast on CPU too, with its gradients."""
 
 from __future__ import annotations
 
@@ -28,12 +28,11 @@ def conv_general_dilated(
     preferred_element_type: jax.typing.DTypeLike | None = None,
     **options: Any,
 ) -> jax.Array:
-    """Convolution: `jax.lax.conv_general_dilated`, with gradients that are fast on CPU.
+    """Convolution: `jax.lax.conv_general_dilated`, fast on CPU too, and above all its gradients.
 
-    The result is that of `lax`, bit for bit. On CPU, the gradient with respect to the kernel is a
-    product of matrices; XLA slides a window as large as the image instead. The gradient with
-    respect to the input is one too, for groups, strides, or three axes. Gradients are equal to
-    JAX's up to rounding. Other platforms run JAX's own. Derivatives of any order work, in both
+    On CPU, kernels in C++ take floats of 16, 32 and 64 bits. XLA makes the gradient with respect to
+    the kernel a convolution whose window is as large as the image. Results and gradients are equal
+    to JAX's up to rounding. Other platforms run JAX's own. Derivatives of any order work, in both
     modes. Policies of `jax.checkpoint` that save products by name do not know this function.
 
     Pass it to Flax's layers as their argument `conv_general_dilated`.
@@ -110,6 +109,5 @@ def conv_general_dilated(
         layout,
         feature_group_count,
         as_precision(precision),
-        is_lax=True,
     )
     return conv.bind("y", u, k)

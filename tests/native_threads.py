@@ -6,6 +6,7 @@ other than the one installed.
 """
 
 import concurrent.futures
+import functools
 import hashlib
 import pathlib
 import sys
@@ -18,7 +19,8 @@ import numpy as np
 
 from jaxunpool.core import backends
 from jaxunpool.core.calls import Call
-from jaxunpool.core.geometry import WindowGeometry
+from jaxunpool.core.geometry import Axis, WindowGeometry
+from jaxunpool.kernels import native_cpu
 from jaxunpool.kernels.native_cpu import library
 
 # Rows for several threads, and one row that is cut into parts.
@@ -54,14 +56,36 @@ def cases(types: list[np.dtype]) -> Any:
             yield f"{name}, {dtype}, {use}", call, list(map(jnp.asarray, arrays))
 
 
-def run(call: Call, arrays: list[jax.Array], backend: str = "native_cpu") -> list[bytes]:
-    results = jax.jit(backends.kernel(call, arrays, backend))(*arrays)
+def convolutions(dtype: np.dtype) -> Any:
+    """Names, functions and arrays."""
+    rng, axes = np.random.default_rng(0), [Axis(size, size, 3, low=1, high=1) for size in (40, 50)]
+    shapes = {"u": (2, 40, 50, 24), "k": (3, 3, 24, 40), "y": (2, 40, 50, 40)}
+    arrays = {name: jnp.asarray(rng.standard_normal(s), dtype) for name, s in shapes.items()}
+    for name, operands in (("y", "uk"), ("u", "yk"), ("k", "uy")):
+        convolve = functools.partial(native_cpu.convolve, name, axes, (2, 1, 24, 40), shapes[name])
+        yield f"convolution {name}, {dtype}", convolve, [arrays[other] for other in operands]
+
+
+def everything(types: list[np.dtype]) -> Any:
+    """Names, compiled functions and arrays."""
+    for name, call, arrays in cases(types):
+        yield name, jax.jit(backends.kernel(call, arrays, "native_cpu")), arrays
+    for dtype in types:
+        for name, convolve, arrays in convolutions(dtype):
+            yield name, jax.jit(convolve), arrays
+
+
+def bytes_of(results: Any) -> list[bytes]:
     return [np.asarray(result).tobytes() for result in jax.tree.leaves(results)]
 
 
+def run(call: Call, arrays: list[jax.Array], backend: str) -> list[bytes]:
+    return bytes_of(jax.jit(backends.kernel(call, arrays, backend))(*arrays))
+
+
 def bits() -> None:
-    for name, call, arrays in cases(FLOATS[1:3]):
-        print(name, hashlib.sha256(b"".join(run(call, arrays))).hexdigest())
+    for name, function, arrays in everything(FLOATS[1:3]):
+        print(name, hashlib.sha256(b"".join(bytes_of(function(*arrays)))).hexdigest())
 
 
 def xla() -> None:
@@ -70,19 +94,18 @@ def xla() -> None:
         if call.primitive != "select" and call.weighting in (None, "sum"):
             if call.primitive == "gather" and call.duplicates:
                 continue
-            assert run(call, arrays) == run(call, arrays, "xla"), name
+            assert run(call, arrays, "native_cpu") == run(call, arrays, "xla"), name
 
 
 def many() -> None:
-    kernels = []
-    for _, call, arrays in cases([np.dtype(np.float32)]):
-        wanted = run(call, arrays)
-        kernels.append((jax.jit(backends.kernel(call, arrays, "native_cpu")), arrays, wanted))
+    functions = [
+        (function, arrays, bytes_of(function(*arrays)))
+        for _, function, arrays in everything([np.dtype(np.float32)])
+    ]
 
     def one(i: int) -> None:
-        kernel, arrays, wanted = kernels[i % len(kernels)]
-        found = [np.asarray(result).tobytes() for result in jax.tree.leaves(kernel(*arrays))]
-        assert found == wanted
+        function, arrays, wanted = functions[i % len(functions)]
+        assert bytes_of(function(*arrays)) == wanted
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         list(pool.map(one, range(64)))

@@ -63,7 +63,6 @@ def test_values_and_gradients_are_those_of_jax(rng, case, layout):
         results.append((y, *pullback(jnp.sin(y))))
     for ours, wanted in zip(*results, strict=True):
         np.testing.assert_allclose(ours, wanted, rtol=1e-12, atol=1e-12)
-    np.testing.assert_array_equal(results[0][0], results[1][0])
 
 
 @pytest.mark.parametrize("case", only("strides", among=CASES))
@@ -156,7 +155,7 @@ def test_settings_may_be_arrays(rng):
             (lax.conv_general_dilated, options),
         )
     )
-    np.testing.assert_array_equal(ours, wanted)
+    np.testing.assert_allclose(ours, wanted, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])

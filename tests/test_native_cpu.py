@@ -713,7 +713,8 @@ def test_no_call_leaves_its_arrays(everything, tmp_path):
     chosen = "hostile or (native_cpu and bits_of_xla)"
     if everything:
         chosen += " or refused or pattern or positive"
-    files = [TESTS / "test_native_cpu.py", TESTS / "test_backends.py"]
+    names = ("test_native_cpu.py", "test_native_convolve.py", "test_backends.py")
+    files = [TESTS / name for name in names]
     arguments = [built, ",".join(types), *files, "-k", chosen, "-q"]
     if everything:
         arguments.append("--thorough")

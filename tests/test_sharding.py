@@ -566,8 +566,8 @@ def test_a_network_from_before_set_mesh(mode):
     run = cheaply(lambda state, x: nnx.merge(static, state)(x))
     x = negative((2, 4, 4, 1))
     expected = run(state, x)
-    with jax.set_mesh(mesh_of((2,), mode)):
-        same(run(state, x), expected)
+    with jax.set_mesh(mesh_of((2,), mode)):  # where convolutions are XLA's
+        np.testing.assert_allclose(run(state, x), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -6,8 +6,8 @@ from `u` and `k`), its gradient by the input (`"u"`, from `k` and `y`: a transpo
 and its gradient by the kernel (`"k"`, from `u` and `y`), so that one rule serves all three.
 
 XLA's CPU compiler makes the last two of them convolutions with spread out inputs, or with windows
-as large as images. Here they are one convolution for all phases of a stride, or products of
-matrices (`im2col`).
+as large as images. Here a kernel in C++ makes all three. Where there is none, they are one
+convolution for all phases of a stride, or products of matrices (`im2col`).
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jaxunpool.core import im2col, lowering
+from jaxunpool.core import backends, im2col, lowering
 from jaxunpool.core.eager import eager
 from jaxunpool.core.frozen import jnp, lax
+from jaxunpool.core.geometry import Axis
 from jaxunpool.core.messages import shown
 from jaxunpool.kernels import varying
 
@@ -37,6 +38,7 @@ SMALL = 48 * 48  # results of an image, up to which XLA's gradient by the kernel
 MOST = 64  # elements of a window, of which each is a slice in a program
 LONGEST = 8 * im2col.ELEMENTS  # elements in the matrix of one row of results: 32 MB of float32
 FEW = 8  # channels of the input, below which rows of a matrix are too short
+FLOATS = tuple(map(jnp.dtype, ["float16", "bfloat16", "float32", "float64"]))
 ARRAYS = {"y": "uk", "u": "ky", "k": "uy"}  # what each of the three is made of
 PRIMITIVES = {name: Primitive(f"jaxunpool_convolution_{name}") for name in ARRAYS}
 
@@ -51,8 +53,6 @@ class Convolution:
         layout: where the axes of the three arrays are.
         groups: into how many groups channels are divided.
         precision: as in `jax.lax.conv_general_dilated`.
-        is_lax: whether the convolution itself is `lax`'s, bit for bit. It is then the same on any
-            number of devices.
     """
 
     sizes: Ints
@@ -63,7 +63,6 @@ class Convolution:
     layout: lax.ConvDimensionNumbers
     groups: int = 1
     precision: Any = None
-    is_lax: bool = False
 
     @property
     def ndim(self) -> int:
@@ -76,6 +75,14 @@ class Convolution:
         axes = zip(self.sizes, self.window, self.strides, self.padding, self.dilation)
         return tuple(
             max(0, (n + low + high - (k - 1) * d - 1) // s + 1) for n, k, s, (low, high), d in axes
+        )
+
+    @property
+    def spatial(self) -> tuple[Axis, ...]:
+        """The windows along each axis."""
+        pads = zip(*self.padding)
+        return tuple(
+            map(Axis, self.sizes, self.results, self.window, self.strides, self.dilation, *pads)
         )
 
     @property
@@ -241,10 +248,31 @@ def by_phases(conv: Convolution, k: jax.Array, y: jax.Array) -> jax.Array:
     return conv.back("u", lax.slice(u, (0, *cut, 0), (u.shape[0], *stops, u.shape[-1])))
 
 
+def compiled(name: str, conv: Convolution, *arrays: jax.Array) -> jax.Array:
+    """One of the three by the kernel in C++, which takes channels last."""
+    have = {other: conv.last(other, array) for other, array in zip(ARRAYS[name], arrays)}
+    shape = conv.shape(name, dict(zip(ARRAYS[name], arrays)))
+    shapes = {other: array.shape for other, array in have.items()}
+    shapes[name] = tuple(shape[axis] for axis in conv.axes(name))
+    sizes = (shapes["y"][0], conv.groups, shapes["k"][-2], shapes["k"][-1] // conv.groups)
+    native = backends.folder("native_cpu")
+    operands = (have[other] for other in "uyk" if other in have)
+    return conv.back(name, native.convolve(name, conv.spatial, sizes, shapes[name], *operands))
+
+
+def is_compiled(conv: Convolution, channels: int, dtype: Any) -> bool:
+    """Whether the kernel in C++ takes a convolution of an input with so many channels."""
+    last = conv.spatial[-1]
+    row = ((last.outputs - 1) * last.stride + last.span) * channels  # with its padding
+    return row <= LONGEST and dtype in FLOATS and backends.folder("native_cpu").missing() is None
+
+
 def formulation(
     name: str, conv: Convolution, channels: int, outputs: int
 ) -> Callable[..., jax.Array]:
-    """For a CPU the formulation that is the fastest, or never much slower (benchmarks/NOTES.md).
+    """For a CPU without kernels the formulation that is the fastest, or never much slower.
+
+    `benchmarks/NOTES.md` has the measurements.
 
     Args:
         name: of the result.
@@ -259,7 +287,7 @@ def formulation(
     fits = row <= LONGEST and math.prod(window) <= MOST and math.prod(strides[:-1]) <= MOST
     if name == "k" and fits and (slow or math.prod(conv.results) > SMALL):
         return im2col.kernel_gradient
-    if name == "y" and fits and slow and conv.ndim > 1 and not conv.is_lax:
+    if name == "y" and fits and slow and conv.ndim > 1:
         return im2col.convolve
     if name == "u" and slow and max(conv.dilation) == 1:
         exact = window != strides and not any(w % s for w, s in zip(window, strides))
@@ -329,13 +357,17 @@ def _lower(
     conv: Convolution,
     on_cpu: bool = False,
 ) -> Any:
-    """Blocks want known sizes, and all examples on the device."""
+    """Blocks and kernels want known sizes, and all examples on the device."""
     run: Callable[..., Any] = functools.partial(plain, name)
     sizes = [size for aval in (*ctx.avals_in, *ctx.avals_out) for size in aval.shape]
     if on_cpu and lowering.is_local(ctx) and all(isinstance(n, int) and n for n in sizes):
         have = dict(zip((*ARRAYS[name], name), (*ctx.avals_in, *ctx.avals_out)))
         inputs, outputs = (have["k"].shape[axis] for axis in conv.axes("k")[-2:])
-        run = formulation(name, conv, inputs * conv.groups, outputs)
+        is_jax = not (lowering.TOOL.get() or ctx.module_context.lowering_parameters.for_export)
+        if is_jax and is_compiled(conv, inputs * conv.groups, ctx.avals_out[0].dtype):
+            run = functools.partial(compiled, name)
+        else:
+            run = formulation(name, conv, inputs * conv.groups, outputs)
 
     def scoped(*arrays: jax.Array) -> jax.Array:
         with jax.named_scope(f"convolution_{name}"):  # what profilers show

@@ -16,6 +16,7 @@ namespace jaxunpool::avx2 {
 #include "vectors.inc"
 #include "runs.inc"
 #include "resample.inc"
+#include "convolve.inc"
 }  // namespace jaxunpool::avx2
 #if defined(__clang__)
 #pragma clang attribute pop

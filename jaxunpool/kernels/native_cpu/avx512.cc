@@ -17,6 +17,7 @@ namespace jaxunpool::avx512 {
 #include "vectors.inc"
 #include "runs.inc"
 #include "resample.inc"
+#include "convolve.inc"
 }  // namespace jaxunpool::avx512
 #if defined(__clang__)
 #pragma clang attribute pop

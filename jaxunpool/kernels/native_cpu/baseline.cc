@@ -6,4 +6,5 @@ namespace jaxunpool::baseline {
 #include "vectors.inc"
 #include "runs.inc"
 #include "resample.inc"
+#include "convolve.inc"
 }  // namespace jaxunpool::baseline

@@ -17,6 +17,7 @@ from jaxunpool.kernels.native_cpu import library
 INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 DTYPES = frozenset(map(jnp.dtype, ["float16", "bfloat16", "float32", "float64", *INTEGERS]))
 WEIGHTINGS = ("sum", "mean", "mean_inside", "cover", "last")  # in the library's order
+Ints = tuple[int, ...]
 ALONE = Axis(1, 1)  # stands for a spatial axis that is not there
 
 
@@ -178,6 +179,24 @@ def resample_flat(
     )
 
 
+def convolve(
+    wanted: str, spatial: Sequence[Axis], sizes: Sequence[int], shape: Ints, *arrays: jax.Array
+) -> jax.Array:
+    """A convolution, or one of its gradients.
+
+    Args:
+        wanted: `"y"`, the results of an input and a kernel; `"u"`, the gradient by the input, of
+            results and a kernel; `"k"`, that by the kernel, of an input and results.
+        spatial: the axes, of which the first of `arrays` has as many.
+        sizes: the number of examples and of groups, and each group's of inputs and of outputs.
+        shape: of the result.
+        arrays: (batch, *spatial, channels), the kernel (*window, inputs, groups * outputs).
+    """
+    numbers = np.array([*sizes, *_numbers(spatial)], np.int64)
+    result = _type(arrays[0], shape, arrays[0].dtype)
+    return _call("convolve", result, *arrays, sizes=numbers, wanted=np.int64("yuk".index(wanted)))
+
+
 def _call(name: str, results: Any, *arrays: jax.Array, **attributes: Any) -> Any:
     return jax.ffi.ffi_call(library.PREFIX + name, results)(*arrays, **attributes)
 
@@ -217,10 +236,13 @@ def _around(g: Plane, shape: tuple[int, ...]) -> tuple[int, int]:
 
 def _sizes(g: WindowGeometry, shape: tuple[int, ...]) -> np.ndarray:
     """Of the batch, the channels and three spatial axes; channels first is part of the batch."""
-    axes = [ALONE] * (3 - g.ndim) + list(g.spatial)
-    numbers = [
+    return np.array([*_around(g, shape), *_numbers(g.spatial)], np.int64)
+
+
+def _numbers(spatial: Sequence[Axis]) -> list[int]:
+    """Of three spatial axes, the first of which may not be there."""
+    return [
         number
-        for a in axes
+        for a in (*[ALONE] * (3 - len(spatial)), *spatial)
         for number in (a.size, a.outputs, a.window, a.stride, a.dilation, a.low, a.high)
     ]
-    return np.array([*_around(g, shape), *numbers], np.int64)

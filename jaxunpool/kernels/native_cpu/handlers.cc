@@ -850,6 +850,50 @@ ffi::Error Resample(ffi::ThreadPool pool, Array x, Array elements0, Array weight
   });
 }
 
+// A convolution, or its gradient by the input or by the kernel.
+ffi::Error Convolve(ffi::ThreadPool pool, Array from, Array factors, Result to, Sizes sizes,
+                    i64 wanted) {
+  return guarded({&to}, [&] {
+    constexpr i64 MOST = i64(1) << 31, LINE = 64, KEPT = 16 << 20;
+    if (sizes.size() != 25) throw Refused("expected 25 sizes");
+    if (wanted < RESULTS || wanted > KERNEL) throw Refused("nothing that a convolution gives");
+    Convolution c{sizes[0], sizes[1], sizes[2], sizes[3], {}};
+    std::memcpy(c.axes, sizes.begin() + 4, sizeof c.axes);
+    auto check = [](i64 value, i64 least) {
+      if (value < least || value >= MOST) throw Refused("sizes of a convolution are out of range");
+    };
+    for (i64 value : {c.n, c.groups, c.inputs, c.outputs}) check(value, 1);
+    for (const Axis& a : c.axes) {
+      for (i64 value : {a.size, a.outputs, a.window, a.stride, a.dilation}) check(value, 1);
+      check(a.low, -MOST);
+      check(product({a.window, a.dilation}), 1), check(product({a.outputs, a.stride}), 1);
+    }
+    const Axis *d = &c.axes[0], *h = &c.axes[1], *w = &c.axes[2];
+    const i64 arrays[] = {
+        product({c.n, d->outputs, h->outputs, w->outputs, c.groups, c.outputs}),
+        product({c.n, d->size, h->size, w->size, c.groups, c.inputs}),
+        product({d->window, h->window, w->window, c.inputs, c.groups, c.outputs}),
+    };
+    product({arrays[RESULTS], d->window, h->window, w->window, c.inputs});
+    if (count(from) != arrays[wanted == INPUT ? RESULTS : INPUT] ||
+        count(factors) != arrays[wanted == KERNEL ? RESULTS : KERNEL] ||
+        count(*to) != arrays[wanted])
+      throw Refused("arrays and a convolution have different sizes");
+    check_types(from.element_type(), factors.element_type());
+    check_types(from.element_type(), to->element_type());
+    i64 line = c.groups * (wanted == INPUT ? c.inputs : c.outputs) * item(*to);
+    bool streams = i64(to->size_bytes()) > KEPT && line % LINE == 0;
+    WIDEST(convolver_of, from.element_type())
+    (c, Wanted(wanted), data(from), data(factors), data(to), streams,
+     [&](i64 tasks, const std::function<void(i64)>& body) {
+       in_parallel(pool, tasks, [&](i64 task) {
+         body(task);
+         if (streams) fence();
+       });
+     });
+  });
+}
+
 // What a handler is given: the pool, so many arrays, so many results, and sizes.
 template <int ARRAYS, int RESULTS, typename Binding>
 auto with_sizes(Binding&& binding) {
@@ -896,3 +940,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_select_uneven, SelectUneven, (with_sizes
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     jaxunpool_resample, Resample,
     (with_sizes<10, 1>()).Attr<bool>("moves").Attr<bool>("divides_first"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxunpool_convolve, Convolve,
+                              (with_sizes<2, 1>()).Attr<i64>("wanted"));

@@ -10,6 +10,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "convolve.h"
 #include "resample.h"
 #include "rows.h"
 #include "winners.h"
@@ -58,6 +59,7 @@ using MakeResampler = std::unique_ptr<Resampler> (*)(const Maps& maps, bool cut,
   namespace name {                                            \
   Runs runs_of(ffi::DataType type, i64 offset_bytes);         \
   MakeResampler resampler_of(ffi::DataType type, bool moves); \
+  Convolver convolver_of(ffi::DataType type);                 \
   }
 INSTRUCTIONS(baseline)
 INSTRUCTIONS(avx2)

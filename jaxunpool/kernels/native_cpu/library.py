@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 HANDLERS = ("select", "gather", "scatter", "reduce", "replicate")
-FLAT = ("select_uneven", "gather_flat", "scatter_flat", "resample")
+OTHERS = ("select_uneven", "gather_flat", "scatter_flat", "resample", "convolve")
 PREFIX = "jaxunpool_"
 FOLDER = pathlib.Path(__file__).parent
 
@@ -51,7 +51,7 @@ def _load(folder: pathlib.Path) -> str | None:
 def load(path: pathlib.Path) -> None:
     """Make the kernels of a library known to XLA."""
     library = ctypes.CDLL(str(path))
-    for name in HANDLERS + FLAT:
+    for name in HANDLERS + OTHERS:
         handler = jax.ffi.pycapsule(getattr(library, PREFIX + name))
         jax.ffi.register_ffi_target(PREFIX + name, handler, platform="cpu")
 
