@@ -154,8 +154,8 @@ def table(times: dict[str, dict[str, list[float]]]) -> str:
 
 # Kinds of operations, by what JAX names the instructions of a compiled program. The first fits.
 KINDS = (
-    ("pooling and unpooling", r"ffi_call|max_pool|max_unpool"),
     ("convolutions", r"convolution|conv_general_dilated"),
+    ("pooling and unpooling", r"ffi_call|max_pool|max_unpool"),
     ("normalisation, ReLU, loss, update", r""),
 )
 

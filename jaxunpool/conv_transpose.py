@@ -47,8 +47,8 @@ def conv_transpose(
     """Transposed convolution: the gradient of a convolution with respect to its input.
 
     Equal to `torch.nn.functional.conv_transpose1d/2d/3d`, and with `"SAME"` or `"VALID"` to
-    `tf.nn.conv2d_transpose` and Keras. It has derivatives of any order, in both modes. On CPU it
-    and its derivatives are products of matrices, if that is faster than XLA's convolution.
+    `tf.nn.conv2d_transpose` and Keras. It has derivatives of any order, in both modes. On CPU,
+    kernels in C++ make it and its derivatives.
 
     Along each spatial axis the result has
     `(size - 1) * strides - low - high + dilation * (k - 1) + output_padding + 1` elements.

@@ -15,6 +15,7 @@ from strategies import examples
 
 import jaxunpool as jup
 from jaxunpool.core import convolution, im2col
+from jaxunpool.kernels import native_cpu
 
 
 @st.composite
@@ -76,6 +77,8 @@ def test_formulations_for_cpu_are_what_jax_derives(drawn, seed, elements):
         others = [have[other] for other in convolution.ARRAYS[name]]
         wanted = derived(conv, name, have)
         found = [conv.bind(name, *others), convolution.plain(name, conv, *others)]
+        if native_cpu.missing() is None:
+            found.append(convolution.compiled(name, conv, *others))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(im2col, "ELEMENTS", elements)
             if name == "y":

@@ -37,6 +37,8 @@ Ints = tuple[int, ...]
 SMALL = 48 * 48  # results of an image, up to which XLA's gradient by the kernel is fast
 MOST = 64  # elements of a window, of which each is a slice in a program
 LONGEST = 8 * im2col.ELEMENTS  # elements in the matrix of one row of results: 32 MB of float32
+SHORT = 32  # positions of the results, below which XLA is faster than the kernel in C++
+NARROW = 4  # channels of what is written, up to which it is
 FEW = 8  # channels of the input, below which rows of a matrix are too short
 FLOATS = tuple(map(jnp.dtype, ["float16", "bfloat16", "float32", "float64"]))
 ARRAYS = {"y": "uk", "u": "ky", "k": "uy"}  # what each of the three is made of
@@ -90,6 +92,12 @@ class Convolution:
         """How far padding at the low end exceeds the reach of a window, if it does."""
         axes = zip(self.window, self.padding, self.dilation)
         return tuple(max(low - (k - 1) * d, 0) for k, (low, _), d in axes)
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether XLA is slow on a CPU, whichever of the three it makes."""
+        one, strided = math.prod(self.window) == 1, max(self.strides) > 1
+        return self.groups > 1 or self.ndim == 3 or one or strided
 
     def axes(self, name: str) -> Ints:
         """Of `u` or `y` the axes of the batch, of space and of channels; of `k` those of the
@@ -254,17 +262,34 @@ def compiled(name: str, conv: Convolution, *arrays: jax.Array) -> jax.Array:
     shape = conv.shape(name, dict(zip(ARRAYS[name], arrays)))
     shapes = {other: array.shape for other, array in have.items()}
     shapes[name] = tuple(shape[axis] for axis in conv.axes(name))
-    sizes = (shapes["y"][0], conv.groups, shapes["k"][-2], shapes["k"][-1] // conv.groups)
+    spatial, examples = conv.spatial, shapes["y"][0]
+    if name != "k" and all(axis == Axis(axis.size, axis.size) for axis in spatial):
+        # A product of two matrices, whose rows are positions.
+        positions = math.prod(shapes["y"][:-1])
+        spatial, examples = (Axis(positions, positions),), 1
+    sizes = (examples, conv.groups, shapes["k"][-2], shapes["k"][-1] // conv.groups)
     native = backends.folder("native_cpu")
     operands = (have[other] for other in "uyk" if other in have)
-    return conv.back(name, native.convolve(name, conv.spatial, sizes, shapes[name], *operands))
+    return conv.back(name, native.convolve(name, spatial, sizes, shapes[name], *operands))
 
 
-def is_compiled(conv: Convolution, channels: int, dtype: Any) -> bool:
-    """Whether the kernel in C++ takes a convolution of an input with so many channels."""
-    last = conv.spatial[-1]
+def is_compiled(name: str, conv: Convolution, shapes: dict[str, Ints], dtype: Any) -> bool:
+    """Whether one of the three is for the kernel in C++.
+
+    Args:
+        name: of the result.
+        conv: the convolution.
+        shapes: of all three, with their axes as `Convolution.axes` has them.
+        dtype: of all three.
+    """
+    last, (*positions, outputs), channels = conv.spatial[-1], shapes["y"], shapes["u"][-1]
     row = ((last.outputs - 1) * last.stride + last.span) * channels  # with its padding
-    return row <= LONGEST and dtype in FLOATS and backends.folder("native_cpu").missing() is None
+    if row > LONGEST or dtype not in FLOATS or backends.folder("native_cpu").missing():
+        return False
+    if name == "k" or conv.is_slow:
+        return True
+    # The kernel is copied first, and columns fill vectors.
+    return math.prod(positions) >= SHORT and (channels if name == "u" else outputs) > NARROW
 
 
 def formulation(
@@ -280,16 +305,14 @@ def formulation(
         channels, outputs: of the input and of the results.
     """
     strides, window = conv.strides, conv.window
-    # Where XLA's own convolution is slow, whichever of the three it makes.
-    slow = conv.groups > 1 or conv.ndim == 3 or math.prod(window) == 1 or max(strides) > 1
     # A block has at least a row of results, and a program a slice for each element of the window.
     row = math.prod((*conv.results[1:], *window)) * (outputs if name == "u" else channels)
     fits = row <= LONGEST and math.prod(window) <= MOST and math.prod(strides[:-1]) <= MOST
-    if name == "k" and fits and (slow or math.prod(conv.results) > SMALL):
+    if name == "k" and fits and (conv.is_slow or math.prod(conv.results) > SMALL):
         return im2col.kernel_gradient
-    if name == "y" and fits and slow and conv.ndim > 1:
+    if name == "y" and fits and conv.is_slow and conv.ndim > 1:
         return im2col.convolve
-    if name == "u" and slow and max(conv.dilation) == 1:
+    if name == "u" and conv.is_slow and max(conv.dilation) == 1:
         exact = window != strides and not any(w % s for w, s in zip(window, strides))
         in_blocks = not exact or max(strides) == 1
         if fits and conv.ndim > 1 and in_blocks and channels >= FEW:
@@ -362,12 +385,12 @@ def _lower(
     sizes = [size for aval in (*ctx.avals_in, *ctx.avals_out) for size in aval.shape]
     if on_cpu and lowering.is_local(ctx) and all(isinstance(n, int) and n for n in sizes):
         have = dict(zip((*ARRAYS[name], name), (*ctx.avals_in, *ctx.avals_out)))
-        inputs, outputs = (have["k"].shape[axis] for axis in conv.axes("k")[-2:])
+        shapes = {n: tuple(have[n].shape[axis] for axis in conv.axes(n)) for n in have}
         is_jax = not (lowering.TOOL.get() or ctx.module_context.lowering_parameters.for_export)
-        if is_jax and is_compiled(conv, inputs * conv.groups, ctx.avals_out[0].dtype):
+        if is_jax and is_compiled(name, conv, shapes, ctx.avals_out[0].dtype):
             run = functools.partial(compiled, name)
         else:
-            run = formulation(name, conv, inputs * conv.groups, outputs)
+            run = formulation(name, conv, shapes["u"][-1], shapes["y"][-1])
 
     def scoped(*arrays: jax.Array) -> jax.Array:
         with jax.named_scope(f"convolution_{name}"):  # what profilers show

@@ -5,12 +5,11 @@ of results that look at the same taps; `runs.inc` has the kernels of runs, `winn
 windows have the last word on an element, `sparse.h` follows offsets where few elements are named,
 `planes.h` makes channels of planes (channels first), and `flat.h` is for indices without a window.
 `resample.h` cuts arrays for maps along axes, and `resample.inc` has those. `convolve.h` says what
-convolutions read, and `convolve.inc` has their products. Values, offsets and sums
-have the bits of `xla`; maps and
-convolutions agree to rounding, because XLA fuses products with additions.
+convolutions read, and `convolve.inc` has their products. Values, offsets and sums have the bits of
+`xla`; maps and convolutions agree to rounding.
 
-The files `.inc` are compiled three times: for any x86-64 or arm64 processor
-(`baseline.cc`), for AVX2 and for AVX-512. The library takes the widest that the machine has.
+What is in `.inc` is compiled three times: for any x86-64 or arm64 processor (`baseline.cc`), for
+AVX2 and for AVX-512. The library takes the widest that the machine has.
 """
 
 from jaxunpool.kernels.native_cpu.calls import (
