@@ -358,13 +358,23 @@ def test_long_rows_are_cut_between_windows():
     np.testing.assert_array_equal(unpooled(y, "native_cpu"), unpooled(y, "xla"))
 
 
-def test_rows_that_no_cache_holds():
-    """Windows of three axes that meet, in rows too long to be kept until the next layer."""
-    sizes = numbers(1, 256, (3, 2, 2, 1, 1, 0, 0), (66, 64, 3, 1, 1, 0, 0), (34, 32, 3, 1, 1, 0, 0))
+@pytest.mark.parametrize(
+    ("channels", "axes"),
+    [
+        # Rows too long to be kept until the next layer.
+        (256, [(3, 2, 2, 1, 1, 0, 0), (66, 64, 3, 1, 1, 0, 0), (34, 32, 3, 1, 1, 0, 0)]),
+        # Hundreds of windows that meet each other, in the parts of several threads.
+        (24, [(12, 8, 5, 1, 1, 0, 0), (40, 36, 5, 1, 1, 0, 0), (41, 37, 5, 1, 1, 0, 0)]),
+        (3, [(1, 1, 1, 1, 1, 0, 0), (330, 319, 12, 1, 1, 0, 0), (370, 359, 12, 1, 1, 0, 0)]),
+    ],
+    ids=["long rows", "3-D", "2-D"],
+)
+def test_the_last_of_windows_that_meet(channels, axes):
+    sizes = numbers(1, channels, *axes)
     (_, *inside), (_, *outside), rng = unpooled(sizes), pooled(sizes), np.random.default_rng(0)
-    u, offsets = rng.random(inside, FLOAT), rng.integers(0, 18, outside).astype(BYTE)
+    u, offsets = rng.random(inside, FLOAT), rng.integers(0, volume(sizes), outside).astype(BYTE)
     *window, channel = np.indices(outside, sparse=True)
-    taps = np.unravel_index(offsets, (2, 3, 3))
+    taps = np.unravel_index(offsets, tuple(axis[2] for axis in axes))
     elements = (*(o + tap for o, tap in zip(window, taps)), channel)
     number, owner = np.arange(offsets.size).reshape(outside), np.empty(inside, np.int64)
     owner[elements] = number  # the last of several

@@ -48,6 +48,10 @@ struct Axis {
     return std::max<i64>(0,
                          std::min(window, ceil_div(stop, dilation)) - (padded ? 0 : first_tap(o)));
   }
+  // How many windows after one of them may share elements with it.
+  i64 windows_that_meet() const {
+    return std::clamp<i64>((span() - 1) / stride, 0, std::max<i64>(0, outputs - 1));
+  }
   // The windows that reach positions from `begin` to `end`: the first, and the one after the last.
   std::pair<i64, i64> reaching(i64 begin, i64 end) const {
     i64 first = std::clamp<i64>(ceil_div(begin + low - span() + 1, stride), 0, outputs);

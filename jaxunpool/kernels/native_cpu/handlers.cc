@@ -357,6 +357,16 @@ bool follows(const Geometry& g) {
   return g.volume() > (apart ? 12 : MANY_TAPS) && g.volume() <= 4096;
 }
 
+// Whether windows mark what they name, to find those that name the same: to compare with all that
+// come later takes longer if these are many, above all where vectors are not filled.
+bool marks(const Geometry& g) {
+  constexpr i64 MANY_LATER = 50, FILLED = 16;
+  i64 meet = 1;
+  for (const Axis& a : g.axes) meet *= 2 * a.windows_that_meet() + 1;
+  bool worth = g.volume() > MANY_TAPS || g.channels < FILLED;
+  return worth && meet / 2 > MANY_LATER && g.volume() <= 4096;
+}
+
 template <typename F>
 void with_bits(i64 bytes, F f) {
   if (bytes == 1)
@@ -401,6 +411,12 @@ template <typename O>
 void gather(const Geometry& g, const Runs& runs, i64 size, char* const* at, i64 first, i64 last,
             i64 begin, i64 end, bool winners) {
   const O* o = reinterpret_cast<const O*>(at[1]);
+  if (winners && marks(g) && begin == 0 && end == g.axes[2].outputs)
+    return with_bits(size, [&](auto bits) {
+      using B = decltype(bits);
+      gather_last_sparse(g, first, last, reinterpret_cast<const B*>(at[0]), o,
+                         reinterpret_cast<B*>(at[2]));
+    });
   auto rows = [&](auto most_name, auto names) {
     gather_rows<most_name, O>(g, runs, at[0], size, at[2], first, last, begin, end, names);
   };
@@ -426,7 +442,12 @@ ffi::Error Gather(ffi::ThreadPool pool, Array u, Array offsets, Result y, Sizes 
     Runs runs = runs_of(u.element_type(), offsets.element_type());
     check_types(u.element_type(), y->element_type());
     check_offsets(g, offsets, count(*y));
-    share(pool, g, false, 0, g.cell() >= 25 ? CACHE : ANY_CACHE,
+    i64 rows = g.n * g.axes[0].outputs * g.axes[1].outputs, band = 0, threads = threads_of(pool);
+    if (winners && marks(g) && rows >= threads) {  // rows that meet a part's are marked once more
+      i64 meet = std::max<i64>(1, rows_that_meet(g));
+      band = std::clamp<i64>(rows / threads, meet, 8 * meet);
+    }
+    share(pool, g, false, band, g.cell() >= 25 ? CACHE : ANY_CACHE,
           {reads(u, g.unpooled()), reads(offsets, g.pooled()), writes(y, g.pooled())},
           [&](const Geometry& g, char* const* at, i64 first, i64 last, i64 begin, i64 end) {
             auto of = item(offsets) == 1   ? gather<uint8_t>

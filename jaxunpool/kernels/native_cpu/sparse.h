@@ -47,17 +47,29 @@ class Distances {
           row_[offset] = there ? everywhere_[offset] : NOWHERE;
       }
   }
-  // Calls window(start, table) for the windows `begin` to `end` of the row: where each begins, in
-  // elements, and where its offsets lead from there.
-  template <typename Window>
+  // Calls window(start, table) for the windows `begin` to `end` of the row, or from the last one
+  // `BACK`: where each begins, in elements, and where its offsets lead from there.
+  template <bool BACK = false, typename Window>
   INLINE void windows(i64 begin, i64 end, Window window) {
     const Axis& w = g_.axes[2];
     const std::vector<i64>& table = inside_ ? everywhere_ : row_;
     i64 first = std::min(end, std::max(begin, w.interior_begin())),
         last = std::max(first, std::min(end, w.interior_end()));
-    for (i64 ow = begin; ow < first; ++ow) window(start(ow), of_border(ow, table));
-    for (i64 ow = first; ow < last; ++ow) window(start(ow), table.data());
-    for (i64 ow = last; ow < end; ++ow) window(start(ow), of_border(ow, table));
+    auto border = [&](i64 from, i64 to) {
+      for (i64 k = from; k < to; ++k) {
+        i64 ow = BACK ? from + to - 1 - k : k;
+        window(start(ow), of_border(ow, table));
+      }
+    };
+    if (BACK)
+      border(last, end);
+    else
+      border(begin, first);
+    for (i64 k = first; k < last; ++k) window(start(BACK ? first + last - 1 - k : k), table.data());
+    if (BACK)
+      border(begin, first);
+    else
+      border(last, end);
   }
 
  private:
@@ -147,6 +159,57 @@ void gather_sparse(const Geometry& g, Distances& distances, i64 row, i64 begin, 
         *y = element(u, start + distance + c, distance != NOWHERE, zero);
     }
   });
+}
+
+// How many rows of windows after one of them may share elements with it.
+inline i64 rows_that_meet(const Geometry& g) {
+  return g.axes[0].windows_that_meet() * g.axes[1].outputs + g.axes[1].windows_that_meet();
+}
+
+// Rows `first_row` to `end_row` of windows: what each window names, or zero where a later one names
+// the same. Windows are visited from the last one back, and mark what they name; those of later
+// rows come first, as far as they meet these.
+template <typename B, typename O>
+void gather_last_sparse(const Geometry& g, i64 first_row, i64 end_row, const B* u, const O* o,
+                        B* y) {
+  const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
+  const i64 rows = d.outputs * h.outputs, row_length = w.size * g.channels, volume = g.volume();
+  const i64 length = w.outputs * g.channels;
+  Distances distances(g);
+  std::vector<uint8_t> marks;
+  for (i64 n = first_row / rows; n * rows < end_row; ++n) {
+    const i64 begin = std::max<i64>(0, first_row - n * rows),
+              end = std::min(rows, end_row - n * rows);
+    const i64 last = std::min(rows, end + rows_that_meet(g)) - 1;
+    // The rows of elements that these windows reach.
+    const i64 z = begin / h.outputs, z_last = last / h.outputs;
+    i64 low = std::clamp<i64>(d.position(z, 0), 0, d.size) * h.size,
+        high = std::clamp<i64>(d.position(z_last, d.window - 1) + 1, 0, d.size) * h.size;
+    if (d.size == 1) {
+      low = std::clamp<i64>(h.position(begin % h.outputs, 0), 0, h.size);
+      high = std::clamp<i64>(h.position(last % h.outputs, h.window - 1) + 1, 0, h.size);
+    }
+    const u64 base = u64(n * d.size * h.size + low) * row_length;
+    // The first mark is for windows that name nothing: as if one had named it before.
+    marks.assign(std::max<i64>(0, high - low) * row_length + 1, 0);
+    marks[0] = 1;
+    for (i64 row = last; row >= begin; --row) {
+      distances.enter_row(n, row / h.outputs, row % h.outputs, 0, d.size * h.size);
+      const bool wanted = row < end;
+      i64 at = ((n * rows + row) + 1) * length;
+      distances.template windows<true>(0, w.outputs, [&](u64 start, const i64* table) {
+        at -= g.channels;
+        for (i64 c = 0; c < g.channels; ++c) {
+          const i64 distance = table[std::min<i64>(o[at + c], volume)];
+          const bool there = distance != NOWHERE;
+          const u64 element = there ? start + distance + c - base : 0;
+          uint8_t& mark = marks[there ? element + 1 : 0];
+          if (wanted) y[at + c] = mark ? B(0) : u[base + element];
+          mark = 1;
+        }
+      });
+    }
+  }
 }
 
 }  // namespace jaxunpool
