@@ -762,9 +762,7 @@ pool.Schedule([] {
 def handed_over(text: str) -> str:
     """Work goes through a queue that ThreadSanitizer sees, which XLA's is not."""
     text = replaced(text, "pool.Schedule([help, worker] { help(worker); });", HAND_OVER)
-    return replaced(
-        text, "namespace jaxunpool {\nnamespace {", f"{SHARED}namespace jaxunpool {{\nnamespace {{"
-    )
+    return replaced(text, '#include "flat.h"', f'{SHARED}#include "flat.h"')
 
 
 def racing(text: str) -> str:
