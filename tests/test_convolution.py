@@ -124,6 +124,21 @@ def test_vmap(rng, name, dims):
     np.testing.assert_allclose(run(*many), wanted(*many), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("size", [0, 31])
+def test_vmap_of_windows_in_the_padding(rng, size):
+    """JAX's own gradient by many kernels is wrong here, or ends the process."""
+    conv = convolution.Convolution((2, 5), (1, 3), (2, 2), ((1, -1), (3, 1)), (1, 2), LAYOUT)
+    shapes = {"u": (1, 2, 5, 1), "k": (1, 3, 1, 2), "y": (1, 1, 3, 2)}
+    many = {n: jnp.asarray(rng.standard_normal((*s, size))) for n, s in shapes.items()}
+    for name in "uky":
+        operands = [many[n] for n in convolution.ARRAYS[name]]
+        found = jax.jit(jax.vmap(functools.partial(conv.bind, name), -1))(*operands)
+        assert found.shape == (size, *shapes[name])
+        for i in range(size):
+            wanted = convolution.plain(name, conv, *(each[..., i] for each in operands))
+            np.testing.assert_allclose(found[i], wanted, rtol=1e-12, atol=1e-12)
+
+
 def test_large_windows_and_rows_are_left_to_xla():
     """A program does not grow with the window, and a block is not as large as a plane."""
     conv = lambda sizes, window: convolution.Convolution(

@@ -155,6 +155,9 @@ def as_precision(precision: Any) -> Any:
 
 def plain(name: str, conv: Convolution, *arrays: Any) -> jax.Array:
     """One of the three from the two others, by XLA's convolution."""
+    numbers = (*conv.sizes, *itertools.chain(*conv.padding))
+    if all(isinstance(number, int) for number in numbers) and min(map(min, conv.padding)) < 0:
+        return _cropping(name, conv, *arrays)
     if name == "y":
         return _convolve(conv, *arrays)
     if name == "u":
@@ -162,6 +165,30 @@ def plain(name: str, conv: Convolution, *arrays: Any) -> jax.Array:
     u, y = arrays
     missing = jax.ShapeDtypeStruct(conv.shape("k", {"u": u, "y": y}), u.dtype)
     return jax.linear_transpose(functools.partial(_convolve, conv, u), missing)(y)[0]
+
+
+def _cropping(name: str, conv: Convolution, *arrays: Any) -> jax.Array:
+    """With negative padding cut off the input, which XLA's partitioner gets wrong."""
+    cuts, pads = [], []
+    for size, (low, high) in zip(conv.sizes, conv.padding):
+        start = min(size, max(0, -low))
+        stop = max(start, size - max(0, -high))
+        # More may be cut off than there is: then padding alone is left.
+        left = (max(0, low), max(0, high)) if stop > start else (size + low + high, 0)
+        cuts.append((start, stop))
+        pads.append(left)
+    sizes = tuple(stop - start for start, stop in cuts)
+    inner = dataclasses.replace(conv, sizes=sizes, padding=tuple(pads))
+    if name == "u":
+        u = plain(name, inner, *arrays)
+        around = [(0, 0, 0)] * u.ndim
+        for axis, size, (start, stop) in zip(conv.axes("u")[1:], conv.sizes, cuts):
+            around[axis] = (start, size - stop, 0)
+        return lax.pad(u, jnp.zeros((), u.dtype), around)
+    u = arrays[0]
+    for axis, (start, stop) in zip(conv.axes("u")[1:], cuts):
+        u = lax.slice_in_dim(u, start, stop, axis=axis)
+    return plain(name, inner, u, arrays[1])
 
 
 def _spread(conv: Convolution, k: jax.Array, y: jax.Array) -> jax.Array:
@@ -356,11 +383,22 @@ def _transpose(ct: Any, *arrays: Any, name: str, conv: Convolution) -> Any:
 
 
 def _batch(arrays: Any, dims: Any, *, name: str, conv: Convolution) -> Any:
-    """Where the kernel is one for all, `vmap` is a larger batch; else it is JAX's own."""
+    """Where the kernel is one for all, `vmap` is a larger batch; else each of them is a group.
+
+    JAX makes groups of them too, of the axis of examples where the kernel is wanted: XLA's code for
+    that reads outside of its arrays on CPU if a window lies in the padding (jax 0.10 and 0.12).
+    """
     kernel = ARRAYS[name].find("k")
+    sizes = [array.shape[dim] for array, dim in zip(arrays, dims) if dim is not None]
     if kernel < 0 or dims[kernel] is not None:
-        run = functools.partial(plain, name, conv)
-        return jax.vmap(run, in_axes=tuple(dims))(*arrays), 0
+        if sizes[0] == 0:
+            have = {n: _one(array, dim) for n, array, dim in zip(ARRAYS[name], arrays, dims)}
+            return jnp.zeros((0, *conv.shape(name, have)), arrays[0].dtype), 0
+        many = dataclasses.replace(conv, groups=sizes[0] * conv.groups)
+        groups = map(functools.partial(_grouped, conv, sizes[0]), ARRAYS[name], arrays, dims)
+        out, at = many.bind(name, *groups), conv.axes(name)[-1]
+        channels = out.shape[at] // sizes[0]
+        return out.reshape((*out.shape[:at], sizes[0], channels, *out.shape[at + 1 :])), at
     other = ARRAYS[name][1 - kernel]
     array, dim = arrays[1 - kernel], dims[1 - kernel]
     batch, size = conv.axes(other)[0], array.shape[dim]
@@ -371,6 +409,21 @@ def _batch(arrays: Any, dims: Any, *, name: str, conv: Convolution) -> Any:
     batch = conv.axes(name)[0]
     examples = out.shape[batch] // max(1, size)
     return out.reshape((*out.shape[:batch], size, examples, *out.shape[batch + 1 :])), batch
+
+
+def _one(array: jax.Array, dim: int | None) -> Any:
+    """The type of one of a stack of arrays."""
+    shape = array.shape if dim is None else (*array.shape[:dim], *array.shape[dim + 1 :])
+    return jax.ShapeDtypeStruct(shape, array.dtype)
+
+
+def _grouped(conv: Convolution, size: int, name: str, array: jax.Array, dim: int | None) -> Any:
+    """A stack of so many arrays, or one for all, with each one's channels as a group."""
+    if dim is None:
+        array, dim = jnp.broadcast_to(array, (size, *array.shape)), 0
+    at = conv.axes(name)[-1]  # of the outputs, of a kernel
+    array = jnp.moveaxis(array, dim, at)
+    return array.reshape((*array.shape[:at], size * array.shape[at + 1], *array.shape[at + 2 :]))
 
 
 def _lower(
