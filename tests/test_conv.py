@@ -144,6 +144,27 @@ def test_errors_are_those_of_jax_through_flax():
         layer(jnp.ones((2, 6, 6, 4)))
 
 
+@pytest.mark.parametrize("far", [10**8, 2**31 - 1])
+def test_steps_far_beyond_the_array(rng, far):
+    u, k = arrays(rng, "stride 1", LAYOUTS[0], np.float32)
+    for strides, padding, dilation in (
+        ((far, 1), "VALID", (1, 1)),
+        ((1, 2), ((0, 0), (0, 0)), (1, 7)),
+        ((1, 1), ((far, far), (0, 0)), (far, 1)),
+    ):
+        run = lambda of, strides=strides, padding=padding, dilation=dilation: of(
+            u, k, strides, padding, rhs_dilation=dilation, dimension_numbers=LAYOUTS[0]
+        )
+        try:
+            wanted = run(lax.conv_general_dilated)
+        except Exception as error:  # what XLA says of numbers that it cannot hold
+            with pytest.raises(type(error)):
+                run(jup.conv_general_dilated)
+        else:
+            found = run(jup.conv_general_dilated)
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_settings_may_be_arrays(rng):
     u, k = arrays(rng, "dilation", LAYOUTS[0])
     strides, padding, options = CASES["dilation"]

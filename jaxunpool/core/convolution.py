@@ -290,9 +290,10 @@ def compiled(name: str, conv: Convolution, *arrays: jax.Array) -> jax.Array:
     shapes = {other: array.shape for other, array in have.items()}
     shapes[name] = tuple(shape[axis] for axis in conv.axes(name))
     spatial, examples = conv.spatial, shapes["y"][0]
-    if name != "k" and all(axis == Axis(axis.size, axis.size) for axis in spatial):
+    positions = math.prod(shapes["y"][:-1])
+    is_one = all(axis == Axis(axis.size, axis.size) for axis in spatial)
+    if name != "k" and is_one and positions < 2**31:
         # A product of two matrices, whose rows are positions.
-        positions = math.prod(shapes["y"][:-1])
         spatial, examples = (Axis(positions, positions),), 1
     sizes = (examples, conv.groups, shapes["k"][-2], shapes["k"][-1] // conv.groups)
     native = backends.folder("native_cpu")
@@ -309,9 +310,13 @@ def is_compiled(name: str, conv: Convolution, shapes: dict[str, Ints], dtype: An
         shapes: of all three, with their axes as `Convolution.axes` has them.
         dtype: of all three.
     """
-    last, (*positions, outputs), channels = conv.spatial[-1], shapes["y"], shapes["u"][-1]
-    row = ((last.outputs - 1) * last.stride + last.span) * channels  # with its padding
-    if row > LONGEST or dtype not in FLOATS or backends.folder("native_cpu").missing():
+    (*positions, outputs), channels = shapes["y"], shapes["u"][-1]
+    # What windows see of an axis, and what they step over.
+    seen = [(a.outputs - 1) * a.stride + a.span for a in conv.spatial]
+    steps = [max(a.outputs * a.stride, a.dilation, abs(a.low)) for a in conv.spatial]
+    if max(seen[-1] * channels, *seen, *steps) > LONGEST or dtype not in FLOATS:
+        return False
+    if backends.folder("native_cpu").missing():
         return False
     if name == "k" or conv.is_slow:
         return True
