@@ -179,6 +179,15 @@ def test_settings_may_be_arrays(rng):
     np.testing.assert_allclose(ours, wanted, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("case", ["strides", "groups", "cropped"])
+def test_exported_programs_have_convolutions(rng, case):
+    """Other tools have fast ones, and some end the process at loops."""
+    u, k = arrays(rng, case, LAYOUTS[0], np.float32)
+    program = jax.export.export(jax.jit(functions(case, LAYOUTS[0])[0]))(u, k).mlir_module()
+    assert "stablehlo.convolution" in program
+    assert "while" not in program
+
+
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 def test_symbolic_sizes(rng, padding):
     u, k = arrays(rng, "strides", LAYOUTS[0], np.float32)

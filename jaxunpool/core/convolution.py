@@ -444,10 +444,10 @@ def _lower(
     if on_cpu and lowering.is_local(ctx) and all(isinstance(n, int) and n for n in sizes):
         have = dict(zip((*ARRAYS[name], name), (*ctx.avals_in, *ctx.avals_out)))
         shapes = {n: tuple(have[n].shape[axis] for axis in conv.axes(n)) for n in have}
-        is_jax = not (lowering.TOOL.get() or ctx.module_context.lowering_parameters.for_export)
-        if is_jax and is_compiled(name, conv, shapes, ctx.avals_out[0].dtype):
+        leaves = lowering.TOOL.get() or ctx.module_context.lowering_parameters.for_export
+        if not leaves and is_compiled(name, conv, shapes, ctx.avals_out[0].dtype):
             run = functools.partial(compiled, name)
-        else:
+        elif not leaves or name != "y":  # other tools have convolutions of their own
             run = formulation(name, conv, shapes["u"][-1], shapes["y"][-1])
 
     def scoped(*arrays: jax.Array) -> jax.Array:
