@@ -383,6 +383,20 @@ def test_the_last_of_windows_that_meet(channels, axes):
     np.testing.assert_array_equal(found[0], np.where(owner[elements] == number, u[elements], 0))
 
 
+def test_hostile_layers_of_padding_that_meet():
+    """Windows of several layers that meet in the one layer of elements that there is."""
+    x = jnp.asarray(np.random.default_rng(0).integers(-9, 9, (1, 1, 100, 100, 24)), "float32")
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def gradient(x, implementation):
+        options = {"implementation": implementation}
+        y, indices = jup.max_pool_with_indices(x, (3, 5, 5), strides=1, padding=2, **options)
+        unpool = lambda y: jup.max_unpool(y, indices, **options)
+        return jax.vjp(unpool, y)[1](x)[0]
+
+    np.testing.assert_array_equal(gradient(x, "native_cpu"), gradient(x, "xla"))
+
+
 def test_hostile_positions_name_nothing():
     """Positions of a whole plane, the next example's among them."""
     inside, outside, rng = (2, 6, 3), (2, 9, 3), np.random.default_rng(0)

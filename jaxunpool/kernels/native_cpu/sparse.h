@@ -185,7 +185,7 @@ void gather_last_sparse(const Geometry& g, i64 first_row, i64 end_row, const B* 
     const i64 z = begin / h.outputs, z_last = last / h.outputs;
     i64 low = std::clamp<i64>(d.position(z, 0), 0, d.size) * h.size,
         high = std::clamp<i64>(d.position(z_last, d.window - 1) + 1, 0, d.size) * h.size;
-    if (d.size == 1) {
+    if (d.size == 1 && z == z_last) {
       low = std::clamp<i64>(h.position(begin % h.outputs, 0), 0, h.size);
       high = std::clamp<i64>(h.position(last % h.outputs, h.window - 1) + 1, 0, h.size);
     }
