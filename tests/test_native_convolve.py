@@ -83,6 +83,7 @@ def axes(longest: int) -> Any:
 
 
 CHANNELS = st.sampled_from([1, 2, 3, 5, 6, 8, 13, 16, 17, 33])
+NARROW = st.sampled_from([1, 1, 1, 2, 3, 4, 7])  # of a group, where there are many
 
 
 @hypothesis.settings(max_examples=examples(12, 300))
@@ -90,8 +91,9 @@ CHANNELS = st.sampled_from([1, 2, 3, 5, 6, 8, 13, 16, 17, 33])
 def test_hostile_numbers_are_harmless(data):
     """Windows wholly outside, elements that no window reaches, pads of either sign."""
     some = data.draw(st.lists(axes(6), max_size=2))
-    counts = [data.draw(st.integers(1, 2)), data.draw(st.sampled_from([1, 1, 2, 3]))]
-    counts += [data.draw(CHANNELS), data.draw(CHANNELS)]
+    counts = [data.draw(st.integers(1, 2)), data.draw(st.sampled_from([1, 1, 2, 3, 9, 32]))]
+    channels = CHANNELS if counts[1] < 4 else NARROW
+    counts += [data.draw(channels), data.draw(channels)]
     sizes = numbers(*counts, *some, data.draw(axes(25)))
     dtype = data.draw(st.sampled_from(FLOATS))
     check(sizes, dtype, np.random.default_rng(data.draw(st.integers(0, 2**32 - 1))))
@@ -107,8 +109,14 @@ def test_hostile_numbers_are_harmless(data):
         numbers(2, 2, 20, 24, (64, 32, 4, 2, 1, 1, 1), (70, 35, 4, 2, 1, 1, 1)),
         numbers(1, 1, 12, 9, (4000, 1000, 16, 4, 1, 6, 6)),
         numbers(1, 1, 9, 16, *[(17, 9, 3, 2, 1, 1, 1)] * 3),
+        numbers(2, 48, 1, 1, (40, 40, 3, 1, 1, 1, 1), (43, 41, 7, 1, 1, 2, 2)),
+        numbers(1, 37, 1, 1, (33, 17, 3, 2, 1, 1, 1), (200, 100, 3, 2, 1, 1, 1)),
+        numbers(2, 30, 1, 4, (24, 22, 3, 1, 1, 0, 0), (24, 20, 3, 1, 2, 0, 0)),
+        numbers(2, 32, 4, 3, (24, 24, 3, 1, 1, 1, 1), (24, 24, 3, 1, 1, 1, 1)),
+        numbers(1, 16, 1, 2, (4000, 1000, 17, 4, 1, 6, 6)),
     ],
-    ids=["deep", "wide", "strides and groups", "one row", "3-D"],
+    ids=["deep", "wide", "strides and groups", "one row", "3-D"]
+    + ["depthwise", "no vectors", "multiplier", "narrow groups", "one row, depthwise"],
 )
 def test_hostile_sizes_of_several_blocks(sizes, dtype, rng):
     """Products cut along every axis: of depths, panels, strips, rows and parts of a row."""

@@ -1,6 +1,7 @@
 // Convolutions: which elements of an input a kernel takes to which results.
 #pragma once
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "geometry.h"
