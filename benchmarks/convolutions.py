@@ -1,8 +1,8 @@
 """Convolutions and their gradients: `python -m benchmarks.convolutions`.
 
 Transposed convolutions, forward and with both gradients, beside Flax's, one whose input is dilated
-by `lax.pad` (as in Equinox) and PyTorch's in its better layout; and the gradient of convolutions
-with respect to the kernel, beside what JAX derives. Interleaved in one process, on an idle machine.
+by `lax.pad` (as in Equinox) and PyTorch's in its better layout; and convolutions, with each of
+their gradients alone, beside JAX's own. Interleaved in one process, on an idle machine.
 """
 
 from __future__ import annotations
@@ -38,12 +38,19 @@ TRANSPOSED = {
     "3/2, 3-D": ((1, 16, 16, 16, 64), 3, 2, 1, 1, 32, 1),
 }
 # Input, window, outputs, groups.
-KERNELS = {
+CONVOLUTIONS = {
     "180x240, 64": ((2, 180, 240, 64), 3, 64, 1),
     "90x120, 128": ((2, 90, 120, 128), 3, 128, 1),
     "45x60, 256": ((2, 45, 60, 256), 3, 256, 1),
     "48x48, 32, 5x5": ((16, 48, 48, 32), 5, 32, 1),
+    "180x240, 3 to 64": ((2, 180, 240, 3), 3, 64, 1),
     "28x28, 128, 32 groups": ((8, 28, 28, 128), 3, 128, 32),
+    "28x28, 128, 64 groups": ((8, 28, 28, 128), 3, 128, 64),
+    "45x60, 64, depthwise": ((2, 45, 60, 64), 3, 64, 64),
+    "45x60, 64 to 256, depthwise": ((2, 45, 60, 64), 3, 256, 64),
+    "112x112, 32, depthwise": ((8, 112, 112, 32), 3, 32, 32),
+    "14x14, 384, depthwise": ((8, 14, 14, 384), 3, 384, 384),
+    "28x28, 192, depthwise, 7x7": ((8, 28, 28, 192), 7, 192, 192),
     "56x56, 64 to 256, 1x1": ((8, 56, 56, 64), 1, 256, 1),
     "24x24x24, 16": ((1, 24, 24, 24, 16), 3, 16, 1),
 }
@@ -127,9 +134,9 @@ def of_transposed(name: str, rng: np.random.Generator, *, gradients: bool) -> ti
     return runs
 
 
-def of_kernel(name: str, rng: np.random.Generator) -> timing.Runs:
-    """The gradient of a padded convolution with respect to its kernel."""
-    shape, window, outputs, groups = KERNELS[name]
+def of_convolution(name: str, rng: np.random.Generator, by: int | None) -> timing.Runs:
+    """A padded convolution, or its gradient by the input (0) or by the kernel (1) alone."""
+    shape, window, outputs, groups = CONVOLUTIONS[name]
     n = len(shape) - 2
     x = rng.standard_normal(shape, np.float32)
     k = rng.standard_normal((*[window] * n, shape[-1] // groups, outputs), np.float32)
@@ -138,21 +145,29 @@ def of_kernel(name: str, rng: np.random.Generator) -> timing.Runs:
     runs: timing.Runs = {}
     for label, of in (("jaxunpool", jup.conv_general_dilated), ("JAX", lax.conv_general_dilated)):
         convolve = functools.partial(of, window_strides=(1,) * n, padding="SAME", **options)
-        compiled = jax.jit(
-            lambda x, k, dy, convolve=convolve: jax.vjp(lambda k: convolve(x, k), k)[1](dy)
-        )
-        runs[label] = functools.partial(compiled, jnp.asarray(x), jnp.asarray(k), dy)
+
+        def gradient(*args: jax.Array, of: Any = convolve, at: int = by or 0) -> jax.Array:
+            *both, dy = args
+            return jax.vjp(lambda a: of(*both[:at], a, *both[at + 1 :]), both[at])[1](dy)[0]
+
+        compiled = jax.jit(convolve if by is None else gradient)
+        operands = (jnp.asarray(x), jnp.asarray(k), dy)[: 2 if by is None else 3]
+        runs[label] = functools.partial(compiled, *operands)
     if not importlib.util.find_spec("torch"):
         return runs
     import torch
 
     for label, (u, w) in _torch_layouts(n, x, np.moveaxis(k, (n + 1, n), (0, 1))).items():
         of = getattr(torch.nn.functional, f"conv{n}d")
+        if by is None:
+            runs[label] = functools.partial(of, u, w, None, 1, window // 2, 1, groups)
+            continue
         result = torch.ones_like(of(u, w, None, 1, window // 2, 1, groups))
         zeros, ones = [0] * n, [1] * n
         arguments = (None, ones, [window // 2] * n, ones, False, zeros, groups)
+        mask = [by == 0, by == 1, False]
         runs[label] = functools.partial(
-            torch.ops.aten.convolution_backward, result, u, w, *arguments, [False, True, False]
+            torch.ops.aten.convolution_backward, result, u, w, *arguments, mask
         )
     return runs
 
@@ -227,7 +242,9 @@ def main(arguments: list[str] | None = None) -> None:
             TRANSPOSED,
             lambda name: of_transposed(name, rng, gradients=True),
         ),
-        "Gradient by the kernel": (KERNELS, lambda name: of_kernel(name, rng)),
+        "Convolution": (CONVOLUTIONS, lambda name: of_convolution(name, rng, None)),
+        "Gradient by the input": (CONVOLUTIONS, lambda name: of_convolution(name, rng, 0)),
+        "Gradient by the kernel": (CONVOLUTIONS, lambda name: of_convolution(name, rng, 1)),
     }
     found: dict[str, dict[str, Any]] = {}
     for part, (names, make) in parts.items():

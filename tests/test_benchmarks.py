@@ -625,7 +625,7 @@ def test_transposed_convolutions_agree(monkeypatch, tmp_path, capsys):
         "1-D": ((1, 6, 2), 4, 2, 1, 0, 3, 1),
     }
     monkeypatch.setattr(convolutions, "TRANSPOSED", small)
-    monkeypatch.setattr(convolutions, "KERNELS", {"2-D": ((1, 5, 6, 4), 3, 6, 2)})
+    monkeypatch.setattr(convolutions, "CONVOLUTIONS", {"2-D": ((1, 5, 6, 4), 3, 6, 2)})
     rng = np.random.default_rng(0)
     for name in small:
         runs = convolutions.of_transposed(name, rng, gradients=True)
@@ -638,12 +638,18 @@ def test_transposed_convolutions_agree(monkeypatch, tmp_path, capsys):
             np.testing.assert_allclose(np.moveaxis(dx, 1, -1), ours[1], rtol=1e-4, atol=1e-4)
             dk = np.moveaxis(dk, (0, 1), (-2, -1))
             np.testing.assert_allclose(dk, ours[2], rtol=1e-4, atol=1e-4)
-    runs = convolutions.of_kernel("2-D", rng)
-    np.testing.assert_allclose(runs["jaxunpool"](), runs["JAX"](), rtol=1e-4, atol=1e-4)
+    for by in (None, 0, 1):
+        runs = convolutions.of_convolution("2-D", rng, by)
+        ours = runs["jaxunpool"]()
+        np.testing.assert_allclose(ours, runs["JAX"](), rtol=1e-4, atol=1e-4)
+        if by is None and (torch := runs.get("PyTorch channels_last")):
+            np.testing.assert_allclose(
+                np.moveaxis(np.asarray(torch()), 1, -1), ours, rtol=1e-4, atol=1e-4
+            )
     file = tmp_path / "convolutions.json"
     convolutions.main(["--repeats", "3", "--only", "2-D", "--json", str(file)])
     assert list(json.loads(file.read_text())["Transposed"]) == ["2-D"]
-    assert capsys.readouterr().out.count("2-D") == 3
+    assert capsys.readouterr().out.count("2-D") == 5
 
 
 @pytest.mark.thorough
