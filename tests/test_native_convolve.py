@@ -115,8 +115,10 @@ def test_hostile_numbers_are_harmless(data):
         numbers(2, 32, 4, 3, (24, 24, 3, 1, 1, 1, 1), (24, 24, 3, 1, 1, 1, 1)),
         numbers(1, 16, 1, 2, (4000, 1000, 17, 4, 1, 6, 6)),
     ],
-    ids=["deep", "wide", "strides and groups", "one row", "3-D"]
-    + ["depthwise", "no vectors", "multiplier", "narrow groups", "one row, depthwise"],
+    ids=[
+        *("deep", "wide", "strides and groups", "one row", "3-D"),
+        *("depthwise", "no vectors", "multiplier", "narrow groups", "one row, depthwise"),
+    ],
 )
 def test_hostile_sizes_of_several_blocks(sizes, dtype, rng):
     """Products cut along every axis: of depths, panels, strips, rows and parts of a row."""
