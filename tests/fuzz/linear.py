@@ -151,7 +151,8 @@ def _gradient_by_weights(
         # Subnormal numbers may be zero, times numbers that are large.
         least = float(jnp.finfo(dtype).smallest_normal)
         flushed = product(terms, *(abs(a) + least for a in pairs))
-    count = np.full(value.shape, terms[0].sum() * x.shape[1] + 4)
+    # Padding cuts off more terms of some weights than of others.
+    count = np.broadcast_to(terms.sum((1, 2)) * x.shape[1] + 4, value.shape)
     found = rounded(value, count, magnitude, dtype, np.zeros(value.shape, bool))
     with np.errstate(invalid="ignore"):
         slack = np.nan_to_num(found.slack + flushed - magnitude, nan=np.inf, posinf=np.inf)
