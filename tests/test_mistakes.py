@@ -56,7 +56,7 @@ def message_of(call, kind=(TypeError, ValueError)):
 def test_dir_shows_what_is_public(space):
     namespace = NAMESPACES[space]
     shown = {name for name in dir(namespace) if not name.startswith("__")}
-    also = {"linen", "models", "nnx"} if namespace is jup else set()
+    also = {"deploy", "linen", "models", "nnx"} if namespace is jup else set()
     assert shown - also == set(namespace.__all__)
     assert all(hasattr(namespace, name) for name in dir(namespace))
 

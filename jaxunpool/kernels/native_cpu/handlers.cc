@@ -57,6 +57,11 @@ Instructions instructions() {
 #define WIDEST(function, ...) baseline::function(__VA_ARGS__)
 #endif
 
+// Results larger than this would not stay in caches. Written past them, their lines are not read
+// first; but a line of which a part is written otherwise is fetched again. So runs have to be whole
+// lines or, where one follows the other, whole vectors.
+constexpr i64 KEPT = 16 << 20, LINE = 64;
+
 Runs runs_of(ffi::DataType type, ffi::DataType offsets) {
   if (offsets != ffi::U8 && offsets != ffi::U16 && offsets != ffi::U32)
     throw Refused("offsets are neither uint8, uint16 nor uint32");
@@ -209,21 +214,28 @@ Geometry geometry_of(ffi::Span<const i64> sizes, i64 unpooled, i64 pooled) {
   return g;
 }
 
-// Blocks of planes, turned: body(channels, where the operands are). Returns false, and has done
-// nothing, where that does not pay: with too few blocks for all threads, or with more than
-// `scratch` bytes of scratch memory for each.
+// Blocks of planes, turned. make(channels) gives what a task calls with where the operands of a
+// block are. Returns false, and has done nothing, where that does not pay: with too few blocks for
+// all threads, or with more than `scratch` bytes of scratch memory for each.
 template <typename F>
 bool share_turned(ffi::ThreadPool& pool, i64 n, i64 channels, i64 row, i64 scratch, i64 tasks,
-                  const Operands& operands, const F& body) {
+                  const Operands& operands, const F& make) {
   i64 blocks = Turned::blocks(n, operands);
   if (!Turned::pays(channels, row, scratch, operands) || blocks < 2 ||
       blocks < std::min(tasks, threads_of(pool)))
     return false;
   tasks = std::min(tasks, blocks);
   in_parallel(pool, tasks, [&](i64 task) {
+    using Work = decltype(make(channels));
     Turned turned(n, operands);
+    std::unique_ptr<Work> work;
+    i64 made_for = 0;
     for (i64 block = blocks * task / tasks; block < blocks * (task + 1) / tasks; ++block)
-      turned.block(block, body);
+      turned.block(block, [&](i64 channels, char* const* at) {
+        if (channels != made_for) work.reset(new Work(make(channels)));
+        made_for = channels;
+        (*work)(at);
+      });
   });
   return true;
 }
@@ -232,33 +244,35 @@ bool share_turned(ffi::ThreadPool& pool, i64 n, i64 channels, i64 row, i64 scrat
 // because turning reads and writes all of them.
 constexpr i64 CACHE = 1 << 18, ANY_CACHE = 1 << 25;
 
-// Shares the rows of what is written: body(geometry, where the operands are, first row, end row,
-// begin, end), whole rows each, or parts of rows where these are few and long. With `band` rows
-// stay together, so many, and whole. Planes are turned in `scratch` bytes at most.
+// Shares the rows of what is written. make(geometry, begin, end) gives what a task calls with where
+// the operands are, a first row and an end: of whole rows, or of parts of them from `begin` to
+// `end` where these are few and long. With `band` rows stay together, so many, and whole. Planes
+// are turned in `scratch` bytes at most.
 template <typename F>
 void share(ffi::ThreadPool& pool, const Geometry& g, bool unpooled, i64 band, i64 scratch,
-           const Operands& operands, const F& body) {
+           const Operands& operands, const F& make) {
   auto length = [&](const Axis& a) { return unpooled ? a.size : a.outputs; };
   if (!g.channels) return;  // then products may overflow
   i64 plane = length(g.axes[0]) * length(g.axes[1]), rows = g.n * plane, width = length(g.axes[2]);
   if (!rows || !width) return;
-  // Larger results would not stay in caches. Written past them, their lines are not read first; but
-  // runs of channels have to fill lines.
-  constexpr i64 KEPT = 16 << 20, LINE = 64;
   i64 bytes = 0;
   Geometry whole = g;
   for (const Operand& o : operands) {
     i64 size = g.n * g.channels * o.plane * o.bytes;
     bytes += size;
-    bool lines = g.channels < MANY_CHANNELS || g.channels * o.bytes % LINE == 0;
-    whole.streams |= o.written && size > KEPT && lines;
+    bool whole_runs = g.channels < MANY_CHANNELS
+                          ? width * g.channels * o.bytes % WIDEST(vector_bytes, ) == 0
+                          : g.channels * o.bytes % LINE == 0;
+    whole.streams |= o.written && size > KEPT && whole_runs;
   }
   i64 tasks = tasks_for(pool, bytes);
   if (share_turned(pool, g.n, g.channels, g.axes[2].size, scratch, tasks, operands,
-                   [&](i64 channels, char* const* at) {
+                   [&](i64 channels) {
                      Geometry block = g;
                      block.n = 1, block.channels = channels;
-                     body(block, at, i64(0), plane, i64(0), width);
+                     return [work = make(block, i64(0), width), plane](char* const* at) mutable {
+                       work(at, i64(0), plane);
+                     };
                    }))
     return;
   std::vector<char*> at;
@@ -271,8 +285,8 @@ void share(ffi::ThreadPool& pool, const Geometry& g, bool unpooled, i64 band, i6
   parts = ceil_div(width, part);
   in_parallel(pool, tasks * parts, [&](i64 i) {
     i64 task = i / parts, begin = i % parts * part;
-    body(whole, at.data(), bands * task / tasks * band,
-         std::min(rows, bands * (task + 1) / tasks * band), begin, std::min(width, begin + part));
+    auto work = make(whole, begin, std::min(width, begin + part));
+    work(at.data(), bands * task / tasks * band, std::min(rows, bands * (task + 1) / tasks * band));
     if (whole.streams) fence();
   });
 }
@@ -331,23 +345,28 @@ ffi::Error Select(ffi::ThreadPool pool, Array x, Result y, Result offsets, Sizes
     Runs runs = runs_of(x.element_type(), offsets->element_type());
     check_types(x.element_type(), y->element_type());
     check_offsets(g, *offsets, count(*y));
-    i64 size = item(x), offset_size = item(*offsets);
+    i64 size = item(x), offset_size = item(*offsets), outputs = g.axes[2].outputs;
     share(pool, g, false, 0, ANY_CACHE,
           {reads(x, g.unpooled()), writes(y, g.pooled()), writes(offsets, g.pooled())},
-          [&](const Geometry& g, char* const* at, i64 first, i64 last, i64 begin, i64 end) {
-            Scratch s;
-            for (i64 row = first; row < last; ++row)
-              read_row(g, at[0], size, row, begin, end, s,
-                       [&](const char* from, Taps taps, i64 o, Extent extent) {
-                         i64 i = (row * g.axes[2].outputs + o) * g.channels;
-                         char *to = at[1] + i * size, *named = at[2] + i * offset_size;
-                         if (taps.count) return runs.select(from, taps, extent, to, named);
-                         std::memset(to, 0, extent.size() * size);  // a window of padding alone
-                         std::memset(named, 0, extent.size() * offset_size);
-                       });
+          [&](const Geometry& g, i64 begin, i64 end) {
+            return [&, rows = ReadRows(g, size, begin, end), channels = g.channels](
+                       char* const* at, i64 first, i64 last) mutable {
+              rows.start(at[0]);
+              for (i64 row = first; row < last; ++row)
+                rows.row(row, [&](const char* from, Taps taps, i64 o, Extent extent) {
+                  i64 i = (row * outputs + o) * channels;
+                  char *to = at[1] + i * size, *named = at[2] + i * offset_size;
+                  if (taps.count) return runs.select(from, taps, extent, to, named);
+                  std::memset(to, 0, extent.size() * size);  // a window of padding alone
+                  std::memset(named, 0, extent.size() * offset_size);
+                });
+            };
           });
   });
 }
+
+// What no row of windows needs, where they are in the array.
+constexpr auto nowhere = [](i64, i64) {};
 
 constexpr int MANY_TAPS = 32;  // more than these are not compared one by one
 
@@ -381,8 +400,8 @@ void with_bits(i64 bytes, F f) {
 
 // names(row): the offsets of a row of windows from `begin` on.
 template <bool MOST_NAME, typename O, typename Names>
-void gather_rows(const Geometry& g, const Runs& runs, const char* u, i64 size, char* y, i64 first,
-                 i64 last, i64 begin, i64 end, Names names) {
+void gather_rows(const Geometry& g, const Runs& runs, ReadRows& rows, const char* u, i64 size,
+                 char* y, i64 first, i64 last, i64 begin, i64 end, Names names) {
   auto row_of = [&](i64 row) { return y + (row * g.axes[2].outputs + begin) * g.channels * size; };
   if (follows(g)) {
     Distances distances(g);
@@ -394,22 +413,21 @@ void gather_rows(const Geometry& g, const Runs& runs, const char* u, i64 size, c
     });
     return;
   }
-  Scratch s;
+  rows.start(u);
   for (i64 row = first; row < last; ++row) {
     const O* named = names(row);
     char* to = row_of(row);
-    read_row(g, u, size, row, begin, end, s,
-             [&](const char* from, Taps taps, i64 o, Extent extent) {
-               i64 at = (o - begin) * g.channels;
-               bool fetch = taps.count > MANY_TAPS && taps.count == g.volume();
-               (fetch ? runs.fetch : runs.gather)(from, named + at, taps, extent, to + at * size);
-             });
+    rows.row(row, [&](const char* from, Taps taps, i64 o, Extent extent) {
+      i64 at = (o - begin) * g.channels;
+      bool fetch = taps.count > MANY_TAPS && taps.count == g.volume();
+      (fetch ? runs.fetch : runs.gather)(from, named + at, taps, extent, to + at * size);
+    });
   }
 }
 
 template <typename O>
-void gather(const Geometry& g, const Runs& runs, i64 size, char* const* at, i64 first, i64 last,
-            i64 begin, i64 end, bool winners) {
+void gather(const Geometry& g, const Runs& runs, ReadRows& reading, i64 size, char* const* at,
+            i64 first, i64 last, i64 begin, i64 end, bool winners) {
   const O* o = reinterpret_cast<const O*>(at[1]);
   if (winners && marks(g) && begin == 0 && end == g.axes[2].outputs)
     return with_bits(size, [&](auto bits) {
@@ -418,7 +436,7 @@ void gather(const Geometry& g, const Runs& runs, i64 size, char* const* at, i64 
                          reinterpret_cast<B*>(at[2]));
     });
   auto rows = [&](auto most_name, auto names) {
-    gather_rows<most_name, O>(g, runs, at[0], size, at[2], first, last, begin, end, names);
+    gather_rows<most_name, O>(g, runs, reading, at[0], size, at[2], first, last, begin, end, names);
   };
   auto of_winners = [&](auto&& found) {
     rows(std::false_type(), [&](i64 row) { return found.of_row(o, row, begin, end); });
@@ -449,11 +467,14 @@ ffi::Error Gather(ffi::ThreadPool pool, Array u, Array offsets, Result y, Sizes 
     }
     share(pool, g, false, band, g.cell() >= 25 ? CACHE : ANY_CACHE,
           {reads(u, g.unpooled()), reads(offsets, g.pooled()), writes(y, g.pooled())},
-          [&](const Geometry& g, char* const* at, i64 first, i64 last, i64 begin, i64 end) {
-            auto of = item(offsets) == 1   ? gather<uint8_t>
-                      : item(offsets) == 2 ? gather<uint16_t>
-                                           : gather<uint32_t>;
-            of(g, runs, item(u), at, first, last, begin, end, winners);
+          [&](const Geometry& g, i64 begin, i64 end) {
+            return [&, g, begin, end, rows = ReadRows(g, item(u), begin, end)](
+                       char* const* at, i64 first, i64 last) mutable {
+              auto of = item(offsets) == 1   ? gather<uint8_t>
+                        : item(offsets) == 2 ? gather<uint16_t>
+                                             : gather<uint32_t>;
+              of(g, runs, rows, item(u), at, first, last, begin, end, winners);
+            };
           });
   });
 }
@@ -535,17 +556,17 @@ ffi::Error Scatter(ffi::ThreadPool pool, Array y, Array offsets, Result u, Sizes
     i64 size = item(y);
     share(pool, g, true, few(g) ? band_of(g) : 0, g.cell() >= 4 ? CACHE : ANY_CACHE,
           {reads(y, g.pooled()), reads(offsets, g.pooled()), writes(u, g.unpooled())},
-          [&](const Geometry& g, char* const* at, i64 first, i64 last, i64 begin, i64 end) {
-            if (few(g))
-              return scatter_few(g, y.element_type(), item(offsets), last_wins, at, first, last);
-            Scratch s;
-            Spread spread(g, lanes);
-            for (i64 row = first; row < last; ++row)
-              write_row(g, at[2], size, row, begin, end, s, spread, in_place(g),
-                        [&](Taps taps, Extent extent, char* to) {
-                          (last_wins ? runs.scatter_last : runs.scatter_sum)(at[0], at[1], taps,
-                                                                             extent, to);
-                        });
+          [&](const Geometry& g, i64 begin, i64 end) {
+            return [&, g, rows = WriteRows(g, size, begin, end, lanes)](char* const* at, i64 first,
+                                                                        i64 last) mutable {
+              if (few(g))
+                return scatter_few(g, y.element_type(), item(offsets), last_wins, at, first, last);
+              for (i64 row = first; row < last; ++row)
+                rows.row(at[2], row, nowhere, [&](i64 base, Taps taps, Extent extent, char* to) {
+                  (last_wins ? runs.scatter_last : runs.scatter_sum)(
+                      at[0] + base * size, at[1] + base * item(offsets), taps, extent, to);
+                });
+            };
           });
   });
 }
@@ -572,20 +593,22 @@ ffi::Error Reduce(ffi::ThreadPool pool, Array u, Array pattern, Result y, Sizes 
     Runs runs = runs_of(u.element_type(), ffi::U8);
     check_types(u.element_type(), y->element_type());
     bool padded = g.weighting == MEAN, divides = padded || g.weighting == MEAN_INSIDE;
+    const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
     share(pool, g, false, 0, ANY_CACHE, {reads(u, g.unpooled()), writes(y, g.pooled())},
-          [&](const Geometry& g, char* const* at, i64 first, i64 last, i64 begin, i64 end) {
-            const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
-            Scratch s;
-            for (i64 row = first; row < last; ++row) {
-              i64 od = row / h.outputs % d.outputs,
-                  rows = divides ? d.count(od, padded) * h.count(row % h.outputs, padded) : 1;
-              read_row(g, at[0], item(u), row, begin, end, s,
-                       [&](const char* from, Taps taps, i64 o, Extent extent) {
-                         i64 divisor = divides ? rows * w.count(o, padded) : 1,
-                             to = (row * w.outputs + o) * g.channels;
-                         runs.weighted(from, factors, taps, extent, divisor, at[1] + to * item(u));
-                       });
-            }
+          [&](const Geometry& g, i64 begin, i64 end) {
+            return [&, channels = g.channels, rows = ReadRows(g, item(u), begin, end)](
+                       char* const* at, i64 first, i64 last) mutable {
+              rows.start(at[0]);
+              for (i64 row = first; row < last; ++row) {
+                i64 od = row / h.outputs % d.outputs,
+                    count = divides ? d.count(od, padded) * h.count(row % h.outputs, padded) : 1;
+                rows.row(row, [&](const char* from, Taps taps, i64 o, Extent extent) {
+                  i64 divisor = divides ? count * w.count(o, padded) : 1,
+                      to = (row * w.outputs + o) * channels;
+                  runs.weighted(from, factors, taps, extent, divisor, at[1] + to * item(u));
+                });
+              }
+            };
           });
   });
 }
@@ -595,9 +618,8 @@ ffi::Error Reduce(ffi::ThreadPool pool, Array u, Array pattern, Result y, Sizes 
 // `end`.
 class Divided {
  public:
-  Divided(const Geometry& g, const Runs& runs, const char* y, i64 size, i64 sum_size, i64 begin,
-          i64 end)
-      : g_(g), runs_(runs), y_(y), size_(size), sum_size_(sum_size) {
+  Divided(const Geometry& g, const Runs& runs, i64 size, i64 sum_size, i64 begin, i64 end)
+      : g_(g), runs_(runs), size_(size), sum_size_(sum_size) {
     const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
     auto [first, last] = w.reaching(begin, end);
     first_ = first, count_ = last - first;
@@ -606,31 +628,36 @@ class Divided {
     held_.assign(layers_ * rows_, -1);
     values_.resize(held_.size() * count_ * g.channels * sum_size);
   }
+  i64 layers() const { return layers_; }
+  i64 rows() const { return rows_; }
   const char* values() const { return values_.data(); }
 
-  // Where window 0 of a row would be in the values.
-  i64 find(i64 od, i64 oh, i64 number) {
+  // Another array.
+  void start(const char* y) {
+    y_ = y;
+    held_.assign(held_.size(), -1);
+  }
+  void hold(i64 number, i64 slot) {
     const Axis &d = g_.axes[0], &h = g_.axes[1], &w = g_.axes[2];
-    i64 slot = od % layers_ * rows_ + oh % rows_, start = slot * count_;
-    if (held_[slot] == number) return start - first_;
+    if (held_[slot] == number) return;
     held_[slot] = number;
     bool padded = g_.weighting == MEAN;
-    i64 rows = d.count(od, padded) * h.count(oh, padded);
+    i64 rows =
+        d.count(number / h.outputs % d.outputs, padded) * h.count(number % h.outputs, padded);
     const Tap itself{0, 0};
     for (i64 o = first_, next; o < first_ + count_; o = next) {
       i64 divisor = w.count(o, padded);
       for (next = o + 1; next < first_ + count_ && w.count(next, padded) == divisor;) ++next;
       runs_.widened(y_ + (number * w.outputs + o) * g_.channels * size_, nullptr, Taps{&itself, 1},
                     Extent{(next - o) * g_.channels}, rows * divisor,
-                    values_.data() + (start + o - first_) * g_.channels * sum_size_);
+                    values_.data() + (slot * count_ + o - first_) * g_.channels * sum_size_);
     }
-    return start - first_;
   }
 
  private:
-  const Geometry& g_;
+  const Geometry g_;
   const Runs& runs_;
-  const char* y_;
+  const char* y_ = nullptr;
   i64 size_, sum_size_, first_, count_, layers_, rows_;
   std::vector<i64> held_;
   std::vector<char> values_;
@@ -643,27 +670,27 @@ ffi::Error Replicate(ffi::ThreadPool pool, Array y, Array pattern, Result u, Siz
     const void* factors = pattern_of(pattern, g, weighting, y.element_type());
     Runs runs = runs_of(y.element_type(), ffi::U8);
     check_types(y.element_type(), u->element_type());
-    bool divides = g.weighting == MEAN || g.weighting == MEAN_INSIDE;
-    i64 size = item(y);
+    bool divides = weighting == MEAN || weighting == MEAN_INSIDE;
+    i64 size = item(y), sum_size = i64(ffi::ByteWidth(type_of_sums(y.element_type())));
     share(pool, g, true, 0, ANY_CACHE, {reads(y, g.pooled()), writes(u, g.unpooled())},
-          [&](const Geometry& g, char* const* at, i64 first, i64 last, i64 begin, i64 end) {
-            Scratch s;
-            Spread spread(g, 0);
-            auto rows = [&](auto find, const char* from, Runs::Weighted run) {
-              for (i64 row = first; row < last; ++row)
-                write_row(g, at[1], size, row, begin, end, s, spread, find,
-                          [&](Taps taps, Extent extent, char* to) {
-                            if (g.weighting == LAST && taps.count)
-                              taps = Taps{taps.begin + taps.count - 1, 1};
-                            i64 divisor = g.weighting == COVER ? std::max(taps.count, 1) : 1;
-                            run(from, factors, taps, extent, divisor, to);
-                          });
+          [&](const Geometry& g, i64 begin, i64 end) {
+            Divided divided(g, runs, size, sum_size, begin, divides ? end : begin);
+            WriteRows rows(g, size, begin, end, 0, divides ? divided.layers() : 0,
+                           divides ? divided.rows() : 0);
+            return [&, divided = std::move(divided), rows = std::move(rows)](
+                       char* const* at, i64 first, i64 last) mutable {
+              auto hold = [&](i64 number, i64 slot) { divided.hold(number, slot); };
+              auto run = [&](i64 base, Taps taps, Extent extent, char* to) {
+                if (weighting == LAST && taps.count) taps = Taps{taps.begin + taps.count - 1, 1};
+                i64 divisor = weighting == COVER ? std::max(taps.count, 1) : 1;
+                if (divides)
+                  runs.narrowed(divided.values(), factors, taps, extent, divisor, to);
+                else
+                  runs.weighted(at[0] + base * size, factors, taps, extent, divisor, to);
+              };
+              divided.start(at[0]);
+              for (i64 row = first; row < last; ++row) rows.row(at[1], row, hold, run);
             };
-            if (!divides) return rows(in_place(g), at[0], runs.weighted);
-            Divided divided(g, runs, at[0], size,
-                            i64(ffi::ByteWidth(type_of_sums(y.element_type()))), begin, end);
-            rows([&](i64 od, i64 oh, i64 number) { return divided.find(od, oh, number); },
-                 divided.values(), runs.narrowed);
           });
   });
 }
@@ -792,12 +819,13 @@ ffi::Error SelectUneven(ffi::ThreadPool pool, Array x, Array start0, Array start
               select_uneven<B, decltype(offset)>(g, row, from, to, flat, runs.select);
         });
       };
-      if (share_turned(pool, g.n, g.channels, w.size, ANY_CACHE, tasks, operands,
-                       [&](i64 channels, char* const* at) {
-                         Uneven block = g;
-                         block.n = 1, block.channels = channels;
-                         rows_of(block, at, 0, d.outputs * h.outputs);
-                       }))
+      if (share_turned(
+              pool, g.n, g.channels, w.size, ANY_CACHE, tasks, operands, [&](i64 channels) {
+                Uneven block = g;
+                block.n = 1, block.channels = channels;
+                return
+                    [&, block](char* const* at) { rows_of(block, at, 0, d.outputs * h.outputs); };
+              }))
         return;
       char* const at[] = {operands[0].data, operands[1].data, operands[2].data};
       i64 rows = g.n * d.outputs * h.outputs, parts = std::min(tasks, rows);
@@ -855,7 +883,6 @@ ffi::Error Resample(ffi::ThreadPool pool, Array x, Array elements0, Array weight
     if (inputs != count(x) || outputs != count(*y))
       throw Refused("arrays and maps have different sizes");
     if (!outputs) return;
-    constexpr i64 KEPT = 16 << 20;
     bool streams = i64(y->size_bytes()) > KEPT;
     i64 tasks = tasks_for(pool, bytes(x, *y));
     Slabs slabs(maps, real == ffi::F64 ? 8 : 4, tasks);
@@ -875,7 +902,7 @@ ffi::Error Resample(ffi::ThreadPool pool, Array x, Array elements0, Array weight
 ffi::Error Convolve(ffi::ThreadPool pool, Array from, Array factors, Result to, Sizes sizes,
                     i64 wanted) {
   return guarded({&to}, [&] {
-    constexpr i64 MOST = i64(1) << 31, LINE = 64, KEPT = 16 << 20;
+    constexpr i64 MOST = i64(1) << 31;
     if (sizes.size() != 25) throw Refused("expected 25 sizes");
     if (wanted < RESULTS || wanted > KERNEL) throw Refused("nothing that a convolution gives");
     Convolution c{sizes[0], sizes[1], sizes[2], sizes[3], {}};

@@ -60,6 +60,7 @@ using MakeResampler = std::unique_ptr<Resampler> (*)(const Maps& maps, bool cut,
   Runs runs_of(ffi::DataType type, i64 offset_bytes);         \
   MakeResampler resampler_of(ffi::DataType type, bool moves); \
   Convolver convolver_of(ffi::DataType type);                 \
+  i64 vector_bytes();                                         \
   }
 INSTRUCTIONS(baseline)
 INSTRUCTIONS(avx2)

@@ -86,14 +86,14 @@ class Spread {
 
 // Runs alike: of so many results each, so many of them, and how far it is from one to the next in
 // what is read and in what is written. With `spread` it is a part of a row, of which the first
-// result is at `start` in a period; taps are then the windows of each row that the first result may
-// be in.
+// result is at `start` in a period, and so many elements of the array are before what is read; taps
+// are then the windows of each row that the first result may be in.
 struct Extent {
   i64 length;
   bool streams = false;  // whether results go past the caches
   i64 count = 1, from = 0, to = 0;
   const Spread* spread = nullptr;
-  i64 start = 0;
+  i64 start = 0, before = 0;
 
   i64 size() const { return length * count; }
   template <typename F>
@@ -101,16 +101,6 @@ struct Extent {
     for (i64 run = 0; run < count; ++run)
       for (i64 i = 0; i < length; ++i) f(run * from + i, run * to + i);
   }
-};
-
-// What a task keeps from row to row. Rows of the input in phases (every `stride`th element) are
-// made once and stay in the slot of their number.
-struct Scratch {
-  std::vector<Tap> rows, taps;
-  std::vector<char> bytes;
-  std::vector<i64> held;
-
-  Taps list() const { return {taps.data(), int(taps.size())}; }
 };
 
 // STRIDE: where it is known, in elements, and that the copies are side by side. MOVED: so many
@@ -155,147 +145,321 @@ inline void copy_every(char* to, i64 to_step, const char* from, i64 from_step, i
   }
 }
 
-// Windows that read. Calls run(source, taps, first window, extent) for parts of a row of windows,
-// of elements of `bytes` bytes; the windows of a part see the same taps, at distances from the
-// first one.
-template <typename Run>
-void read_row(const Geometry& g, const char* x, i64 bytes, i64 row, i64 first, i64 last, Scratch& s,
-              Run run) {
-  const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
-  i64 oh = row % h.outputs, od = row / h.outputs % d.outputs, n = row / h.outputs / d.outputs;
-  bool cover = g.weighting == COVER, only_last = g.weighting == LAST;
-  s.rows.clear();  // the rows of x that the windows reach, by their numbers
-  for (i64 a = d.first_tap(od); a < d.end_tap(od); ++a)
-    for (i64 b = h.first_tap(oh); b < h.end_tap(oh); ++b) {
-      if (only_last && !(d.is_last(od, a) && h.is_last(oh, b))) continue;
-      i64 divisor = cover ? d.covers(d.position(od, a)) * h.covers(h.position(oh, b)) : 1;
-      s.rows.emplace_back((n * d.size + d.position(od, a)) * h.size + h.position(oh, b),
-                          (a * h.window + b) * w.window, divisor);
-    }
-  auto find_taps = [&](i64 o, i64 begin, i64 end) {  // of window o
-    s.taps.clear();
-    for (const Tap& r : s.rows)
-      for (i64 c = begin; c < end; ++c) {
-        if (only_last && !w.is_last(o, c)) continue;
-        i64 divisor = cover ? r.divisor * w.covers(w.position(o, c)) : 1;
-        i64 distance = (r.distance * w.size + w.position(o, c)) * g.channels;
-        s.taps.emplace_back(distance, r.offset + c, divisor);
+// What a row of windows, or of elements, does: parts of it, each of results that look at the same
+// taps. Taps are counted from the first of the rows that it reads, so that rows alike have one
+// plan.
+struct Plan {
+  struct Row {
+    i64 number, offset, divisor = 1, slot = 0;
+  };
+  struct Part {
+    i64 first;         // of the row's results
+    int begin, count;  // of its taps
+    Extent extent;
+    bool apart = false;  // whether it reads rows in phases, or writes results side by side first
+  };
+  std::vector<Row> rows;
+  std::vector<Tap> taps;
+  std::vector<Part> parts;
+  bool made = false;
+
+  void add(i64 first, size_t begin, Extent extent, bool apart = false) {
+    parts.push_back({first, int(begin), int(taps.size() - begin), extent, apart});
+  }
+};
+
+// Which rows along an axis are alike: from `begin` to `end` every `period`th, and no other.
+struct Kinds {
+  i64 begin, end, period, size;
+
+  Kinds(i64 first, i64 last, i64 period, i64 size)
+      : begin(std::clamp<i64>(first, 0, size)),
+        end(std::clamp(last, begin, size)),
+        period(period),
+        size(size) {}
+  i64 between() const { return std::min(period, end - begin); }
+  i64 count() const { return size - (end - begin) + between(); }
+  i64 of(i64 i) const {
+    if (i < begin) return i;
+    return i < end ? begin + (i - begin) % period : i - end + begin + between();
+  }
+};
+
+// The plans of a task, each made when a row first asks for it.
+class Plans {
+ public:
+  Plans(const Kinds& layers, const Kinds& rows, bool keeps) : layers_(layers), rows_(rows) {
+    if (keeps && layers.count() <= MOST && rows.count() <= MOST / layers.count())
+      plans_.resize(layers.count() * rows.count());
+  }
+  template <typename Make>
+  const Plan& of(i64 layer, i64 row, Make make) {
+    if (!plans_.empty()) {
+      Plan& plan = plans_[layers_.of(layer) * rows_.count() + rows_.of(row)];
+      if (plan.made) return plan;
+      if (taps_ < MOST_TAPS) {
+        make(plan);
+        taps_ += i64(plan.taps.size());
+        plan.made = true;
+        return plan;
       }
-  };
-  auto one_by_one = [&](i64 begin, i64 end) {
-    for (i64 o = begin; o < end; ++o) {
-      find_taps(o, w.first_tap(o), w.end_tap(o));
-      run(x, Taps{s.taps.data(), int(s.taps.size()), cover}, o, Extent{g.channels, g.streams});
     }
-  };
-  if (cover || only_last) return one_by_one(first, last);
-  i64 begin = std::min(last, std::max(first, w.interior_begin()));
-  i64 end = std::max(begin, std::min(last, w.interior_end()));
-  one_by_one(first, begin);
-  one_by_one(end, last);
-  if (begin == end) return;
-  bool by_channels =
-      g.channels >= MANY_CHANNELS || std::max({d.dilation, h.dilation, w.dilation}) > 1;
-  if (w.stride == 1 || by_channels) {
-    find_taps(begin, 0, w.window);
+    last_.rows.clear(), last_.taps.clear(), last_.parts.clear();
+    make(last_);
+    return last_;
+  }
+
+ private:
+  static constexpr i64 MOST = 4096, MOST_TAPS = 1 << 16;
+  Kinds layers_, rows_;
+  std::vector<Plan> plans_;
+  Plan last_;  // where they are not kept
+  i64 taps_ = 0;
+};
+
+// Rows of windows that read, or parts of them from window `first` to `last`; elements have `bytes`
+// bytes.
+class ReadRows {
+ public:
+  ReadRows(const Geometry& g, i64 bytes, i64 first, i64 last)
+      : g_(g), bytes_(bytes), first_(first), last_(last), plans_(plans(g)) {
+    const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
+    if (!in_phases(g)) return;
+    width_ = last - first + (w.window - 1) / w.stride, phases_ = std::min(w.stride, w.window);
+    deep_ = std::min(d.window, d.size), high_ = std::min(h.window, h.size);
+  }
+  // Another array.
+  void start(const char* x) {
+    x_ = x;
+    held_.assign(held_.size(), -1);
+  }
+  // Calls run(source, taps, first window, extent) for parts of a row. The windows of a part see the
+  // same taps, at distances from the first one.
+  template <typename Run>
+  void row(i64 row, Run run) {
+    const Axis &d = g_.axes[0], &h = g_.axes[1], &w = g_.axes[2];
+    i64 oh = row % h.outputs, od = row / h.outputs % d.outputs, n = row / h.outputs / d.outputs;
+    const Plan& plan = plans_.of(od, oh, [&](Plan& plan) { make(od, oh, plan); });
+    i64 begin = plan.rows.empty() ? 0 : (n * d.size + start_of(d, od)) * h.size + start_of(h, oh);
+    for (const Plan::Part& part : plan.parts) {
+      const char* from = x_ + begin * w.size * g_.channels * bytes_;
+      if (part.apart) {
+        for (const Plan::Row& r : plan.rows) hold(begin + r.number);
+        from = held_bytes_.data();
+      }
+      Taps taps{plan.taps.data() + part.begin, part.count, g_.weighting == COVER};
+      run(from, taps, part.first, part.extent);
+    }
+  }
+
+ private:
+  // Of a row of few channels every `stride`th element, so that those of a tap are next to each
+  // other. Rows of the input are taken apart once and stay in the slot of their number.
+  static bool in_phases(const Geometry& g) {
+    const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
+    bool one_by_one = g.weighting == COVER || g.weighting == LAST;
+    return !one_by_one && w.stride > 1 && g.channels < MANY_CHANNELS &&
+           std::max({d.dilation, h.dilation, w.dilation}) == 1;
+  }
+  static Plans plans(const Geometry& g) {
+    auto kinds = [&](const Axis& a) {
+      i64 period = in_phases(g) ? std::max<i64>(1, std::min(a.window, a.size)) : 1;
+      return Kinds(a.interior_begin(), a.interior_end(), period, a.outputs);
+    };
+    // Divisors, and which window is the last, depend on more than the window itself.
+    bool keeps = g.weighting != COVER && g.weighting != LAST;
+    return Plans(kinds(g.axes[0]), kinds(g.axes[1]), keeps);
+  }
+  static i64 start_of(const Axis& a, i64 o) { return a.position(o, a.first_tap(o)); }
+  i64 slot(i64 number) const {
+    const Axis &d = g_.axes[0], &h = g_.axes[1];
+    return number / h.size % d.size % deep_ * high_ + number % h.size % high_;
+  }
+  void hold(i64 number) {
+    const Axis& w = g_.axes[2];
+    i64 length = phases_ * width_ * g_.channels, at_slot = slot(number);
+    if (held_.empty()) {
+      held_.assign(deep_ * high_, -1);
+      held_bytes_.resize(i64(held_.size()) * length * bytes_);
+    }
+    if (held_[at_slot] == number) return;
+    held_[at_slot] = number;
+    for (i64 phase = 0; phase < phases_; ++phase) {
+      i64 at = w.position(first_, phase), a = std::max<i64>(0, ceil_div(-at, w.stride));
+      i64 b = std::min(width_, floor_div(w.size - 1 - at, w.stride) + 1),
+          element = g_.channels * bytes_;
+      copy_every(
+          held_bytes_.data() + (at_slot * length + (phase * width_ + a) * g_.channels) * bytes_,
+          element, x_ + (number * w.size + at + a * w.stride) * element, w.stride * element, b - a,
+          element);
+    }
+  }
+
+  void make(i64 od, i64 oh, Plan& plan) const {
+    const Axis &d = g_.axes[0], &h = g_.axes[1], &w = g_.axes[2];
+    bool cover = g_.weighting == COVER, only_last = g_.weighting == LAST;
+    for (i64 a = d.first_tap(od); a < d.end_tap(od); ++a)
+      for (i64 b = h.first_tap(oh); b < h.end_tap(oh); ++b) {
+        if (only_last && !(d.is_last(od, a) && h.is_last(oh, b))) continue;
+        i64 divisor = cover ? d.covers(d.position(od, a)) * h.covers(h.position(oh, b)) : 1;
+        i64 z = d.position(od, a) - start_of(d, od), y = h.position(oh, b) - start_of(h, oh);
+        plan.rows.push_back({z * h.size + y, (a * h.window + b) * w.window, divisor});
+      }
+    auto add = [&](i64 o, i64 first_tap, i64 end_tap, Extent extent) {
+      size_t begin = plan.taps.size();
+      for (const Plan::Row& r : plan.rows)
+        for (i64 c = first_tap; c < end_tap; ++c) {
+          if (only_last && !w.is_last(o, c)) continue;
+          i64 divisor = cover ? r.divisor * w.covers(w.position(o, c)) : 1;
+          i64 distance = (r.number * w.size + w.position(o, c)) * g_.channels;
+          plan.taps.emplace_back(distance, r.offset + c, divisor);
+        }
+      plan.add(o, begin, extent);
+    };
+    auto one_by_one = [&](i64 begin, i64 end) {
+      for (i64 o = begin; o < end; ++o)
+        add(o, w.first_tap(o), w.end_tap(o), Extent{g_.channels, g_.streams});
+    };
+    if (cover || only_last) return one_by_one(first_, last_);
+    i64 begin = std::min(last_, std::max(first_, w.interior_begin()));
+    i64 end = std::max(begin, std::min(last_, w.interior_end()));
+    one_by_one(first_, begin);
+    one_by_one(end, last_);
+    if (begin == end) return;
+    i64 step = w.stride * g_.channels;
     if (w.stride == 1)
-      return run(x, s.list(), begin, Extent{(end - begin) * g.channels, g.streams});
-    i64 step = w.stride * g.channels;
-    return run(x, s.list(), begin, Extent{g.channels, g.streams, end - begin, step, g.channels});
-  }
-  // Few channels: in phases the elements of a tap are next to each other.
-  i64 width = last - first + (w.window - 1) / w.stride, phases = std::min(w.stride, w.window);
-  i64 length = phases * width * g.channels;
-  i64 deep = std::min(d.window, d.size), high = std::min(h.window, h.size);  // of the rows to hold
-  if (s.held.empty()) {
-    s.held.assign(deep * high, -1);
-    s.bytes.resize(s.held.size() * length * bytes);
-  }
-  s.taps.clear();
-  for (const Tap& r : s.rows) {
-    i64 number = r.distance, slot = number / h.size % d.size % deep * high + number % h.size % high;
-    if (s.held[slot] != number) {
-      s.held[slot] = number;
-      for (i64 phase = 0; phase < phases; ++phase) {
-        i64 at = w.position(first, phase), a = std::max<i64>(0, ceil_div(-at, w.stride));
-        i64 b = std::min(width, floor_div(w.size - 1 - at, w.stride) + 1),
-            element = g.channels * bytes;
-        copy_every(s.bytes.data() + (slot * length + (phase * width + a) * g.channels) * bytes,
-                   element, x + (number * w.size + at + a * w.stride) * element, w.stride * element,
-                   b - a, element);
+      return add(begin, 0, w.window, Extent{(end - begin) * g_.channels, g_.streams});
+    if (!in_phases(g_))
+      return add(begin, 0, w.window,
+                 Extent{g_.channels, g_.streams, end - begin, step, g_.channels});
+    size_t first = plan.taps.size();
+    i64 row = start_of(d, od) * h.size + start_of(h, oh);
+    for (const Plan::Row& r : plan.rows)
+      for (i64 c = 0; c < w.window; ++c) {
+        i64 at = c % w.stride * width_ + c / w.stride + begin - first_;
+        i64 distance = (slot(row + r.number) * phases_ * width_ + at) * g_.channels;
+        plan.taps.emplace_back(distance, r.offset + c);
       }
-    }
-    for (i64 c = 0; c < w.window; ++c) {
-      i64 at = c % w.stride * width + c / w.stride + begin - first;
-      s.taps.emplace_back(slot * length + at * g.channels, r.offset + c);
+    plan.add(begin, first, Extent{(end - begin) * g_.channels, g_.streams}, true);
+  }
+
+  const Geometry g_;
+  const char* x_ = nullptr;
+  i64 bytes_, first_, last_, width_ = 0, phases_ = 0, deep_ = 0, high_ = 0;
+  Plans plans_;
+  std::vector<char> held_bytes_;
+  std::vector<i64> held_;
+};
+
+// Rows that windows write, or parts of them from element `first` to `last`.
+class WriteRows {
+ public:
+  // `lanes`: as in Spread. Where rows of windows are held in slots of their numbers, for so many
+  // layers and rows of each (0: they are not), they are from the first window that is reached to
+  // the last.
+  WriteRows(const Geometry& g, i64 bytes, i64 first, i64 last, i64 lanes, i64 layers = 0,
+            i64 rows = 0)
+      : g_(g),
+        bytes_(bytes),
+        first_(first),
+        last_(last),
+        layers_(layers),
+        rows_(rows),
+        spread_(g, lanes),
+        plans_(kinds(g.axes[0], layers), kinds(g.axes[1], rows), true) {}
+
+  // Calls hold(number of a row of windows, its slot) where they are held, and then, for parts of a
+  // row of u, write(where its first row of windows is, in elements, taps, extent, to). Taps are in
+  // raster order.
+  template <typename Hold, typename Write>
+  void row(char* u, i64 row, Hold hold, Write write) {
+    const Axis &d = g_.axes[0], &h = g_.axes[1], &w = g_.axes[2];
+    i64 y = row % h.size, z = row / h.size % d.size, n = row / h.size / d.size,
+        element = g_.channels * bytes_;
+    const Plan& plan = plans_.of(z, y, [&](Plan& plan) { make(z, y, plan); });
+    i64 od = d.reaching(z, z + 1).first, oh = h.reaching(y, y + 1).first;
+    i64 number = (n * d.outputs + od) * h.outputs + oh, base = 0;
+    if (rows_)
+      for (const Plan::Row& r : plan.rows) hold(number + r.number, r.slot);
+    else
+      base = number * w.outputs * g_.channels;
+    char* to = u + row * w.size * element;
+    for (const Plan::Part& part : plan.parts) {
+      Taps taps{plan.taps.data() + part.begin, part.count};
+      Extent extent = part.extent;
+      extent.before = base;
+      if (extent.spread) extent.spread = &spread_;
+      if (!part.apart) {
+        write(base, taps, extent, to + part.first * element);
+        continue;
+      }
+      i64 count = extent.length / g_.channels;
+      side_by_side_.resize(count * element);
+      write(base, taps, extent, side_by_side_.data());
+      copy_every(to + part.first * element, w.stride * element, side_by_side_.data(), element,
+                 count, element);
     }
   }
-  run(static_cast<const char*>(s.bytes.data()), s.list(), begin,
-      Extent{(end - begin) * g.channels, g.streams});
-}
 
-// Rows of windows where they are.
-inline auto in_place(const Geometry& g) {
-  return [outputs = g.axes[2].outputs](i64, i64, i64 number) { return number * outputs; };
-}
+ private:
+  static Kinds kinds(const Axis& a, i64 slots) {
+    i64 period = a.stride * std::max<i64>(1, slots);
+    return Kinds(a.covered_begin(), a.covered_end(), period, a.size);
+  }
 
-// Windows that write. Calls write(taps, extent, to) for parts of a row of u, of elements of `bytes`
-// bytes: their taps are in raster order. `find(od, oh, number)`: where window 0 of a row of windows
-// is, counted in windows.
-template <typename Find, typename Write>
-void write_row(const Geometry& g, char* u, i64 bytes, i64 row, i64 first, i64 last, Scratch& s,
-               const Spread& spread, Find find, Write write) {
-  const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
-  i64 y = row % h.size, z = row / h.size % d.size, n = row / h.size / d.size,
-      element = g.channels * bytes;
-  char* to = u + row * w.size * element;
-  s.rows.clear();  // the rows of windows that have an element in this row
-  d.covering(z, [&](i64 od, i64 a) {
-    h.covering(y, [&](i64 oh, i64 b) {
-      i64 number = (n * d.outputs + od) * h.outputs + oh;
-      s.rows.emplace_back(find(od, oh, number), (a * h.window + b) * w.window);
-    });
-  });
-  auto find_taps = [&](i64 x) {  // of element x
-    s.taps.clear();
-    for (const Tap& r : s.rows)
-      w.covering(x, [&](i64 o, i64 c) {
-        s.taps.emplace_back((r.distance + o) * g.channels, r.offset + c);
+  void make(i64 z, i64 y, Plan& plan) const {
+    const Axis &d = g_.axes[0], &h = g_.axes[1], &w = g_.axes[2];
+    i64 first_od = d.reaching(z, z + 1).first, first_oh = h.reaching(y, y + 1).first;
+    d.covering(z, [&](i64 od, i64 a) {  // the rows of windows that have an element in this row
+      h.covering(y, [&](i64 oh, i64 b) {
+        i64 number = (od - first_od) * h.outputs + oh - first_oh;
+        i64 slot = rows_ ? od % layers_ * rows_ + oh % rows_ : 0;
+        plan.rows.push_back({number, (a * h.window + b) * w.window, 1, slot});
       });
-  };
-  auto one_by_one = [&](i64 begin, i64 end) {
-    for (i64 x = begin; x < end; ++x) {
-      find_taps(x);
-      write(s.list(), Extent{g.channels, g.streams}, to + x * element);
+    });
+    auto [first_o, end_o] = w.reaching(first_, last_);
+    auto place = [&, first_o = first_o, end_o = end_o](const Plan::Row& r) {  // of window 0
+      return rows_ ? r.slot * (end_o - first_o) - first_o : r.number * w.outputs;
+    };
+    auto add = [&](i64 x, Extent extent, bool apart = false) {
+      size_t begin = plan.taps.size();
+      for (const Plan::Row& r : plan.rows)
+        w.covering(x, [&](i64 o, i64 c) {
+          plan.taps.emplace_back((place(r) + o) * g_.channels, r.offset + c);
+        });
+      plan.add(x, begin, extent, apart);
+    };
+    auto one_by_one = [&](i64 begin, i64 end) {
+      for (i64 x = begin; x < end; ++x) add(x, Extent{g_.channels, g_.streams});
+    };
+    i64 begin = std::min(last_, std::max(first_, w.covered_begin()));
+    i64 end = std::max(begin, std::min(last_, w.covered_end()));
+    one_by_one(first_, begin);
+    one_by_one(end, last_);
+    if (i64 length = (end - begin) * g_.channels; spread_.covers(length)) {
+      i64 o = (begin + w.low) / w.stride, start = (begin + w.low) % w.stride * g_.channels;
+      size_t first = plan.taps.size();
+      for (const Plan::Row& r : plan.rows)
+        for (i64 shift = spread_.shifts() - 1; shift >= 0; --shift)
+          plan.taps.emplace_back((place(r) + o - shift) * g_.channels, r.offset);
+      return plan.add(begin, first, Extent{length, g_.streams, 1, 0, 0, &spread_, start});
     }
-  };
-  i64 begin = std::min(last, std::max(first, w.covered_begin()));
-  i64 end = std::max(begin, std::min(last, w.covered_end()));
-  one_by_one(first, begin);
-  one_by_one(end, last);
-  if (i64 length = (end - begin) * g.channels; spread.covers(length)) {
-    i64 o = (begin + w.low) / w.stride, start = (begin + w.low) % w.stride * g.channels;
-    s.taps.clear();
-    for (const Tap& r : s.rows)
-      for (i64 shift = spread.shifts() - 1; shift >= 0; --shift)
-        s.taps.emplace_back((r.distance + o - shift) * g.channels, r.offset);
-    return write(s.list(), Extent{length, g.streams, 1, 0, 0, &spread, start},
-                 to + begin * element);
-  }
-  for (i64 x = begin; x < std::min(begin + w.stride, end); ++x) {  // and every `stride`th after it
-    i64 count = ceil_div(end - x, w.stride);
-    find_taps(x);
-    if (w.stride == 1) {
-      write(s.list(), Extent{count * g.channels, g.streams}, to + x * element);
-    } else if (g.channels >= MANY_CHANNELS) {
-      write(s.list(), Extent{g.channels, g.streams, count, g.channels, w.stride * g.channels},
-            to + x * element);
-    } else {
-      s.bytes.resize(count * element);
-      write(s.list(), Extent{count * g.channels}, s.bytes.data());
-      copy_every(to + x * element, w.stride * element, s.bytes.data(), element, count, element);
+    for (i64 x = begin; x < std::min(begin + w.stride, end); ++x) {  // and every `stride`th after
+      i64 count = ceil_div(end - x, w.stride), step = w.stride * g_.channels;
+      if (w.stride == 1)
+        add(x, Extent{count * g_.channels, g_.streams});
+      else if (g_.channels >= MANY_CHANNELS)
+        add(x, Extent{g_.channels, g_.streams, count, g_.channels, step});
+      else
+        add(x, Extent{count * g_.channels}, true);
     }
   }
-}
+
+  const Geometry g_;
+  i64 bytes_, first_, last_, layers_, rows_;
+  Spread spread_;
+  Plans plans_;
+  std::vector<char> side_by_side_;
+};
 
 }  // namespace jaxunpool
