@@ -14,6 +14,7 @@
 namespace jaxunpool::avx2 {
 #define VECTOR_BYTES 32
 #include "vectors.inc"
+#include "tiled.inc"
 #include "runs.inc"
 #include "resample.inc"
 #include "convolve.inc"

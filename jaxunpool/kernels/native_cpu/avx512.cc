@@ -15,6 +15,7 @@
 namespace jaxunpool::avx512 {
 #define VECTOR_BYTES 64
 #include "vectors.inc"
+#include "tiled.inc"
 #include "runs.inc"
 #include "resample.inc"
 #include "convolve.inc"

@@ -4,6 +4,7 @@
 namespace jaxunpool::baseline {
 #define VECTOR_BYTES 16
 #include "vectors.inc"
+#include "tiled.inc"
 #include "runs.inc"
 #include "resample.inc"
 #include "convolve.inc"

@@ -61,6 +61,7 @@ Instructions instructions() {
 // first; but a line of which a part is written otherwise is fetched again. So runs have to be whole
 // lines or, where one follows the other, whole vectors.
 constexpr i64 KEPT = 16 << 20, LINE = 64;
+bool streams(i64 bytes, i64 row) { return bytes > KEPT && row % WIDEST(vector_bytes, ) == 0; }
 
 Runs runs_of(ffi::DataType type, ffi::DataType offsets) {
   if (offsets != ffi::U8 && offsets != ffi::U16 && offsets != ffi::U32)
@@ -260,10 +261,9 @@ void share(ffi::ThreadPool& pool, const Geometry& g, bool unpooled, i64 band, i6
   for (const Operand& o : operands) {
     i64 size = g.n * g.channels * o.plane * o.bytes;
     bytes += size;
-    bool whole_runs = g.channels < MANY_CHANNELS
-                          ? width * g.channels * o.bytes % WIDEST(vector_bytes, ) == 0
-                          : g.channels * o.bytes % LINE == 0;
-    whole.streams |= o.written && size > KEPT && whole_runs;
+    whole.streams |= o.written && (g.channels < MANY_CHANNELS
+                                       ? streams(size, width * g.channels * o.bytes)
+                                       : size > KEPT && g.channels * o.bytes % LINE == 0);
   }
   i64 tasks = tasks_for(pool, bytes);
   if (share_turned(pool, g.n, g.channels, g.axes[2].size, scratch, tasks, operands,
@@ -585,6 +585,24 @@ const void* pattern_of(const Array& pattern, Geometry& g, i64 weighting, ffi::Da
   return data(pattern);
 }
 
+// Rows of windows that tile planes: body(first, last). Returns false, and has done nothing, where
+// they do not, or are too few for all threads.
+template <typename F>
+bool share_tiled(ffi::ThreadPool& pool, const Geometry& g, i64 bytes, const F& body) {
+  auto tiles = [](const Axis& a) {
+    return a.stride == a.window && a.dilation == 1 && a.low == 0 && a.outputs > 0 &&
+           a.outputs * a.window <= a.size;
+  };
+  if (g.channels != 1 || !std::all_of(g.axes, g.axes + 3, tiles)) return false;
+  i64 rows = g.n * g.axes[0].outputs * g.axes[1].outputs, tasks = tasks_for(pool, bytes);
+  if (rows < tasks) return false;
+  in_parallel(pool, tasks, [&](i64 task) {
+    body(rows * task / tasks, rows * (task + 1) / tasks);
+    if (g.streams) fence();
+  });
+  return true;
+}
+
 ffi::Error Reduce(ffi::ThreadPool pool, Array u, Array pattern, Result y, Sizes sizes,
                   i64 weighting) {
   return guarded({&y}, [&] {
@@ -594,6 +612,10 @@ ffi::Error Reduce(ffi::ThreadPool pool, Array u, Array pattern, Result y, Sizes 
     check_types(u.element_type(), y->element_type());
     bool padded = g.weighting == MEAN, divides = padded || g.weighting == MEAN_INSIDE;
     const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
+    auto tiled = [&](i64 first, i64 last) {
+      runs.sum_tiled(g, data(u), first, last, divides ? g.volume() : 1, data(y));
+    };
+    if (!factors && share_tiled(pool, g, bytes(u, *y), tiled)) return;
     share(pool, g, false, 0, ANY_CACHE, {reads(u, g.unpooled()), writes(y, g.pooled())},
           [&](const Geometry& g, i64 begin, i64 end) {
             return [&, channels = g.channels, rows = ReadRows(g, item(u), begin, end)](
@@ -663,6 +685,59 @@ class Divided {
   std::vector<char> values_;
 };
 
+// Maps along axes, slab by slab.
+void run_maps(ffi::ThreadPool& pool, const Slabs& slabs, const Resampler& resampler, i64 tasks,
+              const char* x, char* y, bool streams) {
+  tasks = std::min(tasks, slabs.count());
+  in_parallel(pool, tasks, [&](i64 task) {
+    Between between;
+    for (i64 i = slabs.count() * task / tasks; i < slabs.count() * (task + 1) / tasks; ++i)
+      resampler.run(slabs[i], x, y, between);
+    if (streams) fence();
+  });
+}
+
+// Copies by small planes, as a map of a plane along one axis. Returns false, and has done nothing,
+// where windows meet, planes are few or large, or vectors of elements are not picked from vectors
+// of windows.
+template <typename Real>
+bool copy_planes(ffi::ThreadPool& pool, const Geometry& g, ffi::DataType type, bool divides,
+                 const char* y, char* u) {
+  constexpr i64 SMALL = 1024, MANY = 16;
+  const i64 inputs = g.pooled(), outputs = g.unpooled();
+  if (g.channels != 1 || g.overlaps() || !inputs || outputs > SMALL || g.n < MANY) return false;
+  std::vector<int32_t> elements;
+  std::vector<Real> weights, divisors;
+  const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
+  bool padded = g.weighting == MEAN;
+  for (i64 z = 0; z < d.size; ++z)
+    for (i64 b = 0; b < h.size; ++b)
+      for (i64 x = 0; x < w.size; ++x) {
+        i64 from = elements.empty() ? 0 : elements.back(), divisor = 1;  // near the one before
+        bool covered = false;
+        d.covering(z, [&](i64 od, i64) {
+          h.covering(b, [&](i64 oh, i64) {
+            w.covering(x, [&](i64 ow, i64) {
+              covered = true, from = (od * h.outputs + oh) * w.outputs + ow;
+              if (divides) divisor = d.count(od, padded) * h.count(oh, padded) * w.count(ow, padded);
+            });
+          });
+        });
+        elements.push_back(int32_t(from)), weights.push_back(covered);
+        divisors.push_back(Real(divisor));
+      }
+  Maps maps{g.n, 1, {{1, 1}, {1, 1}, {inputs, outputs, 1, elements.data(), weights.data()}}, {2},
+            false, true};
+  if (divides) maps.axes[2].divisors = divisors.data();
+  const i64 bytes = g.n * (inputs + outputs) * ffi::ByteWidth(type), tasks = tasks_for(pool, bytes);
+  Slabs slabs(maps, sizeof(Real), tasks);
+  bool moves = type != ffi::F16 && type != ffi::BF16 && type != ffi::F32 && type != ffi::F64;
+  auto resampler = WIDEST(resampler_of, type, moves)(maps, slabs.cut(), slabs[0].count, false);
+  if (!resampler->picks()) return false;
+  run_maps(pool, slabs, *resampler, tasks, y, u, false);
+  return true;
+}
+
 ffi::Error Replicate(ffi::ThreadPool pool, Array y, Array pattern, Result u, Sizes sizes,
                      i64 weighting) {
   return guarded({&u}, [&] {
@@ -672,6 +747,14 @@ ffi::Error Replicate(ffi::ThreadPool pool, Array y, Array pattern, Result u, Siz
     check_types(y.element_type(), u->element_type());
     bool divides = weighting == MEAN || weighting == MEAN_INSIDE;
     i64 size = item(y), sum_size = i64(ffi::ByteWidth(type_of_sums(y.element_type())));
+    auto by_planes = y.element_type() == ffi::F64 ? copy_planes<double> : copy_planes<float>;
+    if (!factors && by_planes(pool, g, y.element_type(), divides, data(y), data(u))) return;
+    Geometry whole = g;
+    whole.streams = streams(i64(u->size_bytes()), g.axes[2].size * size);
+    auto tiled = [&](i64 first, i64 last) {
+      runs.repeat_tiled(whole, data(y), first, last, divides ? g.volume() : 1, data(u));
+    };
+    if (!factors && share_tiled(pool, whole, bytes(y, *u), tiled)) return;
     share(pool, g, true, 0, ANY_CACHE, {reads(y, g.pooled()), writes(u, g.unpooled())},
           [&](const Geometry& g, i64 begin, i64 end) {
             Divided divided(g, runs, size, sum_size, begin, divides ? end : begin);
@@ -888,13 +971,7 @@ ffi::Error Resample(ffi::ThreadPool pool, Array x, Array elements0, Array weight
     Slabs slabs(maps, real == ffi::F64 ? 8 : 4, tasks);
     auto resampler =
         WIDEST(resampler_of, x.element_type(), moves)(maps, slabs.cut(), slabs[0].count, streams);
-    tasks = std::min(tasks, slabs.count());
-    in_parallel(pool, tasks, [&](i64 task) {
-      Between between;
-      for (i64 i = slabs.count() * task / tasks; i < slabs.count() * (task + 1) / tasks; ++i)
-        resampler->run(slabs[i], data(x), data(y), between);
-      if (streams) fence();
-    });
+    run_maps(pool, slabs, *resampler, tasks, data(x), data(y), streams);
   });
 }
 

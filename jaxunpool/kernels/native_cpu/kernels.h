@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "convolve.h"
+#include "planes.h"
 #include "resample.h"
 #include "rows.h"
 #include "winners.h"
@@ -43,6 +44,10 @@ struct Runs {
   using Weighted = void (*)(const void* from, const void* factors, Taps taps, Extent extent,
                             i64 divisor, void* to);
   Weighted weighted, widened, narrowed;
+  // Rows of windows that tile planes: copies of their values, and sums of their elements.
+  using Tiled = void (*)(const Geometry& g, const void* from, i64 first, i64 last, i64 divisor,
+                         void* to);
+  Tiled repeat_tiled, sum_tiled;
   void (*encode)(const void* offsets, Extent extent, const Digits& digits, void* codes);
   using Compare = void (*)(const void* codes, const void* offsets, Taps later, Extent extent,
                            void* winners);

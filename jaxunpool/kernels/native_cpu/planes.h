@@ -17,32 +17,48 @@ struct Operand {
 };
 using Operands = std::vector<Operand>;
 
-// The elements of two vectors in turn, from element FIRST on.
-template <int FIRST, typename V, size_t... I>
-INLINE V zipped(V a, V b, std::index_sequence<I...>) {
-  constexpr int N = sizeof...(I);
+// Lanes of two vectors, by their numbers.
+template <int... LANES, typename V>
+INLINE V shuffled(V a, V b, std::integer_sequence<int, LANES...>) {
 #if defined(__clang__)
-  return __builtin_shufflevector(a, b, (FIRST + I / 2 + I % 2 * N)...);
+  return __builtin_shufflevector(a, b, LANES...);
 #else
-  return __builtin_shuffle(a, b, V{(FIRST + I / 2 + I % 2 * N)...});
+  return __builtin_shuffle(a, b, decltype(a == b){LANES...});
 #endif
 }
+// The elements of two vectors in turn, from element FIRST on.
+template <int FIRST, typename V, int... I>
+INLINE V zipped(V a, V b, std::integer_sequence<int, I...>) {
+  constexpr int N = sizeof...(I);
+  return shuffled(a, b, std::integer_sequence<int, (FIRST + I / 2 + I % 2 * N)...>());
+}
+// Every second element of two vectors, from element FIRST on.
+template <int FIRST, typename V, int... I>
+INLINE V every_second(V a, V b, std::integer_sequence<int, I...>) {
+  return shuffled(a, b, std::integer_sequence<int, (FIRST + 2 * I)...>());
+}
 
-// A square of as many rows as a vector has elements. Rows of its halves zipped, as often as it
-// takes to halve it to single rows, are its columns.
+// A square of as many rows as a vector has elements, as its columns: rows of its halves zipped, as
+// often as it takes to halve it to single rows.
+template <typename V, size_t N>
+INLINE void transpose_square(V (&rows)[N]) {
+  const std::make_integer_sequence<int, N> lanes;
+  V half[N];
+  for (size_t stage = N; stage > 1; stage /= 2) {
+    for (size_t i = 0; i < N / 2; ++i) {
+      half[2 * i] = zipped<0>(rows[i], rows[i + N / 2], lanes);
+      half[2 * i + 1] = zipped<N / 2>(rows[i], rows[i + N / 2], lanes);
+    }
+    for (size_t i = 0; i < N; ++i) rows[i] = half[i];
+  }
+}
 template <typename B>
 INLINE void transpose_tile(const B* from, i64 step, B* to, i64 to_step) {
   constexpr int N = 16 / sizeof(B);
   typedef B V __attribute__((vector_size(16)));
-  V rows[N], half[N];
+  V rows[N];
   for (int i = 0; i < N; ++i) std::memcpy(&rows[i], from + i * step, 16);
-  for (int stage = N; stage > 1; stage /= 2) {
-    for (int i = 0; i < N / 2; ++i) {
-      half[2 * i] = zipped<0>(rows[i], rows[i + N / 2], std::make_index_sequence<N>());
-      half[2 * i + 1] = zipped<N / 2>(rows[i], rows[i + N / 2], std::make_index_sequence<N>());
-    }
-    for (int i = 0; i < N; ++i) rows[i] = half[i];
-  }
+  transpose_square(rows);
   for (int i = 0; i < N; ++i) std::memcpy(to + i * to_step, &rows[i], 16);
 }
 
