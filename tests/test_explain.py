@@ -106,9 +106,12 @@ def test_preferences_hold_where_kernels_serve(monkeypatch):
 @pytest.mark.parametrize(
     ("shape", "window", "data_format", "chosen"),
     [
-        ((2, 3, 8, 8), {"window_shape": (2, 2)}, "channels_first", "xla"),
-        ((2, 8, 8, 3), {"window_shape": (2, 2)}, "channels_last", "native_cpu"),
-        ((2, 3, 8, 8), {"window_shape": (2, 2), "strides": 1}, "channels_first", "native_cpu"),
+        ((2, 3, 28, 28), {"window_shape": (2, 2)}, "channels_first", "xla"),
+        ((2, 28, 28, 3), {"window_shape": (2, 2)}, "channels_last", "native_cpu"),
+        ((2, 3, 28, 28), {"window_shape": (2, 2), "strides": 1}, "channels_first", "native_cpu"),
+        ((2, 3, 28, 28), {"window_shape": (2, 2), "padding": 1}, "channels_first", "native_cpu"),
+        ((2, 3, 8, 8), {"window_shape": (2, 2)}, "channels_first", "native_cpu"),
+        ((2, 3, 80, 80), {"window_shape": (2, 2)}, "channels_first", "native_cpu"),
         ((2, 64, 256, 256), {"window_shape": (2, 2)}, "channels_first", "native_cpu"),
     ],
 )

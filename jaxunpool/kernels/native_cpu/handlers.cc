@@ -215,16 +215,28 @@ Geometry geometry_of(ffi::Span<const i64> sizes, i64 unpooled, i64 pooled) {
   return g;
 }
 
+i64 bytes(const Geometry& g, const Operands& operands) {
+  i64 total = 0;
+  for (const Operand& o : operands) total += g.n * g.channels * o.plane * o.bytes;
+  return total;
+}
+
+// Whether planes are turned: that does not pay with too few blocks for all threads, or with more
+// than `scratch` bytes of scratch memory for each.
+bool turns(ffi::ThreadPool& pool, i64 n, i64 channels, i64 row, i64 scratch, i64 tasks,
+           const Operands& operands) {
+  i64 blocks = Turned::blocks(n, operands);
+  return Turned::pays(channels, row, scratch, operands) && blocks > 1 &&
+         blocks >= std::min(tasks, threads_of(pool));
+}
+
 // Blocks of planes, turned. make(channels) gives what a task calls with where the operands of a
-// block are. Returns false, and has done nothing, where that does not pay: with too few blocks for
-// all threads, or with more than `scratch` bytes of scratch memory for each.
+// block are. Returns false, and has done nothing, where they are not turned.
 template <typename F>
 bool share_turned(ffi::ThreadPool& pool, i64 n, i64 channels, i64 row, i64 scratch, i64 tasks,
                   const Operands& operands, const F& make) {
+  if (!turns(pool, n, channels, row, scratch, tasks, operands)) return false;
   i64 blocks = Turned::blocks(n, operands);
-  if (!Turned::pays(channels, row, scratch, operands) || blocks < 2 ||
-      blocks < std::min(tasks, threads_of(pool)))
-    return false;
   tasks = std::min(tasks, blocks);
   in_parallel(pool, tasks, [&](i64 task) {
     using Work = decltype(make(channels));
@@ -256,16 +268,14 @@ void share(ffi::ThreadPool& pool, const Geometry& g, bool unpooled, i64 band, i6
   if (!g.channels) return;  // then products may overflow
   i64 plane = length(g.axes[0]) * length(g.axes[1]), rows = g.n * plane, width = length(g.axes[2]);
   if (!rows || !width) return;
-  i64 bytes = 0;
   Geometry whole = g;
   for (const Operand& o : operands) {
     i64 size = g.n * g.channels * o.plane * o.bytes;
-    bytes += size;
-    whole.streams |= o.written && (g.channels < MANY_CHANNELS
-                                       ? streams(size, width * g.channels * o.bytes)
-                                       : size > KEPT && g.channels * o.bytes % LINE == 0);
+    whole.streams |=
+        o.written && (g.channels < MANY_CHANNELS ? streams(size, width * g.channels * o.bytes)
+                                                 : size > KEPT && g.channels * o.bytes % LINE == 0);
   }
-  i64 tasks = tasks_for(pool, bytes);
+  i64 tasks = tasks_for(pool, bytes(g, operands));
   if (share_turned(pool, g.n, g.channels, g.axes[2].size, scratch, tasks, operands,
                    [&](i64 channels) {
                      Geometry block = g;
@@ -585,22 +595,36 @@ const void* pattern_of(const Array& pattern, Geometry& g, i64 weighting, ffi::Da
   return data(pattern);
 }
 
-// Rows of windows that tile planes: body(first, last). Returns false, and has done nothing, where
-// they do not, or are too few for all threads.
+// Rows from a first to a last: body(first, last). Returns false, and has done nothing, where they
+// are too few for all tasks.
 template <typename F>
-bool share_tiled(ffi::ThreadPool& pool, const Geometry& g, i64 bytes, const F& body) {
+bool share_rows(ffi::ThreadPool& pool, i64 rows, i64 tasks, bool streams, const F& body) {
+  if (rows < tasks) return false;
+  in_parallel(pool, tasks, [&](i64 task) {
+    body(rows * task / tasks, rows * (task + 1) / tasks);
+    if (streams) fence();
+  });
+  return true;
+}
+
+// Sums of windows that tile planes. Returns false, and has done nothing, where they do not, or
+// where it is faster to turn planes: with more than two columns, or with rows of few bytes.
+bool sum_tiles(ffi::ThreadPool& pool, const Geometry& g, const Runs& runs,
+               const Operands& operands) {
+  constexpr i64 FEW_BYTES = 48;
+  const Axis& w = g.axes[2];
   auto tiles = [](const Axis& a) {
     return a.stride == a.window && a.dilation == 1 && a.low == 0 && a.outputs > 0 &&
            a.outputs * a.window <= a.size;
   };
   if (g.channels != 1 || !std::all_of(g.axes, g.axes + 3, tiles)) return false;
-  i64 rows = g.n * g.axes[0].outputs * g.axes[1].outputs, tasks = tasks_for(pool, bytes);
-  if (rows < tasks) return false;
-  in_parallel(pool, tasks, [&](i64 task) {
-    body(rows * task / tasks, rows * (task + 1) / tasks);
-    if (g.streams) fence();
+  i64 tasks = tasks_for(pool, bytes(g, operands)),
+      rows = g.n * g.axes[0].outputs * g.axes[1].outputs;
+  bool narrow = w.window > 2 || w.size * operands[0].bytes < FEW_BYTES;
+  if (narrow && turns(pool, g.n, 1, w.size, ANY_CACHE, tasks, operands)) return false;
+  return share_rows(pool, rows, tasks, false, [&](i64 first, i64 last) {
+    runs.sum_tiles(g, operands[0].data, first, last, operands[1].data);
   });
-  return true;
 }
 
 ffi::Error Reduce(ffi::ThreadPool pool, Array u, Array pattern, Result y, Sizes sizes,
@@ -612,26 +636,23 @@ ffi::Error Reduce(ffi::ThreadPool pool, Array u, Array pattern, Result y, Sizes 
     check_types(u.element_type(), y->element_type());
     bool padded = g.weighting == MEAN, divides = padded || g.weighting == MEAN_INSIDE;
     const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
-    auto tiled = [&](i64 first, i64 last) {
-      runs.sum_tiled(g, data(u), first, last, divides ? g.volume() : 1, data(y));
-    };
-    if (!factors && share_tiled(pool, g, bytes(u, *y), tiled)) return;
-    share(pool, g, false, 0, ANY_CACHE, {reads(u, g.unpooled()), writes(y, g.pooled())},
-          [&](const Geometry& g, i64 begin, i64 end) {
-            return [&, channels = g.channels, rows = ReadRows(g, item(u), begin, end)](
-                       char* const* at, i64 first, i64 last) mutable {
-              rows.start(at[0]);
-              for (i64 row = first; row < last; ++row) {
-                i64 od = row / h.outputs % d.outputs,
-                    count = divides ? d.count(od, padded) * h.count(row % h.outputs, padded) : 1;
-                rows.row(row, [&](const char* from, Taps taps, i64 o, Extent extent) {
-                  i64 divisor = divides ? count * w.count(o, padded) : 1,
-                      to = (row * w.outputs + o) * channels;
-                  runs.weighted(from, factors, taps, extent, divisor, at[1] + to * item(u));
-                });
-              }
-            };
+    Operands operands{reads(u, g.unpooled()), writes(y, g.pooled())};
+    if (!factors && sum_tiles(pool, g, runs, operands)) return;
+    share(pool, g, false, 0, ANY_CACHE, operands, [&](const Geometry& g, i64 begin, i64 end) {
+      return [&, channels = g.channels, rows = ReadRows(g, item(u), begin, end)](
+                 char* const* at, i64 first, i64 last) mutable {
+        rows.start(at[0]);
+        for (i64 row = first; row < last; ++row) {
+          i64 od = row / h.outputs % d.outputs,
+              count = divides ? d.count(od, padded) * h.count(row % h.outputs, padded) : 1;
+          rows.row(row, [&](const char* from, Taps taps, i64 o, Extent extent) {
+            i64 divisor = divides ? count * w.count(o, padded) : 1,
+                to = (row * w.outputs + o) * channels;
+            runs.weighted(from, factors, taps, extent, divisor, at[1] + to * item(u));
           });
+        }
+      };
+    });
   });
 }
 
@@ -702,7 +723,7 @@ void run_maps(ffi::ThreadPool& pool, const Slabs& slabs, const Resampler& resamp
 // of windows.
 template <typename Real>
 bool copy_planes(ffi::ThreadPool& pool, const Geometry& g, ffi::DataType type, bool divides,
-                 const char* y, char* u) {
+                 const Operands& operands) {
   constexpr i64 SMALL = 1024, MANY = 16;
   const i64 inputs = g.pooled(), outputs = g.unpooled();
   if (g.channels != 1 || g.overlaps() || !inputs || outputs > SMALL || g.n < MANY) return false;
@@ -719,23 +740,43 @@ bool copy_planes(ffi::ThreadPool& pool, const Geometry& g, ffi::DataType type, b
           h.covering(b, [&](i64 oh, i64) {
             w.covering(x, [&](i64 ow, i64) {
               covered = true, from = (od * h.outputs + oh) * w.outputs + ow;
-              if (divides) divisor = d.count(od, padded) * h.count(oh, padded) * w.count(ow, padded);
+              if (divides)
+                divisor = d.count(od, padded) * h.count(oh, padded) * w.count(ow, padded);
             });
           });
         });
         elements.push_back(int32_t(from)), weights.push_back(covered);
         divisors.push_back(Real(divisor));
       }
-  Maps maps{g.n, 1, {{1, 1}, {1, 1}, {inputs, outputs, 1, elements.data(), weights.data()}}, {2},
-            false, true};
+  Maps maps{g.n, 1,     {{1, 1}, {1, 1}, {inputs, outputs, 1, elements.data(), weights.data()}},
+            {2}, false, true};
   if (divides) maps.axes[2].divisors = divisors.data();
-  const i64 bytes = g.n * (inputs + outputs) * ffi::ByteWidth(type), tasks = tasks_for(pool, bytes);
+  const i64 tasks = tasks_for(pool, bytes(g, operands));
   Slabs slabs(maps, sizeof(Real), tasks);
   bool moves = type != ffi::F16 && type != ffi::BF16 && type != ffi::F32 && type != ffi::F64;
   auto resampler = WIDEST(resampler_of, type, moves)(maps, slabs.cut(), slabs[0].count, false);
   if (!resampler->picks()) return false;
-  run_maps(pool, slabs, *resampler, tasks, y, u, false);
+  run_maps(pool, slabs, *resampler, tasks, operands[0].data, operands[1].data, false);
   return true;
+}
+
+// Copies by rows of planes. Returns false, and has done nothing, where windows meet, rows are very
+// long, or where it is faster to turn planes: with rows of few bytes.
+bool copy_rows(ffi::ThreadPool& pool, Geometry g, const Runs& runs, const Operands& operands) {
+  constexpr i64 LONG = 1 << 16, FEW_BYTES = 100;
+  const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
+  auto apart = [](const Axis& a) {
+    return a.dilation == 1 && a.outputs > 0 && (a.stride >= a.window || a.outputs == 1);
+  };
+  if (g.channels != 1 || !std::all_of(g.axes, g.axes + 3, apart)) return false;
+  if (w.outputs > LONG / w.stride || std::max(w.low, std::max(w.size, w.window)) > LONG)
+    return false;
+  i64 tasks = tasks_for(pool, bytes(g, operands)), row = w.size * operands[1].bytes;
+  if (row < FEW_BYTES && turns(pool, g.n, 1, w.size, ANY_CACHE, tasks, operands)) return false;
+  g.streams = streams(g.n * g.unpooled() * operands[1].bytes, row);
+  return share_rows(pool, g.n * d.size * h.size, tasks, g.streams, [&](i64 first, i64 last) {
+    runs.copy_rows(g, operands[0].data, first, last, operands[1].data);
+  });
 }
 
 ffi::Error Replicate(ffi::ThreadPool pool, Array y, Array pattern, Result u, Sizes sizes,
@@ -747,34 +788,29 @@ ffi::Error Replicate(ffi::ThreadPool pool, Array y, Array pattern, Result u, Siz
     check_types(y.element_type(), u->element_type());
     bool divides = weighting == MEAN || weighting == MEAN_INSIDE;
     i64 size = item(y), sum_size = i64(ffi::ByteWidth(type_of_sums(y.element_type())));
+    Operands operands{reads(y, g.pooled()), writes(u, g.unpooled())};
     auto by_planes = y.element_type() == ffi::F64 ? copy_planes<double> : copy_planes<float>;
-    if (!factors && by_planes(pool, g, y.element_type(), divides, data(y), data(u))) return;
-    Geometry whole = g;
-    whole.streams = streams(i64(u->size_bytes()), g.axes[2].size * size);
-    auto tiled = [&](i64 first, i64 last) {
-      runs.repeat_tiled(whole, data(y), first, last, divides ? g.volume() : 1, data(u));
-    };
-    if (!factors && share_tiled(pool, whole, bytes(y, *u), tiled)) return;
-    share(pool, g, true, 0, ANY_CACHE, {reads(y, g.pooled()), writes(u, g.unpooled())},
-          [&](const Geometry& g, i64 begin, i64 end) {
-            Divided divided(g, runs, size, sum_size, begin, divides ? end : begin);
-            WriteRows rows(g, size, begin, end, 0, divides ? divided.layers() : 0,
-                           divides ? divided.rows() : 0);
-            return [&, divided = std::move(divided), rows = std::move(rows)](
-                       char* const* at, i64 first, i64 last) mutable {
-              auto hold = [&](i64 number, i64 slot) { divided.hold(number, slot); };
-              auto run = [&](i64 base, Taps taps, Extent extent, char* to) {
-                if (weighting == LAST && taps.count) taps = Taps{taps.begin + taps.count - 1, 1};
-                i64 divisor = weighting == COVER ? std::max(taps.count, 1) : 1;
-                if (divides)
-                  runs.narrowed(divided.values(), factors, taps, extent, divisor, to);
-                else
-                  runs.weighted(at[0] + base * size, factors, taps, extent, divisor, to);
-              };
-              divided.start(at[0]);
-              for (i64 row = first; row < last; ++row) rows.row(at[1], row, hold, run);
-            };
-          });
+    if (!factors && by_planes(pool, g, y.element_type(), divides, operands)) return;
+    if (!factors && copy_rows(pool, g, runs, operands)) return;
+    share(pool, g, true, 0, ANY_CACHE, operands, [&](const Geometry& g, i64 begin, i64 end) {
+      Divided divided(g, runs, size, sum_size, begin, divides ? end : begin);
+      WriteRows rows(g, size, begin, end, 0, divides ? divided.layers() : 0,
+                     divides ? divided.rows() : 0);
+      return [&, divided = std::move(divided), rows = std::move(rows)](char* const* at, i64 first,
+                                                                       i64 last) mutable {
+        auto hold = [&](i64 number, i64 slot) { divided.hold(number, slot); };
+        auto run = [&](i64 base, Taps taps, Extent extent, char* to) {
+          if (weighting == LAST && taps.count) taps = Taps{taps.begin + taps.count - 1, 1};
+          i64 divisor = weighting == COVER ? std::max(taps.count, 1) : 1;
+          if (divides)
+            runs.narrowed(divided.values(), factors, taps, extent, divisor, to);
+          else
+            runs.weighted(at[0] + base * size, factors, taps, extent, divisor, to);
+        };
+        divided.start(at[0]);
+        for (i64 row = first; row < last; ++row) rows.row(at[1], row, hold, run);
+      };
+    });
   });
 }
 

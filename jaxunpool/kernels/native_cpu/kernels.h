@@ -44,10 +44,9 @@ struct Runs {
   using Weighted = void (*)(const void* from, const void* factors, Taps taps, Extent extent,
                             i64 divisor, void* to);
   Weighted weighted, widened, narrowed;
-  // Rows of windows that tile planes: copies of their values, and sums of their elements.
-  using Tiled = void (*)(const Geometry& g, const void* from, i64 first, i64 last, i64 divisor,
-                         void* to);
-  Tiled repeat_tiled, sum_tiled;
+  // Rows of planes: copies where windows do not meet, sums where windows tile.
+  using Planes = void (*)(const Geometry& g, const void* from, i64 first, i64 last, void* to);
+  Planes copy_rows, sum_tiles;
   void (*encode)(const void* offsets, Extent extent, const Digits& digits, void* codes);
   using Compare = void (*)(const void* codes, const void* offsets, Taps later, Extent extent,
                            void* winners);
