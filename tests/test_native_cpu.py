@@ -237,6 +237,49 @@ def test_channels_first_is_channels_last(dtype, spatial):
         np.testing.assert_array_equal(ours, jnp.moveaxis(wanted, -1, 1))
 
 
+PLANES = {  # shape, window, strides, padding
+    "small": ((5, 7, 14, 14), 2, 2, 0),
+    "small, few windows": ((3, 50, 14, 14), 7, 7, 0),
+    "small, gaps": ((2, 75, 3, 7, 9), 2, 3, 1),
+    "rows": ((3, 4, 40, 33), 2, 2, 0),
+    "rows, gaps": ((3, 4, 35, 64), 3, 5, 0),
+    "rows, padded": ((2, 3, 40, 41), 5, 5, 2),
+    "rows, of windows of many elements": ((1, 2, 90, 100), 40, 40, 0),
+    "rows, layers": ((1, 2, 9, 12, 30), 3, 3, 0),
+    "rows, a stride of its own": ((2, 3, 40, 41), 1, 2, 0),
+    "long rows": ((2, 3, 3000), 2, 2, 0),
+    "too large for caches": ((17, 16, 128, 128), 2, 2, 0),
+}
+
+
+@pytest.mark.parametrize("case", only("small", "rows", "rows, gaps", among=list(PLANES)))
+@pytest.mark.parametrize("dtype", only("float32", among=["float32", "bfloat16", "int8", "int32"]))
+def test_copies_and_sums_by_planes_have_the_bits_of_xla(dtype, case):
+    """Tables, rows of copies and rows of sums, with zeros of both signs."""
+    shape, window, strides, padding = PLANES[case]
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(-3, 4, shape), dtype)
+    x = jnp.where(x == 0, -x, x)
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def everything(x, implementation):
+        options = {"strides": strides, "padding": padding, "data_format": "channels_first"}
+        options |= {"window_shape": window, "implementation": implementation}
+        y, size = jup.max_pool(x, **options), shape[2:]
+        nearest = lambda y: jup.nearest_unpool(y, output_shape=size, **options)
+        results = [y, nearest(y)]
+        if jnp.issubdtype(dtype, jnp.floating):
+            results += jax.vjp(nearest, y)[1](x)
+            means, pull = jax.vjp(lambda x: jup.avg_pool(x, **options), x)
+            inside = lambda x: jup.avg_pool(x, count_include_pad=False, **options)
+            results += [means, *pull(y), *jax.vjp(inside, x)[1](y)]
+        return results
+
+    for ours, wanted in zip(everything(x, "native_cpu"), everything(x, "xla"), strict=True):
+        np.testing.assert_array_equal(ours, wanted)
+        np.testing.assert_array_equal(jnp.signbit(ours), jnp.signbit(wanted))
+
+
 @pytest.mark.parametrize("stride", only(2, among=[1, 2]))
 @pytest.mark.parametrize("channels", only(3, among=[3, 16, 20, 64]))
 @pytest.mark.parametrize("dtype", only("float32", among=["float32", "bfloat16"]))

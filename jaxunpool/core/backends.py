@@ -60,7 +60,7 @@ def _small_copies(call: Call, arrays: Sequence[Any]) -> str | None:
     if g.data_format == "channels_last" or call.weighting in PER_WINDOW:
         return None
     size, row, plane = arrays[0].dtype.itemsize, g.spatial[-1].size, math.prod(g.input_shape)
-    short = 1024 < plane and row < 100 if size >= 4 else size == 1 and row < 50
+    short = plane > 1024 and row < 100 if size >= 4 else size == 1 and row < 50
     if not short or any(axis.low for axis in g.spatial):
         return None
     if math.prod(g.unpooled_shape(arrays[0].shape)) * size > CACHED:

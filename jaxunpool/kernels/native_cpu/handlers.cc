@@ -750,10 +750,10 @@ bool copy_planes(ffi::ThreadPool& pool, const Geometry& g, ffi::DataType type, b
       }
   Maps maps{g.n, 1,     {{1, 1}, {1, 1}, {inputs, outputs, 1, elements.data(), weights.data()}},
             {2}, false, true};
-  if (divides) maps.axes[2].divisors = divisors.data();
+  bool moves = type != ffi::F16 && type != ffi::BF16 && type != ffi::F32 && type != ffi::F64;
+  if (divides && !moves) maps.axes[2].divisors = divisors.data();  // integers are not divided
   const i64 tasks = tasks_for(pool, bytes(g, operands));
   Slabs slabs(maps, sizeof(Real), tasks);
-  bool moves = type != ffi::F16 && type != ffi::BF16 && type != ffi::F32 && type != ffi::F64;
   auto resampler = WIDEST(resampler_of, type, moves)(maps, slabs.cut(), slabs[0].count, false);
   if (!resampler->picks()) return false;
   run_maps(pool, slabs, *resampler, tasks, operands[0].data, operands[1].data, false);
