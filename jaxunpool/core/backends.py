@@ -55,7 +55,9 @@ class Choice(NamedTuple):
 def _small_copies(call: Call, arrays: Sequence[Any]) -> str | None:
     """Of short rows, or of bytes: XLA's loops know their sizes."""
     g = call.geometry
-    if call.primitive != "replicate" or len(arrays) > 1 or g.overlaps:
+    if call.primitive != "replicate" or len(arrays) > 1:
+        return None
+    if not isinstance(g, WindowGeometry) or g.overlaps:
         return None
     if g.data_format == "channels_last" or call.weighting in PER_WINDOW:
         return None

@@ -3,7 +3,8 @@
 `handlers.cc` has the calls and shares their work among XLA's threads; `rows.h` cuts rows into runs
 of results that look at the same taps; `runs.inc` has the kernels of runs, `winners.h` finds which
 windows have the last word on an element, `sparse.h` follows offsets where few elements are named,
-`planes.h` makes channels of planes (channels first), and `flat.h` is for indices without a window.
+`planes.h` makes channels of planes (channels first), `tiled.inc` copies and sums by planes where
+windows do not meet, and `flat.h` is for indices without a window.
 `resample.h` cuts arrays for maps along axes, and `resample.inc` has those. `convolve.h` says what
 convolutions read, and `convolve.inc` has their products. Values, offsets and sums have the bits of
 `xla`; maps and convolutions agree to rounding.

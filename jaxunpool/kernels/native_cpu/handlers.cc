@@ -748,10 +748,11 @@ bool copy_planes(ffi::ThreadPool& pool, const Geometry& g, ffi::DataType type, b
         elements.push_back(int32_t(from)), weights.push_back(covered);
         divisors.push_back(Real(divisor));
       }
-  Maps maps{g.n, 1,     {{1, 1}, {1, 1}, {inputs, outputs, 1, elements.data(), weights.data()}},
-            {2}, false, true};
   bool moves = type != ffi::F16 && type != ffi::BF16 && type != ffi::F32 && type != ffi::F64;
-  if (divides && !moves) maps.axes[2].divisors = divisors.data();  // integers are not divided
+  const void* divided = divides && !moves ? divisors.data() : nullptr;  // integers are not
+  const Map alone{1, 1, 0, nullptr, nullptr, nullptr};
+  const Map copies{inputs, outputs, 1, elements.data(), weights.data(), divided};
+  Maps maps{g.n, 1, {alone, alone, copies}, {2}, false, true};
   const i64 tasks = tasks_for(pool, bytes(g, operands));
   Slabs slabs(maps, sizeof(Real), tasks);
   auto resampler = WIDEST(resampler_of, type, moves)(maps, slabs.cut(), slabs[0].count, false);

@@ -17,25 +17,15 @@ struct Operand {
 };
 using Operands = std::vector<Operand>;
 
-// Lanes of two vectors, by their numbers.
-template <int... LANES, typename V>
-INLINE V shuffled(V a, V b, std::integer_sequence<int, LANES...>) {
-#if defined(__clang__)
-  return __builtin_shufflevector(a, b, LANES...);
-#else
-  return __builtin_shuffle(a, b, decltype(a == b){LANES...});
-#endif
-}
 // The elements of two vectors in turn, from element FIRST on.
 template <int FIRST, typename V, int... I>
 INLINE V zipped(V a, V b, std::integer_sequence<int, I...>) {
   constexpr int N = sizeof...(I);
-  return shuffled(a, b, std::integer_sequence<int, (FIRST + I / 2 + I % 2 * N)...>());
-}
-// Every second element of two vectors, from element FIRST on.
-template <int FIRST, typename V, int... I>
-INLINE V every_second(V a, V b, std::integer_sequence<int, I...>) {
-  return shuffled(a, b, std::integer_sequence<int, (FIRST + 2 * I)...>());
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, (FIRST + I / 2 + I % 2 * N)...);
+#else
+  return __builtin_shuffle(a, b, decltype(a == b){(FIRST + I / 2 + I % 2 * N)...});
+#endif
 }
 
 // A square of as many rows as a vector has elements, as its columns: rows of its halves zipped, as
