@@ -620,8 +620,8 @@ bool sum_tiles(ffi::ThreadPool& pool, const Geometry& g, const Runs& runs,
   if (g.channels != 1 || !std::all_of(g.axes, g.axes + 3, tiles)) return false;
   i64 tasks = tasks_for(pool, bytes(g, operands)),
       rows = g.n * g.axes[0].outputs * g.axes[1].outputs;
-  bool narrow = w.window > 2 || w.size * operands[0].bytes < FEW_BYTES;
-  if (narrow && turns(pool, g.n, 1, w.size, ANY_CACHE, tasks, operands)) return false;
+  bool faster_turned = w.window > 2 || w.size * operands[0].bytes < FEW_BYTES;
+  if (faster_turned && turns(pool, g.n, 1, w.size, ANY_CACHE, tasks, operands)) return false;
   return share_rows(pool, rows, tasks, false, [&](i64 first, i64 last) {
     runs.sum_tiles(g, operands[0].data, first, last, operands[1].data);
   });
