@@ -53,7 +53,7 @@ class Choice(NamedTuple):
 
 
 def _small_copies(call: Call, arrays: Sequence[Any]) -> str | None:
-    """Of short rows, or of bytes: XLA's loops know their sizes."""
+    """By planes of short rows: XLA's loops know their sizes."""
     g = call.geometry
     if call.primitive != "replicate" or len(arrays) > 1:
         return None

@@ -58,8 +58,8 @@ Instructions instructions() {
 #endif
 
 // Results larger than this would not stay in caches. Written past them, their lines are not read
-// first; but a line of which a part is written otherwise is fetched again. So runs have to be whole
-// lines or, where one follows the other, whole vectors.
+// first; but a line of which a part is written otherwise is fetched again. So channels have to be
+// whole lines or, where they are few, rows whole vectors.
 constexpr i64 KEPT = 16 << 20, LINE = 64;
 bool streams(i64 bytes, i64 row) { return bytes > KEPT && row % WIDEST(vector_bytes, ) == 0; }
 
@@ -665,7 +665,7 @@ class Divided {
       : g_(g), runs_(runs), size_(size), sum_size_(sum_size) {
     const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
     auto [first, last] = w.reaching(begin, end);
-    first_ = first, count_ = last - first;
+    first_ = first, count_ = begin < end ? last - first : 0;
     layers_ = std::min(d.outputs, ceil_div(d.span(), d.stride));
     rows_ = std::min(h.outputs, ceil_div(h.span(), h.stride));
     held_.assign(layers_ * rows_, -1);
@@ -724,9 +724,10 @@ void run_maps(ffi::ThreadPool& pool, const Slabs& slabs, const Resampler& resamp
 template <typename Real>
 bool copy_planes(ffi::ThreadPool& pool, const Geometry& g, ffi::DataType type, bool divides,
                  const Operands& operands) {
-  constexpr i64 SMALL = 1024, MANY = 16;
+  constexpr i64 SMALL = 1024, MANY = 256;
   const i64 inputs = g.pooled(), outputs = g.unpooled();
-  if (g.channels != 1 || g.overlaps() || !inputs || outputs > SMALL || g.n < MANY) return false;
+  if (g.channels != 1 || g.overlaps() || !inputs || !outputs) return false;
+  if (outputs > SMALL || g.n < MANY || !WIDEST(permutes, type_of_sums(type))) return false;
   std::vector<int32_t> elements;
   std::vector<Real> weights, divisors;
   const Axis &d = g.axes[0], &h = g.axes[1], &w = g.axes[2];
@@ -770,8 +771,8 @@ bool copy_rows(ffi::ThreadPool& pool, Geometry g, const Runs& runs, const Operan
     return a.dilation == 1 && a.outputs > 0 && (a.stride >= a.window || a.outputs == 1);
   };
   if (g.channels != 1 || !std::all_of(g.axes, g.axes + 3, apart)) return false;
-  if (w.outputs > LONG / w.stride || std::max(w.low, std::max(w.size, w.window)) > LONG)
-    return false;
+  bool is_long = w.outputs > LONG / w.stride || std::max(w.low, w.window) > LONG;
+  if (is_long || std::max({d.size, h.size, w.size}) > LONG || !g.unpooled()) return false;
   i64 tasks = tasks_for(pool, bytes(g, operands)), row = w.size * operands[1].bytes;
   if (row < FEW_BYTES && turns(pool, g.n, 1, w.size, ANY_CACHE, tasks, operands)) return false;
   g.streams = streams(g.n * g.unpooled() * operands[1].bytes, row);
@@ -794,7 +795,7 @@ ffi::Error Replicate(ffi::ThreadPool pool, Array y, Array pattern, Result u, Siz
     if (!factors && by_planes(pool, g, y.element_type(), divides, operands)) return;
     if (!factors && copy_rows(pool, g, runs, operands)) return;
     share(pool, g, true, 0, ANY_CACHE, operands, [&](const Geometry& g, i64 begin, i64 end) {
-      Divided divided(g, runs, size, sum_size, begin, divides ? end : begin);
+      Divided divided(g, runs, size, sum_size, begin, divides ? end : begin);  // or of no element
       WriteRows rows(g, size, begin, end, 0, divides ? divided.layers() : 0,
                      divides ? divided.rows() : 0);
       return [&, divided = std::move(divided), rows = std::move(rows)](char* const* at, i64 first,

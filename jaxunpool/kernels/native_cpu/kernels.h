@@ -65,6 +65,7 @@ using MakeResampler = std::unique_ptr<Resampler> (*)(const Maps& maps, bool cut,
   MakeResampler resampler_of(ffi::DataType type, bool moves); \
   Convolver convolver_of(ffi::DataType type);                 \
   i64 vector_bytes();                                         \
+  bool permutes(ffi::DataType type);                          \
   }
 INSTRUCTIONS(baseline)
 INSTRUCTIONS(avx2)

@@ -22,7 +22,7 @@ struct Maps {
   Map axes[3];
   std::vector<int> order;  // of the axes that are mapped
   bool divides_first;
-  bool from_zero = false;  // whether sums start at 0, so that none of them is -0
+  bool from_zero = false;  // whether results are added to 0, so that none of them is -0
 
   bool maps(int axis) const { return std::count(order.begin(), order.end(), axis); }
   // Where a part begins and ends; only axes of size 1 are before it.
@@ -89,7 +89,7 @@ class Between {
 
 struct Resampler {
   virtual ~Resampler() = default;
-  // Whether vectors are picked from vectors along all axes, and no element is read by itself.
+  // Whether vectors are picked from vectors along all axes.
   virtual bool picks() const = 0;
   virtual void run(const Slab& slab, const char* x, char* y, Between& between) const = 0;
 };

@@ -163,6 +163,7 @@ struct Plan {
   std::vector<Part> parts;
   bool made = false;
 
+  i64 size() const { return i64(rows.size() + taps.size() + parts.size()); }
   void add(i64 first, size_t begin, Extent extent, bool apart = false) {
     parts.push_back({first, int(begin), int(taps.size() - begin), extent, apart});
   }
@@ -179,42 +180,49 @@ struct Kinds {
         size(size) {}
   i64 between() const { return std::min(period, end - begin); }
   i64 count() const { return size - (end - begin) + between(); }
+  bool are_between(i64 i) const { return begin <= i && i < end; }
   i64 of(i64 i) const {
     if (i < begin) return i;
     return i < end ? begin + (i - begin) % period : i - end + begin + between();
   }
 };
 
-// The plans of a task, each made when a row first asks for it.
+// The plans of a task, each made when a row first asks for it. One that is too large to keep is
+// carried out part by part while it is made.
 class Plans {
  public:
   Plans(const Kinds& layers, const Kinds& rows, bool keeps) : layers_(layers), rows_(rows) {
-    if (keeps && layers.count() <= MOST && rows.count() <= MOST / layers.count())
+    if (keeps && layers.count() <= MANY && rows.count() <= MANY / layers.count())
       plans_.resize(layers.count() * rows.count());
   }
-  template <typename Make>
-  const Plan& of(i64 layer, i64 row, Make make) {
-    if (!plans_.empty()) {
-      Plan& plan = plans_[layers_.of(layer) * rows_.count() + rows_.of(row)];
-      if (plan.made) return plan;
-      if (taps_ < MOST_TAPS) {
-        make(plan);
-        taps_ += i64(plan.taps.size());
-        plan.made = true;
-        return plan;
-      }
-    }
-    last_.rows.clear(), last_.taps.clear(), last_.parts.clear();
-    make(last_);
-    return last_;
+  // make(plan, added) makes a plan, and calls added() after each part; perform(plan) carries out
+  // the parts that it has.
+  template <typename Make, typename Perform>
+  void perform(i64 layer, i64 row, Make make, Perform perform) {
+    bool keeps = !plans_.empty();
+    Plan& plan = keeps ? plans_[layers_.of(layer) * rows_.count() + rows_.of(row)] : rest_;
+    if (plan.made) return perform(plan);
+    // Half of the room is for rows between the borders, of which there are many.
+    const i64 room = (layers_.are_between(layer) && rows_.are_between(row) ? MOST : MOST / 2) - kept_;
+    plan.rows.clear();
+    make(plan, [&] {
+      if (keeps && plan.size() <= room) return;
+      keeps = false;
+      perform(plan);
+      plan.taps.clear(), plan.parts.clear();
+    });
+    if (!keeps) return;
+    perform(plan);
+    kept_ += plan.size();
+    plan.made = true;
   }
 
  private:
-  static constexpr i64 MOST = 4096, MOST_TAPS = 1 << 16;
+  static constexpr i64 MANY = 4096, MOST = 1 << 18;
   Kinds layers_, rows_;
   std::vector<Plan> plans_;
-  Plan last_;  // where they are not kept
-  i64 taps_ = 0;
+  Plan rest_;
+  i64 kept_ = 0;  // rows, taps and parts
 };
 
 // Rows of windows that read, or parts of them from window `first` to `last`; elements have `bytes`
@@ -239,17 +247,19 @@ class ReadRows {
   void row(i64 row, Run run) {
     const Axis &d = g_.axes[0], &h = g_.axes[1], &w = g_.axes[2];
     i64 oh = row % h.outputs, od = row / h.outputs % d.outputs, n = row / h.outputs / d.outputs;
-    const Plan& plan = plans_.of(od, oh, [&](Plan& plan) { make(od, oh, plan); });
-    i64 begin = plan.rows.empty() ? 0 : (n * d.size + start_of(d, od)) * h.size + start_of(h, oh);
-    for (const Plan::Part& part : plan.parts) {
-      const char* from = x_ + begin * w.size * g_.channels * bytes_;
-      if (part.apart) {
-        for (const Plan::Row& r : plan.rows) hold(begin + r.number);
-        from = held_bytes_.data();
+    auto perform = [&](const Plan& plan) {
+      i64 begin = plan.rows.empty() ? 0 : (n * d.size + start_of(d, od)) * h.size + start_of(h, oh);
+      for (const Plan::Part& part : plan.parts) {
+        const char* from = x_ + begin * w.size * g_.channels * bytes_;
+        if (part.apart) {
+          for (const Plan::Row& r : plan.rows) hold(begin + r.number);
+          from = held_bytes_.data();
+        }
+        Taps taps{plan.taps.data() + part.begin, part.count, g_.weighting == COVER};
+        run(from, taps, part.first, part.extent);
       }
-      Taps taps{plan.taps.data() + part.begin, part.count, g_.weighting == COVER};
-      run(from, taps, part.first, part.extent);
-    }
+    };
+    plans_.perform(od, oh, [&](Plan& plan, auto added) { make(od, oh, plan, added); }, perform);
   }
 
  private:
@@ -295,7 +305,8 @@ class ReadRows {
     }
   }
 
-  void make(i64 od, i64 oh, Plan& plan) const {
+  template <typename Added>
+  void make(i64 od, i64 oh, Plan& plan, Added added) const {
     const Axis &d = g_.axes[0], &h = g_.axes[1], &w = g_.axes[2];
     bool cover = g_.weighting == COVER, only_last = g_.weighting == LAST;
     for (i64 a = d.first_tap(od); a < d.end_tap(od); ++a)
@@ -315,6 +326,7 @@ class ReadRows {
           plan.taps.emplace_back(distance, r.offset + c, divisor);
         }
       plan.add(o, begin, extent);
+      added();
     };
     auto one_by_one = [&](i64 begin, i64 end) {
       for (i64 o = begin; o < end; ++o)
@@ -341,6 +353,7 @@ class ReadRows {
         plan.taps.emplace_back(distance, r.offset + c);
       }
     plan.add(begin, first, Extent{(end - begin) * g_.channels, g_.streams}, true);
+    added();
   }
 
   const Geometry g_;
@@ -376,29 +389,30 @@ class WriteRows {
     const Axis &d = g_.axes[0], &h = g_.axes[1], &w = g_.axes[2];
     i64 y = row % h.size, z = row / h.size % d.size, n = row / h.size / d.size,
         element = g_.channels * bytes_;
-    const Plan& plan = plans_.of(z, y, [&](Plan& plan) { make(z, y, plan); });
     i64 od = d.reaching(z, z + 1).first, oh = h.reaching(y, y + 1).first;
     i64 number = (n * d.outputs + od) * h.outputs + oh, base = 0;
-    if (rows_)
-      for (const Plan::Row& r : plan.rows) hold(number + r.number, r.slot);
-    else
-      base = number * w.outputs * g_.channels;
+    if (!rows_) base = number * w.outputs * g_.channels;
     char* to = u + row * w.size * element;
-    for (const Plan::Part& part : plan.parts) {
-      Taps taps{plan.taps.data() + part.begin, part.count};
-      Extent extent = part.extent;
-      extent.before = base;
-      if (extent.spread) extent.spread = &spread_;
-      if (!part.apart) {
-        write(base, taps, extent, to + part.first * element);
-        continue;
+    auto perform = [&](const Plan& plan) {
+      if (rows_)
+        for (const Plan::Row& r : plan.rows) hold(number + r.number, r.slot);
+      for (const Plan::Part& part : plan.parts) {
+        Taps taps{plan.taps.data() + part.begin, part.count};
+        Extent extent = part.extent;
+        extent.before = base;
+        if (extent.spread) extent.spread = &spread_;
+        if (!part.apart) {
+          write(base, taps, extent, to + part.first * element);
+          continue;
+        }
+        i64 count = extent.length / g_.channels;
+        side_by_side_.resize(count * element);
+        write(base, taps, extent, side_by_side_.data());
+        copy_every(to + part.first * element, w.stride * element, side_by_side_.data(), element,
+                   count, element);
       }
-      i64 count = extent.length / g_.channels;
-      side_by_side_.resize(count * element);
-      write(base, taps, extent, side_by_side_.data());
-      copy_every(to + part.first * element, w.stride * element, side_by_side_.data(), element,
-                 count, element);
-    }
+    };
+    plans_.perform(z, y, [&](Plan& plan, auto added) { make(z, y, plan, added); }, perform);
   }
 
  private:
@@ -407,7 +421,8 @@ class WriteRows {
     return Kinds(a.covered_begin(), a.covered_end(), period, a.size);
   }
 
-  void make(i64 z, i64 y, Plan& plan) const {
+  template <typename Added>
+  void make(i64 z, i64 y, Plan& plan, Added added) const {
     const Axis &d = g_.axes[0], &h = g_.axes[1], &w = g_.axes[2];
     i64 first_od = d.reaching(z, z + 1).first, first_oh = h.reaching(y, y + 1).first;
     d.covering(z, [&](i64 od, i64 a) {  // the rows of windows that have an element in this row
@@ -428,6 +443,7 @@ class WriteRows {
           plan.taps.emplace_back((place(r) + o) * g_.channels, r.offset + c);
         });
       plan.add(x, begin, extent, apart);
+      added();
     };
     auto one_by_one = [&](i64 begin, i64 end) {
       for (i64 x = begin; x < end; ++x) add(x, Extent{g_.channels, g_.streams});
@@ -442,7 +458,8 @@ class WriteRows {
       for (const Plan::Row& r : plan.rows)
         for (i64 shift = spread_.shifts() - 1; shift >= 0; --shift)
           plan.taps.emplace_back((place(r) + o - shift) * g_.channels, r.offset);
-      return plan.add(begin, first, Extent{length, g_.streams, 1, 0, 0, &spread_, start});
+      plan.add(begin, first, Extent{length, g_.streams, 1, 0, 0, &spread_, start});
+      return added();
     }
     for (i64 x = begin; x < std::min(begin + w.stride, end); ++x) {  // and every `stride`th after
       i64 count = ceil_div(end - x, w.stride), step = w.stride * g_.channels;
