@@ -203,7 +203,8 @@ class Plans {
     Plan& plan = keeps ? plans_[layers_.of(layer) * rows_.count() + rows_.of(row)] : rest_;
     if (plan.made) return perform(plan);
     // Half of the room is for rows between the borders, of which there are many.
-    const i64 room = (layers_.are_between(layer) && rows_.are_between(row) ? MOST : MOST / 2) - kept_;
+    const i64 room =
+        (layers_.are_between(layer) && rows_.are_between(row) ? MOST : MOST / 2) - kept_;
     plan.rows.clear();
     make(plan, [&] {
       if (keeps && plan.size() <= room) return;
